@@ -1,0 +1,129 @@
+"""Geometry of xyxy boxes, and the only conversions to and from other forms.
+
+Everything computes in at least float32 and keeps float64. Shape letters: n, m boxes; P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """float64 stays; everything else becomes float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def area(boxes: Tensor) -> Tensor:
+    """[...,4] -> [...], px^2."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    side = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = side[..., 0] * side[..., 1]
+    return intersection, area(a) + area(b) - intersection
+
+
+def _enclosing_side(a: Tensor, b: Tensor) -> Tensor:
+    return (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0)
+
+
+def _iou(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    intersection, union = _intersection_and_union(a, b)
+    return intersection / (union + eps)
+
+
+def _giou(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    intersection, union = _intersection_and_union(a, b)
+    side = _enclosing_side(a, b)
+    enclosing = side[..., 0] * side[..., 1]
+    return intersection / (union + eps) - (enclosing - union) / (enclosing + eps)
+
+
+def _ciou(a: Tensor, b: Tensor, eps: float) -> Tensor:
+    """Complete IoU (Zheng et al. 2020, eq. 10): IoU - rho^2/c^2 - alpha*v, alpha a constant of the gradient."""
+    intersection, union = _intersection_and_union(a, b)
+    iou = intersection / (union + eps)
+    side = _enclosing_side(a, b)
+    diagonal2 = side.square().sum(-1) + eps
+    centre_gap2 = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]).square().sum(-1) / 4
+    width_a, height_a = (a[..., 2:] - a[..., :2]).unbind(-1)
+    width_b, height_b = (b[..., 2:] - b[..., :2]).unbind(-1)
+    # atan2 is defined for a height of 0, where the quotient is not.
+    v = (4 / math.pi**2) * (torch.atan2(width_b, height_b) - torch.atan2(width_a, height_a)).square()
+    with torch.no_grad():
+        alpha = v / (1 - iou + v + eps)
+    return iou - centre_gap2 / diagonal2 - alpha * v
+
+
+def aligned_iou(a: Tensor, b: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """[n,4],[n,4] -> [n] in 0..1; 0 for pairs without area."""
+    return _iou(at_least_float32(a), at_least_float32(b), eps)
+
+
+def aligned_giou(a: Tensor, b: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """[n,4],[n,4] -> [n] in -1..1 (Rezatofighi et al. 2019)."""
+    return _giou(at_least_float32(a), at_least_float32(b), eps)
+
+
+def aligned_ciou(a: Tensor, b: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """[n,4],[n,4] -> [n], at most 1 (Zheng et al. 2020)."""
+    return _ciou(at_least_float32(a), at_least_float32(b), eps)
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """[n,4],[m,4] -> [n,m] in 0..1; 0 for pairs without area."""
+    intersection, union = _intersection_and_union(at_least_float32(a)[:, None], at_least_float32(b)[None])
+    return _ratio(intersection, union)
+
+
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """[n,4],[m,4] -> [n,m] in -1..1; pairs without area count as IoU 0."""
+    a, b = at_least_float32(a)[:, None], at_least_float32(b)[None]
+    intersection, union = _intersection_and_union(a, b)
+    side = _enclosing_side(a, b)
+    enclosing = side[..., 0] * side[..., 1]
+    return _ratio(intersection, union) - _ratio(enclosing - union, enclosing)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, 0 where whole is 0."""
+    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), 0)
+
+
+# Conversions: labels in, a head's private form, results out.
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """[...,4] left, top, width, height (COCO) -> xyxy."""
+    return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """[...,4] xyxy -> left, top, width, height (COCO)."""
+    return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """[...,4] centre, size -> xyxy."""
+    half = boxes[..., 2:] / 2
+    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """[...,4] xyxy -> centre, size."""
+    return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+def distances_to_xyxy(points: Tensor, distances: Tensor) -> Tensor:
+    """points [...,2], distances [...,4] (l,t,r,b) in the points' units -> xyxy."""
+    left_top, right_bottom = distances.split(2, -1)
+    return torch.cat([points - left_top, points + right_bottom], -1)
+
+
+def xyxy_to_distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """points [...,2], boxes [...,4] xyxy -> distances (l,t,r,b), negative outside the box."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)

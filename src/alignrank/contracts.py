@@ -1,0 +1,229 @@
+"""The records that travel between the parts, and the protocols of the three siblings.
+
+Boxes are float32 xyxy. There are two frames: *input* (pixels of the network's input tensor) and
+*original* (pixels of the image file); a `Frame` maps between them.
+
+Shape letters: B images, A points over all levels, C classes, T boxes of an image, N detections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import supervision
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How one image was fitted into the network's input: `input = original * scale + offset`.
+
+    source: where the image came from, for messages and results.
+    size: (height, width) of the original image, pixels.
+    scale: (x, y) factors. offset: (x, y) pixels of the input at which the image begins.
+    image_id: the data set's id of the image, or -1.
+    """
+
+    source: str
+    size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+    image_id: int = -1
+
+    def to_original(self, boxes: Tensor) -> Tensor:
+        """boxes [N,4] in input pixels -> original pixels, clipped to the image."""
+        scale = boxes.new_tensor(self.scale * 2)
+        offset = boxes.new_tensor(self.offset * 2)
+        height, width = self.size
+        return ((boxes - offset) / scale).clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
+
+
+@dataclass(slots=True)
+class Targets:
+    """Ground truth of one image: boxes [T,4] float32 input pixels, labels [T] int64 in [0, C)."""
+
+    boxes: Tensor
+    labels: Tensor
+
+    @staticmethod
+    def empty() -> Targets:
+        """An image without objects."""
+        return Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+@dataclass(slots=True)
+class Batch:
+    """images [B,3,H,W] (uint8 0..255 as loaded, float 0..1 for the model), one target and frame per image."""
+
+    images: Tensor
+    targets: list[Targets]
+    frames: list[Frame]
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """A copy on `device`."""
+        targets = [
+            Targets(t.boxes.to(device, non_blocking=non_blocking), t.labels.to(device, non_blocking=non_blocking))
+            for t in self.targets
+        ]
+        return Batch(self.images.to(device, non_blocking=non_blocking), targets, self.frames)
+
+    def pin_memory(self) -> Batch:
+        """Page-locked copies, so that the transfer to the GPU overlaps with compute."""
+        targets = [Targets(t.boxes.pin_memory(), t.labels.pin_memory()) for t in self.targets]
+        return Batch(self.images.pin_memory(), targets, self.frames)
+
+
+@dataclass(slots=True)
+class Predictions:
+    """What a model says before post-processing, the same type in training and evaluation.
+
+    logits [B,A,C] raw class scores; boxes [B,A,4] float32 xyxy input pixels.
+    Optional: points [A,2] and strides [A,1] input pixels, for point-based assignment;
+    distribution [B,A,4,bins] raw logits of the four distances (l,t,r,b), for the DFL;
+    one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    points: Tensor | None = None
+    strides: Tensor | None = None
+    distribution: Tensor | None = None
+    one_to_many: Predictions | None = None
+
+
+@dataclass(slots=True)
+class LossTerms:
+    """total: the 0-dim tensor to minimise. parts: its weighted summands by name, for the log."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Selection:
+    """Post-processed predictions of one image in input pixels: boxes [N,4], scores [N] in 0..1, labels [N]."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+@dataclass(slots=True)
+class Detections:
+    """Objects found in one image, best first.
+
+    boxes [N,4] float32 xyxy in pixels of the original image; scores [N] in 0..1; labels [N] int64;
+    names: class names by label; source: file (and frame) name; size: (height, width) of the image.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    names: Sequence[str]
+    source: str = ""
+    size: tuple[int, int] = (0, 0)
+    image: np.ndarray[Any, Any] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists: {source, boxes, scores, labels, names}, `names` one per box."""
+        labels = self.labels.tolist()
+        return {
+            "source": self.source,
+            "boxes": [[round(v, 3) for v in box] for box in self.boxes.tolist()],
+            "scores": [round(s, 6) for s in self.scores.tolist()],
+            "labels": labels,
+            "names": [self.names[label] for label in labels],
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The dictionary above as JSON text, also written to `path` if given."""
+        text = json.dumps(self.to_dict())
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, class names under `data["class_name"]`."""
+        import numpy as np
+        import supervision as sv
+
+        labels = self.labels.cpu().numpy().astype(int)
+        return sv.Detections(
+            xyxy=self.boxes.cpu().float().numpy().reshape(-1, 4),
+            confidence=self.scores.cpu().float().numpy(),
+            class_id=labels,
+            data={"class_name": np.array([self.names[label] for label in labels], dtype=object)},
+        )
+
+    def plot(self) -> np.ndarray[Any, Any]:
+        """The image with boxes, names and scores drawn on it: [H,W,3] uint8 RGB.
+
+        Raises ValueError if the detections do not carry their image.
+        """
+        if self.image is None:
+            raise ValueError("these detections carry no image: predict with keep_images=True, or draw on your own copy")
+        import supervision as sv
+
+        detections = self.to_supervision()
+        height, width = self.image.shape[:2]
+        thickness = max(1, round(max(height, width) / 400))
+        texts = [f"{self.names[c]} {s:.2f}" for c, s in zip(self.labels.tolist(), self.scores.tolist(), strict=True)]
+        # supervision draws in BGR; flipping the channels twice keeps its palette right for RGB input.
+        canvas = self.image[..., ::-1].copy()
+        canvas = sv.BoxAnnotator(thickness=thickness).annotate(canvas, detections)
+        label = sv.LabelAnnotator(text_scale=0.3 + thickness * 0.1, text_thickness=1, text_padding=2)
+        canvas = label.annotate(canvas, detections, labels=texts)
+        drawn: np.ndarray[Any, Any] = canvas[..., ::-1].copy()
+        return drawn
+
+    def save(self, path: str | Path) -> Path:
+        """Write the drawn image to `path` (format by its ending)."""
+        from PIL import Image
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(self.plot()).save(path)
+        return path
+
+
+@runtime_checkable
+class DetectorModel(Protocol):
+    """A network: images [B,3,H,W] float 0..1 -> Predictions. `stride`: sides must be multiples of it."""
+
+    stride: int
+
+    def __call__(self, images: Tensor) -> Predictions: ...
+
+
+class Criterion(Protocol):
+    """Predictions and ground truth -> loss. Knows no model; can be called with made-up predictions."""
+
+    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> LossTerms: ...
+
+
+class Postprocess(Protocol):
+    """Predictions -> per-image selections in input pixels, scores descending."""
+
+    def __call__(
+        self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
+    ) -> list[Selection]: ...
+
+
+@dataclass(slots=True)
+class Built:
+    """The three siblings that make a detector."""
+
+    model: Any
+    criterion: Criterion
+    postprocess: Postprocess

@@ -1,0 +1,264 @@
+"""COCO JSON: a file with `images`, `annotations` and `categories`, boxes as left, top, width, height.
+
+Category and image ids are kept as written (to 64 bits). Masks are never decoded: a crowd region enters
+with its box. Sizes come from the JSON, from the image's header where the JSON has none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from alignrank.data.containment import relative_name
+from alignrank.data.decode import read_size
+from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
+from alignrank.data.samples import Skipped, Split
+from alignrank.errors import InputError
+
+Record = dict[str, Any]
+_MAX_ID = 2**63
+# Candidate folders are told apart by looking for at most so many of the listed images.
+_NAMES_TRIED = 200
+
+
+def read_file(path: Path) -> Split:
+    """One annotation file -> one split, classes in the order of their ids.
+
+    Raises InputError naming the file, the record and the field. Boxes without area and images without
+    file are left out (`Split.skipped`).
+    """
+    document = load_json(path)
+    if not isinstance(document, dict):
+        raise InputError(
+            f"{path}: must hold an object with images, annotations and categories, holds a "
+            f"{type(document).__name__} (a results file?)"
+        )
+    images = _objects(document, "images", path)
+    annotations = _objects(document, "annotations", path)
+    categories = _categories(_objects(document, "categories", path), annotations, path)
+    if not images:
+        raise InputError(f"{path}: images is empty")
+    ids, names = _image_ids(images, path), _image_names(images, path)
+    rows = _rows(annotations, ids, {category: i for i, category in enumerate(categories)}, path)
+    folder = _image_folder(path, names)
+    records, rows, skipped = _present(images, names, folder, rows, path)
+    samples, skipped_boxes, notes = build_samples(records, rows, place=lambda where: f"{path}: {_called(where)}")
+    return Split(tuple(categories.values()), tuple(categories), samples, path, skipped + skipped_boxes, notes)
+
+
+def load_json(path: Path) -> Any:
+    """The parsed file; UTF-8 with or without byte-order mark. Raises InputError naming the file."""
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: is not valid JSON ({error.msg})") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(
+            f"{path}: is not usable JSON ({type(error).__name__}: nested too deep or a number too long)"
+        ) from None
+
+
+def _objects(document: Record, key: str, path: Path) -> list[Record]:
+    value = document.get(key)
+    if value is None:
+        raise InputError(f"{path}: {key} is missing; a COCO file has images, annotations and categories")
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{path}: {key} must be a list of objects")
+    return value
+
+
+def _called(where: object) -> str:
+    """An annotation in words: by its id, or by its position where it has none. `where`: (position, id)."""
+    position, identifier = where if isinstance(where, tuple) else (where, None)
+    return f"annotation {identifier}" if isinstance(identifier, int) else f"annotations[{position}]"
+
+
+def _identifier(record: Record, key: str, place: str) -> int:
+    value = record.get(key)
+    if value is None:
+        raise InputError(f"{place}: {key} is missing")
+    if type(value) is not int:
+        raise InputError(f"{place}: {key} must be an integer, is {str(value)[:80]!r} ({type(value).__name__})")
+    if not -_MAX_ID <= value < _MAX_ID:
+        raise InputError(f"{place}: {key} {str(value)[:80]} does not fit into 64 bits")
+    return value
+
+
+def _categories(categories: list[Record], annotations: list[Record], path: Path) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for index, category in enumerate(_without_placeholder(categories, annotations)):
+        place = f"{path}: categories[{index}]"
+        identifier, name = _identifier(category, "id", place), category.get("name")
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{place}: name must be text, is {str(name)[:80]!r}")
+        if identifier in names:
+            raise InputError(f"{place}: id {identifier} is given twice in categories")
+        if name in names.values():
+            raise InputError(f"{place}: the name {name[:80]!r} is given to two ids in categories")
+        names[identifier] = name
+    if not names:
+        raise InputError(f"{path}: categories is empty")
+    return dict(sorted(names.items()))
+
+
+def _without_placeholder(categories: list[Record], annotations: list[Record]) -> list[Record]:
+    """Roboflow puts a category 0 in front that only names the project; it is dropped where nothing uses it."""
+    first = next((c for c in categories if c.get("id") == 0 and c.get("supercategory") == "none"), None)
+    if first is None or len(categories) < 2 or any(a.get("category_id") == 0 for a in annotations):
+        return categories
+    others = [c for c in categories if c is not first]
+    return others if all(c.get("supercategory") == first.get("name") for c in others) else categories
+
+
+def _image_ids(images: list[Record], path: Path) -> dict[int, int]:
+    """Image id -> position in `images`."""
+    positions: dict[int, int] = {}
+    for position, image in enumerate(images):
+        identifier = _identifier(image, "id", f"{path}: images[{position}]")
+        if identifier in positions:
+            raise InputError(f"{path}: images[{position}]: id {identifier} is given to two images")
+        positions[identifier] = position
+    return positions
+
+
+def _image_names(images: list[Record], path: Path) -> list[str]:
+    names = []
+    for position, image in enumerate(images):
+        place = f"{path}: images[{position}] (id {image['id']})"
+        if "file_name" not in image:
+            raise InputError(f"{place}: file_name is missing")
+        names.append(relative_name(image["file_name"], where=place, field="file_name"))
+    return names
+
+
+def _rows(annotations: list[Record], images: dict[int, int], labels: dict[int, int], path: Path) -> Rows:
+    rows = Rows()
+    for position, annotation in enumerate(annotations):
+        where = (position, annotation.get("id"))
+        image_id, category_id, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
+        # The straight way first: a file of COCO's size has 860,000 of them.
+        if type(image_id) is not int or image_id not in images:
+            image_id = _known(annotation, "image_id", images, f"{path}: {_called(where)}")
+        if type(category_id) is not int or category_id not in labels:
+            category_id = _known(annotation, "category_id", labels, f"{path}: {_called(where)}")
+        left, top, width, height = _box(box, path, where)
+        rows.add(
+            images[image_id],
+            (left, top, left + width, top + height),
+            labels[category_id],
+            where,
+            area=_area(annotation.get("area")),
+            crowd=annotation.get("iscrowd") in (1, True),
+        )
+    return rows
+
+
+def _area(value: Any) -> float:
+    """The annotated area, px^2; NaN (use the box) where it is absent or impossible."""
+    usable = isinstance(value, (int, float)) and 0 < value < math.inf
+    return float(value) if usable else math.nan
+
+
+def _known(annotation: Record, key: str, known: dict[int, int], place: str) -> int:
+    value = _identifier(annotation, key, place)
+    if value not in known:
+        raise InputError(f"{place}: {key} {value} is not listed in {'images' if key == 'image_id' else 'categories'}")
+    return value
+
+
+def _box(box: Any, path: Path, where: tuple[int, object]) -> tuple[float, float, float, float]:
+    if type(box) is list and len(box) == 4 and all(type(v) is float or type(v) is int for v in box):
+        try:
+            left, top, width, height = (float(v) for v in box)
+        except OverflowError:
+            left = math.inf
+        if all(map(math.isfinite, (left, top, width, height))):
+            return left, top, width, height
+    shown = str(box)[:100]
+    raise InputError(
+        f"{path}: {_called(where)}: bbox must be four finite numbers (left, top, width, height), is {shown}"
+    )
+
+
+def _image_folder(path: Path, names: list[str]) -> Path:
+    """The folder that holds the most of the listed images, by the layouts in use; beside the file first."""
+    stem = path.stem.removeprefix("instances_")
+    beside, above = path.parent, path.parent.parent
+    folders = [beside, beside / "images", beside / stem, beside / "images" / stem]
+    folders += [above / "images", above / "images" / stem, above / stem, above]
+    tried = names[:: max(1, len(names) // _NAMES_TRIED)]
+    counts = [sum(os.path.lexists(folder / name) for name in tried) for folder in folders]
+    best = max(range(len(folders)), key=lambda i: counts[i])
+    if counts[best]:
+        return folders[best]
+    likely = next((f for f in (beside / "images", above / "images") if f.is_dir()), beside / "images")
+    raise InputError(
+        f"{likely}: none of the {len(names)} images listed in {path} is here (nor in {beside}); is it the right folder?"
+    )
+
+
+def _present(
+    images: list[Record], names: list[str], folder: Path, rows: Rows, path: Path
+) -> tuple[list[ImageRecord], Rows, list[Skipped]]:
+    """Images whose file is there, the rows on them, and the images left out."""
+    listed = _listing({os.path.dirname(name) for name in names}, folder)
+    records: list[ImageRecord] = []
+    skipped: list[Skipped] = []
+    position_of: dict[int, int] = {}
+    for position, (image, name) in enumerate(zip(images, names, strict=True)):
+        if name not in listed:
+            skipped.append(Skipped("image", f"{path}: {name}", f"there is no such file in {folder}"))
+            continue
+        try:
+            size = _size(image, folder / name, f"{path}: images[{position}] (id {image['id']})")
+        except _UnreadableImageError as error:
+            skipped.append(Skipped("image", str(folder / name), str(error)))
+            continue
+        position_of[position] = len(records)
+        records.append(ImageRecord(folder / name, image["id"], size))
+    if not records:
+        raise InputError(f"{folder}: none of the {len(names)} images listed in {path} can be read")
+    if len(records) == len(images):
+        return records, rows, skipped
+    kept = Rows()
+    for image_index, *rest in zip(rows.image, rows.boxes, rows.labels, rows.where, rows.areas, rows.crowd, strict=True):
+        if image_index in position_of:
+            box, label, where, area, crowd = rest
+            kept.add(position_of[image_index], box, label, where, area=area, crowd=crowd)
+    return records, kept, skipped
+
+
+def _listing(parents: Iterable[str], folder: Path) -> set[str]:
+    """Names relative to `folder` of all files in its sub-folders `parents`: one listing, not a look per image."""
+    found: set[str] = set()
+    for parent in parents:
+        try:
+            found.update(f"{parent}/{name}" if parent else name for name in os.listdir(folder / parent))
+        except OSError:
+            continue
+    return found
+
+
+class _UnreadableImageError(Exception):
+    """An image without annotated size whose header gives none either."""
+
+
+def _size(image: Record, file: Path, place: str) -> tuple[int, int]:
+    height, width = image.get("height"), image.get("width")
+    if height is None or width is None:
+        try:
+            return read_size(file)
+        except InputError as error:
+            raise _UnreadableImageError(without_name(error, file)) from None
+    for key, value in (("height", height), ("width", width)):
+        if type(value) not in (int, float) or not 0 < value < 2**31 or value != int(value):
+            raise InputError(f"{place}: {key} must be a positive whole number, is {str(value)[:80]!r}")
+    return int(height), int(width)

@@ -1,0 +1,202 @@
+"""The one image decoder: Pillow behind a format allow-list, a pixel limit and a refusal of damaged files.
+
+Every image comes out upright (EXIF orientation applied) as uint8 RGB [H,W,3]. Rules where formats differ:
+of several frames (GIF, TIFF, MPO) the first counts; alpha is dropped, the colours stay as stored;
+16-bit grey is scaled by 255/65535; 32-bit integer and float samples are refused, their range is unknown.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from alignrank.errors import InputError
+
+Array = np.ndarray[Any, Any]
+ImageSource = str | Path | bytes
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+# Pillow itself refuses above this number; as RGB it is half a gigabyte.
+MAX_PIXELS = 178_956_970
+_ORIENTATION_TAG = 0x0112
+_SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
+# Cameras and editors append bytes behind the end marker of a JPEG.
+_TAIL_BYTES = 65_536
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends like an image, in any case."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
+    """Entries of `folder` named like images, sorted; also those that will turn out not to be images.
+
+    recursive: sub-folders too, without following links to folders (loops end). Raises InputError if
+    `folder` cannot be listed.
+    """
+    folder = Path(folder)
+    found: list[Path] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_image_name(entry.name):
+                    found.append(folder / entry.name)
+                elif recursive and entry.is_dir(follow_symlinks=False):
+                    found.extend(list_images(entry.path, recursive=True))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from None
+    return sorted(found)
+
+
+def read_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of the upright image, from the header alone. Raises InputError naming the file."""
+    with _opened(source, max_pixels) as image:
+        return _upright_size(image)
+
+
+def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Array:
+    """A file or its bytes -> uint8 [H,W,3] RGB, upright. Raises InputError naming the file."""
+    with _opened(source, max_pixels) as image:
+        orientation = _orientation(image)
+        image.load()
+        return _turn(_to_rgb(image, _name(source)), orientation)
+
+
+def probe(path: str | Path) -> tuple[int, int]:
+    """`read_size` that also finds cut-off files, at the price of a look at the file's end.
+
+    A file without its end marker is decoded in full: some are complete all the same.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        size, kind = _upright_size(image), image.format
+    marker = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
+    if marker is not None and marker not in _tail(path):
+        decode(path)
+    return size
+
+
+def probe_all(paths: Iterable[Path]) -> list[tuple[int, int] | InputError]:
+    """`probe` for many files in threads: (height, width) or the error, in the order given."""
+
+    def one(path: Path) -> tuple[int, int] | InputError:
+        try:
+            return probe(path)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(one, paths))
+
+
+def grey_thumbnail(path: str | Path, side: int) -> Array:
+    """uint8 [side,side], the upright image squeezed into a square; JPEG is decoded at reduced size."""
+    with _opened(path, MAX_PIXELS) as image:
+        orientation = _orientation(image)
+        image.draft("L", (4 * side, 4 * side))
+        image.load()
+        grey = image if image.mode == "L" else Image.fromarray(_to_rgb(image, _name(path))).convert("L")
+        small = np.array(grey.resize((side, side), Image.Resampling.BOX))
+    return _turn(small, orientation)
+
+
+def _name(source: ImageSource) -> str:
+    return f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def _opened(source: ImageSource, max_pixels: int) -> Iterator[Image.Image]:
+    name = _name(source)
+    try:
+        with _stream(source) as stream, Image.open(stream, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InputError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
+            if not width or not height:
+                raise InputError(f"{name}: the image has no pixels")
+            yield image
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{name}: more pixels than the limit of {max_pixels}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})") from None
+    except Exception as error:  # a parser of damaged bytes raises anything: struct.error, KeyError, SyntaxError
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{name}: cannot be decoded ({reason or type(error).__name__})") from None
+
+
+def _stream(source: ImageSource) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    # Opening a pipe would wait for a writer for ever.
+    if not stat.S_ISREG(os.stat(source).st_mode):
+        raise InputError(f"{source}: is not a file")
+    return open(source, "rb")
+
+
+def _tail(path: str | Path) -> bytes:
+    with open(path, "rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
+        return stream.read()
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8, 1 where it is absent, damaged, or applied by Pillow itself (TIFF)."""
+    if image.format == "TIFF":
+        return 1
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1
+    try:
+        # The base method: PNG's own would decode the whole image to look for EXIF behind the pixels.
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF raises anything; the pixels are still good
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    return (width, height) if _orientation(image) in _SWAPPING_ORIENTATIONS else (height, width)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Array:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        wide = np.array(image).astype(np.uint32)
+        return np.repeat(((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise InputError(f"{name}: has 32-bit samples of unknown range; convert it to 8 or 16 bit")
+    if image.mode == "RGB":
+        return np.array(image)
+    if image.mode in ("P", "PA", "LA", "RGBA", "RGBa", "La"):
+        # Through RGBA: a palette with transparent entries has no direct way to RGB.
+        return np.ascontiguousarray(np.array(image.convert("RGBA"))[..., :3])
+    return np.array(image.convert("RGB"))
+
+
+def _turn(pixels: Array, orientation: int) -> Array:
+    """[H,W,...] as stored -> upright (EXIF 2.3, tag Orientation)."""
+    if orientation == 1:
+        return pixels
+    if orientation in (5, 7):
+        pixels = pixels.swapaxes(0, 1)
+    turned = {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels,
+        6: np.rot90(pixels, -1),
+        7: pixels[::-1, ::-1],
+        8: np.rot90(pixels, 1),
+    }[orientation]
+    return np.ascontiguousarray(turned)

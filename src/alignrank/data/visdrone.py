@@ -1,0 +1,103 @@
+"""VisDrone-DET: one text file per image, lines `left,top,width,height,score,category,truncation,occlusion`.
+
+Categories 1 to 10 are the published classes. Category 0 is a region that evaluation ignores: it becomes a
+crowd region of every class. Category 11 (others) is left out. An object with score 0 does not count in
+evaluation either: it becomes a crowd region of its class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alignrank.data.decode import list_images
+from alignrank.data.records import Rows, build_samples, sized_images
+from alignrank.data.samples import DataSource, Split
+from alignrank.errors import InputError
+
+CLASSES = (
+    "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor"
+)  # fmt: skip
+_IGNORED, _OTHERS = 0, 11
+_SPLITS = {"train": ("train",), "val": ("val",), "test": ("test-dev", "test")}
+
+
+def read_folder(folder: Path) -> DataSource:
+    """A folder of `VisDrone2019-DET-{train,val,test-dev}`, or one such folder (images/, annotations/).
+
+    A single folder is `train`. Raises InputError naming label file and line.
+    """
+    parts = split_folders(folder) or {"train": folder}
+    source = DataSource(folder, "visdrone")
+    for name, part in parts.items():
+        setattr(source, name, read_part(part))
+    return source
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """The `VisDrone*-{train,val,test-dev}` folders in `folder` that have annotations."""
+    found: dict[str, Path] = {}
+    children = sorted(path for path in folder.iterdir() if path.name.lower().startswith("visdrone"))
+    for name, endings in _SPLITS.items():
+        for ending in endings:
+            match = [p for p in children if p.name.lower().endswith(f"-{ending}") and (p / "annotations").is_dir()]
+            if match:
+                found.setdefault(name, match[0])
+    return found
+
+
+def read_part(folder: Path) -> Split:
+    """One folder with images/ and annotations/ -> a split."""
+    images = list_images(folder / "images")
+    labels = [folder / "annotations" / f"{image.stem}.txt" for image in images]
+    if not any(label.is_file() for label in labels):
+        raise InputError(f"{folder / 'annotations'}: none of the {len(images)} images has a label file here")
+    records, kept, skipped = sized_images(images, source=folder)
+    rows, others = Rows(), 0
+    for index, position in enumerate(kept):
+        if labels[position].is_file():
+            others += _add_file(rows, index, labels[position])
+    samples, skipped_boxes, notes = build_samples(records, rows, place=str)
+    if others:
+        notes.append(f"{others} objects of category 11 (others) are left out")
+    ids = tuple(range(1, len(CLASSES) + 1))
+    return Split(CLASSES, ids, samples, folder, skipped + skipped_boxes, notes)
+
+
+def parse_line(line: str) -> tuple[float, float, float, float, int, int]:
+    """left, top, width, height, score, category. Raises ValueError saying what is wrong."""
+    words = [word.strip() for word in line.strip().rstrip(",").split(",")]
+    if len(words) != 8:
+        raise ValueError(f"{len(words)} columns; expected 8, separated by commas")
+    try:
+        values = [int(word) for word in words]
+    except ValueError:
+        raise ValueError("all columns must be whole numbers") from None
+    left, top, width, height, score, category = values[:6]
+    if not _IGNORED <= category <= _OTHERS:
+        raise ValueError(f"category {category} is not one of 0 to 11")
+    return left, top, width, height, score, category
+
+
+def _add_file(rows: Rows, index: int, path: Path) -> int:
+    """Append the objects of a label file; the number of those in category 11."""
+    others = 0
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            left, top, width, height, score, category = parse_line(line)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number}: {error}") from None
+        box, where = (left, top, left + width, top + height), f"{path}: line {number}"
+        if category == _OTHERS:
+            others += 1
+        elif category == _IGNORED:
+            for label in range(len(CLASSES)):
+                rows.add(index, box, label, where, crowd=True)
+        else:
+            rows.add(index, box, category - 1, where, crowd=score == 0)
+    return others

@@ -1,0 +1,282 @@
+"""YOLO: one text file per image, a line `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...` in fractions of the image.
+
+`data.yaml` names the splits (folders, lists of images, or several of them) and the classes. A label file
+lies where its image lies, with the last folder `images` replaced by `labels`. Polygons become their boxes;
+the same line twice counts once; an image without label file has no objects.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignrank.config import read_yaml
+from alignrank.data.decode import is_image_name, list_images
+from alignrank.data.records import ImageRecord, Rows, build_samples, sized_images
+from alignrank.data.samples import DataSource, Skipped, Split
+from alignrank.errors import InputError
+
+# Export tools round the border outwards; more than a hundredth beyond it is another unit.
+_TOLERANCE = 0.01
+# Files beside the labels that hold no labels.
+_NOT_LABELS = ("classes.txt", "obj.names", "notes.txt", "readme.txt")
+Box = tuple[float, float, float, float]
+
+
+def read_yaml_file(path: Path, *, require_val: bool = True) -> DataSource:
+    """`data.yaml` -> its splits. Raises InputError naming the file and field; nothing is downloaded or executed.
+
+    require_val: refuse a file without `val`, as a user who wrote one expects it to be used.
+    """
+    options = read_yaml(path)
+    classes = _class_names(options, path)
+    root = _root(options, path)
+    source = DataSource(path, "yolo")
+    for name, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
+        value = next((options[key] for key in keys if options.get(key) not in (None, "", [])), None)
+        if value is None:
+            if name == "train" or (name == "val" and require_val):
+                raise InputError(
+                    f"{path}: {name} is missing: the images of this split (`alignrank data split` makes a val)"
+                )
+            continue
+        if name == "test" and isinstance(value, str) and not _located(value, root).exists():
+            continue  # Roboflow writes a test entry whether or not there is such a folder.
+        setattr(source, name, read_images(_images(value, root, f"{path}: {name}"), classes, path))
+    return source
+
+
+def read_folder(folder: Path) -> DataSource:
+    """A folder without yaml: `images/{train,val}` with `labels/{train,val}`, `{train,val}/images`, or unsplit.
+
+    Class names come from `classes.txt`, else they are the numbers found.
+    """
+    source = DataSource(folder, "yolo")
+    parts: dict[str, list[Path]] = {}
+    for name, words in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
+        places = [p for word in words for p in (folder / "images" / word, folder / word / "images")]
+        place = next((p for p in places if p.is_dir()), None)
+        if place is not None:
+            parts[name] = list_images(place, recursive=True)
+    if not parts:
+        parts["train"] = list_images(folder / "images" if (folder / "images").is_dir() else folder, recursive=True)
+    names = _names_beside(folder)
+    classes = names or tuple(str(i) for i in range(_highest_class(parts) + 1))
+    for name, images in parts.items():
+        if not images:
+            raise InputError(f"{folder}: the {name} split has no images")
+        setattr(source, name, read_images(images, classes, folder))
+    return source
+
+
+def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path) -> Split:
+    """Images and the label files that belong to them -> a split; sizes come from the images' headers.
+
+    Raises InputError naming label file and line, or the folder where no image at all has labels.
+    """
+    labels = [label_path(image) for image in images]
+    present = _label_listing(labels)
+    found = [str(label) in present for label in labels]
+    if not any(found):
+        raise InputError(f"{labels[0].parent}: none of the {len(images)} images has a label file here (labels folder)")
+    records, kept, skipped = sized_images(images, source=source)
+    rows, notes = Rows(), _orphans(present, labels)
+    for index, position in enumerate(kept):
+        if found[position]:
+            skipped += _add_labels(rows, index, labels[position], len(classes), records[index])
+    samples, skipped_boxes, clip_notes = build_samples(records, rows, place=str)
+    notes += clip_notes
+    ids = tuple(range(len(classes)))
+    return Split(classes, ids, samples, source, skipped + skipped_boxes, notes)
+
+
+def label_path(image: Path) -> Path:
+    """Where an image's labels are: .../images/a/b.jpg -> .../labels/a/b.txt, else beside the image."""
+    parts = list(image.parent.parts)
+    for i in reversed(range(len(parts))):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts) / f"{image.stem}.txt"
+
+
+def parse_line(line: str, num_classes: int) -> tuple[int, Box]:
+    """A label line -> class and box x1, y1, x2, y2 in fractions. Raises ValueError saying what is wrong."""
+    words = line.split()
+    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+        raise ValueError(
+            f"{len(words)} columns; expected class cx cy w h, or class and at least three points (spaces between them)"
+        )
+    try:
+        number = float(words[0])
+    except ValueError:
+        raise ValueError(f"class {words[0][:40]!r} must be an index, not a name") from None
+    if not math.isfinite(number) or number != int(number) or not 0 <= number < num_classes:
+        raise ValueError(f"class {words[0][:40]} is not one of the {num_classes} classes (0 to {num_classes - 1})")
+    try:
+        values = [float(word) for word in words[1:]]
+    except ValueError:
+        bad = next(word for word in words[1:] if not _is_number(word))
+        raise ValueError(f"{bad[:40]!r} is not a number") from None
+    if not all(-_TOLERANCE <= v <= 1 + _TOLERANCE for v in values):
+        bad_value = next(v for v in values if not -_TOLERANCE <= v <= 1 + _TOLERANCE)
+        raise ValueError(f"{bad_value:g} is outside 0..1: coordinates are fractions of the image, not pixels")
+    if len(values) == 4:
+        cx, cy, w, h = values
+        return int(number), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+    return int(number), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _add_labels(rows: Rows, index: int, path: Path, num_classes: int, record: ImageRecord) -> list[Skipped]:
+    height, width = record.size
+    seen: set[tuple[int, Box]] = set()
+    skipped: list[Skipped] = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = parse_line(line, num_classes)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number}: {error}") from None
+        if entry in seen:
+            skipped.append(Skipped("box", f"{path}: line {number}", "the same line stands above"))
+            continue
+        seen.add(entry)
+        label, (x1, y1, x2, y2) = entry
+        rows.add(index, (x1 * width, y1 * height, x2 * width, y2 * height), label, f"{path}: line {number}")
+    return skipped
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+
+
+def _label_listing(labels: Sequence[Path]) -> set[str]:
+    """Paths of all text files in the folders of `labels`: one listing instead of a look per image."""
+    present: set[str] = set()
+    for folder in {label.parent for label in labels}:
+        if folder.is_dir():
+            present.update(str(folder / name) for name in os.listdir(folder) if name.lower().endswith(".txt"))
+    return present
+
+
+def _orphans(present: set[str], labels: Sequence[Path]) -> list[str]:
+    orphans = present - {str(label) for label in labels}
+    orphans = {name for name in orphans if os.path.basename(name).lower() not in _NOT_LABELS}
+    if not orphans:
+        return []
+    return [f"{len(orphans)} label file{'s have' if len(orphans) > 1 else ' has'} no image ({min(orphans)})"]
+
+
+def _class_names(options: dict[str, Any], path: Path) -> tuple[str, ...]:
+    if "names" not in options:
+        raise InputError(f"{path}: names is missing: the list of class names")
+    # As typed: YAML's own types would turn the names no, yes and off into booleans and 010 into 8.
+    value = yaml.load(_text(path), Loader=yaml.BaseLoader)["names"]
+    if isinstance(value, dict):
+        keys = sorted((int(k) for k in value if isinstance(k, str) and k.isdecimal()), key=int)
+        if len(keys) != len(value) or keys != list(range(len(keys))):
+            raise InputError(f"{path}: names must be numbered 0, 1, 2, ... without gaps")
+        value = [value[k] for k in sorted(value, key=int)]
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        raise InputError(f"{path}: names must be a list of class names, or a mapping of 0, 1, 2, ... to them")
+    if len(set(value)) != len(value):
+        twice = next(name for name in value if value.count(name) > 1)
+        raise InputError(f"{path}: names holds {twice[:80]!r} twice")
+    if options.get("nc", len(value)) != len(value):
+        raise InputError(f"{path}: nc says {str(options['nc'])[:40]} classes, names has {len(value)}")
+    return tuple(value)
+
+
+def _root(options: dict[str, Any], path: Path) -> Path:
+    value = options.get("path") or "."
+    if not isinstance(value, str):
+        raise InputError(f"{path}: path must be the name of a folder, is {str(value)[:80]!r}")
+    root = path.parent / value
+    # Files are written for a folder of data sets: then `path` names the folder that the file is in.
+    return root if root.is_dir() else path.parent
+
+
+def _located(value: str, root: Path) -> Path:
+    place = root / value
+    if not place.exists() and value.startswith("../"):
+        # Roboflow writes ../train/images for the folder beside data.yaml.
+        return root / value.removeprefix("../")
+    return place
+
+
+def _images(value: Any, root: Path, field: str) -> list[Path]:
+    images: dict[Path, None] = {}
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, str) or "\0" in item:
+            raise InputError(f"{field} must be a folder or a list of images, is {str(item)[:80]!r}")
+        place = _located(item, root)
+        if place.is_dir():
+            found = list_images(place, recursive=True)
+        elif place.is_file():
+            found = _listed_images(place, root)
+        else:
+            raise InputError(f"{field}: {place} does not exist")
+        if not found:
+            raise InputError(f"{field}: {place} holds no images")
+        images.update(dict.fromkeys(found))
+    return list(images)
+
+
+def _listed_images(path: Path, root: Path) -> list[Path]:
+    """Image paths in a text file, one a line, relative to the data's folder or the file's; inside the data's folder."""
+    images = []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        name = line.strip()
+        if not name:
+            continue
+        if "\0" in name or not is_image_name(name):
+            raise InputError(f"{path}: line {number}: {name[:80]!r} is not the name of an image")
+        candidates = [root / name, path.parent / name]
+        image = Path(os.path.normpath(next((c for c in candidates if c.exists()), candidates[0])))
+        if not any(image.is_relative_to(os.path.normpath(base)) for base in (root, root.resolve(), path.parent)):
+            raise InputError(f"{path}: line {number}: {name[:80]!r} leaves the folder of the data, {root}")
+        images.append(image)
+    return images
+
+
+def _names_beside(folder: Path) -> tuple[str, ...]:
+    for path in (folder / "classes.txt", folder / "labels" / "classes.txt", folder / "obj.names"):
+        if path.is_file():
+            names = tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+            if len(set(names)) != len(names):
+                raise InputError(f"{path}: a class name is given twice")
+            return names
+    return ()
+
+
+def _highest_class(parts: dict[str, list[Path]]) -> int:
+    highest = 0
+    for images in parts.values():
+        labels = [label_path(image) for image in images]
+        present = _label_listing(labels)
+        for label in labels:
+            if str(label) in present:
+                for line in _text(label).splitlines():
+                    word = line.split(maxsplit=1)[0] if line.strip() else ""
+                    if word.isdecimal() and len(word) < 5:
+                        highest = max(highest, int(word))
+    return highest

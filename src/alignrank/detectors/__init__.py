@@ -1,0 +1,26 @@
+"""The table of architectures: one entry for each, imports written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alignrank.config import Config
+from alignrank.contracts import Built, Postprocess
+from alignrank.detectors import yolo
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """How to make one architecture. `model` and `postprocess` are enough for prediction and export."""
+
+    config: type[Config]
+    build: Callable[[Any], Built]
+    model: Callable[[Any], Any]
+    postprocess: Callable[[Any], Postprocess]
+
+
+DETECTORS: dict[str, Detector] = {
+    "yolo": Detector(yolo.YoloConfig, yolo.build, yolo.build_model, yolo.build_postprocess),
+}

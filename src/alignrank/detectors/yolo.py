@@ -1,0 +1,240 @@
+"""The base detector: CSP (or timm) backbone, PAN, decoupled head with DFL, one or two sets of outputs.
+
+Sources: YOLOv8's published table (widths, depths, blocks, head); Wang et al. 2024 (YOLOv10) for the parts
+that the `decoupled`, `compact`, `attention`, `separable` and `dual` switches turn on.
+Differences: boxes leave the head in input pixels, not in strides; a model knows no loss.
+
+Shape letters: B images, L levels, A points over all levels, C classes, R bins of a distance.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from alignrank.boxes import distances_to_xyxy
+from alignrank.config import Config
+from alignrank.contracts import Built, Predictions
+from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+from alignrank.errors import InputError
+from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
+from alignrank.nn.csp import SCALES, CSPBackbone
+from alignrank.nn.pan import PAN
+
+STRIDES = (8, 16, 32)
+# Prior of the class bias: about 5 objects in an image of this side.
+PRIOR_OBJECTS, PRIOR_SIDE = 5, 640
+
+
+class ModelConfig(Config):
+    """backbone: `csp` or `timm:NAME`; pretrained: a file or `hub` (timm only); frozen_norm: timm only."""
+
+    backbone: str = "csp"
+    size: Literal["t", "n", "s", "m", "l"] = "n"
+    pretrained: str = ""
+    frozen_norm: bool = False
+    decoupled: bool = False
+    compact: bool = False
+    attention: bool = False
+
+
+class NeckConfig(Config):
+    """compact: the last block is made of compact inverted blocks with large kernels."""
+
+    compact: bool = False
+
+
+class HeadConfig(Config):
+    """separable: cheap class branch; dual: a one-to-one head beside the one-to-many one; bins of the DFL."""
+
+    separable: bool = False
+    dual: bool = False
+    bins: int = Field(default=16, ge=2, le=64)
+
+
+class LossConfig(Config):
+    """Kind and weights of the loss terms."""
+
+    classification: Literal["vfl", "qfl", "focal", "bce"] = "bce"
+    box: float = Field(default=7.5, ge=0)
+    cls: float = Field(default=0.5, ge=0)
+    dfl: float = Field(default=1.5, ge=0)
+
+
+class AssignConfig(Config):
+    """Task-aligned assignment; topk is the one-to-many head's (the one-to-one head takes 1)."""
+
+    topk: int = Field(default=10, ge=1)
+    alpha: float = Field(default=0.5, ge=0)
+    beta: float = Field(default=6.0, ge=0)
+    min_side: float = Field(default=0.0, ge=0)
+
+
+class PostprocessConfig(Config):
+    """nms: use the one-to-many output and NMS also where there is an NMS-free one."""
+
+    nms: bool = False
+
+
+class YoloConfig(Config):
+    """All sections of the base detector."""
+
+    num_classes: int = Field(default=80, ge=1)
+    model: ModelConfig = ModelConfig()
+    neck: NeckConfig = NeckConfig()
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    assign: AssignConfig = AssignConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+
+
+class DecoupledHead(nn.Module):
+    """Per level, a box branch (4*R channels) and a class branch (C channels)."""
+
+    def __init__(self, channels: Sequence[int], num_classes: int, bins: int, *, separable: bool) -> None:
+        super().__init__()
+        box_width = max(16, channels[0] // 4, 4 * bins)
+        cls_width = max(channels[0], min(num_classes, 100))
+        self.bins = bins
+        self.box = nn.ModuleList(
+            nn.Sequential(
+                ConvNormAct(c, box_width, 3), ConvNormAct(box_width, box_width, 3), nn.Conv2d(box_width, 4 * bins, 1)
+            )
+            for c in channels
+        )
+        self.cls = nn.ModuleList(
+            nn.Sequential(*_class_tower(c, cls_width, separable), nn.Conv2d(cls_width, num_classes, 1))
+            for c in channels
+        )
+        self._set_biases(num_classes)
+
+    def _set_biases(self, num_classes: int) -> None:
+        for box, cls, stride in zip(self.box, self.cls, STRIDES, strict=True):
+            nn.init.constant_(box[-1].bias, 1.0)  # type: ignore[index]
+            prior = PRIOR_OBJECTS / num_classes / (PRIOR_SIDE / stride) ** 2
+            nn.init.constant_(cls[-1].bias, math.log(prior))  # type: ignore[index]
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """L maps [B,*,H,W] -> logits [B,A,C] and distribution [B,A,4,R], both at least float32."""
+        logits = torch.cat([_rows(cls(x)) for cls, x in zip(self.cls, maps, strict=True)], 1)
+        distribution = torch.cat([_rows(box(x)) for box, x in zip(self.box, maps, strict=True)], 1)
+        return logits, distribution.unflatten(-1, (4, self.bins))
+
+
+def _class_tower(in_channels: int, width: int, separable: bool) -> list[nn.Module]:
+    if separable:
+        return [depthwise(in_channels), ConvNormAct(in_channels, width), depthwise(width), ConvNormAct(width, width)]
+    return [ConvNormAct(in_channels, width, 3), ConvNormAct(width, width, 3)]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B,D,H,W] -> [B,H*W,D] float32."""
+    return x.flatten(2).transpose(1, 2).float()
+
+
+def grid_points(maps: Sequence[Tensor], strides: Sequence[int] = STRIDES) -> tuple[Tensor, Tensor]:
+    """Centres of all cells, level by level: points [A,2] (x,y) and strides [A,1], input pixels, float32."""
+    points, all_strides = [], []
+    for x, stride in zip(maps, strides, strict=True):
+        height, width = x.shape[-2:]
+        columns = (torch.arange(width, device=x.device, dtype=torch.float32) + 0.5) * stride
+        rows = (torch.arange(height, device=x.device, dtype=torch.float32) + 0.5) * stride
+        grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
+        points.append(grid.reshape(-1, 2))
+        all_strides.append(torch.full((height * width, 1), float(stride), device=x.device))
+    return torch.cat(points), torch.cat(all_strides)
+
+
+def expected_distances(distribution: Tensor) -> Tensor:
+    """[...,R] raw logits -> [...] mean bin. A softmax and a dot product in one: no [..,R] result is kept."""
+    bins = torch.arange(distribution.shape[-1], device=distribution.device, dtype=distribution.dtype)
+    return distribution.softmax(-1) @ bins
+
+
+class Yolo(nn.Module):
+    """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions.
+
+    With a dual head, `output` says which one makes the main predictions in evaluation; the other is then
+    not computed. In training both are, the one-to-many one as `Predictions.one_to_many`.
+    """
+
+    stride = max(STRIDES)
+
+    def __init__(self, config: YoloConfig) -> None:
+        super().__init__()
+        model, head = config.model, config.head
+        scale = SCALES[model.size]
+        self.backbone = _backbone(model)
+        self.neck = PAN(self.backbone.channels, scale, decoupled=model.decoupled, compact_last=config.neck.compact)
+        self.head = DecoupledHead(self.neck.channels, config.num_classes, head.bins, separable=head.separable)
+        self.one_to_one: DecoupledHead | None = copy.deepcopy(self.head) if head.dual else None
+        self.output: Literal["one_to_one", "one_to_many"] = (
+            "one_to_one" if head.dual and not config.postprocess.nms else "one_to_many"
+        )
+
+    def forward(self, images: Tensor) -> Predictions:
+        maps = self.neck(self.backbone(images))
+        if self.one_to_one is None or (not self.training and self.output == "one_to_many"):
+            return _predictions(self.head, maps)
+        # The one-to-one head learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
+        main = _predictions(self.one_to_one, [x.detach() for x in maps])
+        if self.training:
+            main.one_to_many = _predictions(self.head, maps)
+        return main
+
+    def deploy(self) -> Yolo:
+        """In place, for inference only: drop the head that `output` does not use and fold batch norms."""
+        if self.one_to_one is not None:
+            if self.output == "one_to_one":
+                self.head = self.one_to_one
+            self.one_to_one = None
+        fold_norms(self)
+        return self
+
+
+def _backbone(config: ModelConfig) -> nn.Module:
+    scale = SCALES[config.size]
+    if config.backbone == "csp":
+        if config.pretrained or config.frozen_norm:
+            raise InputError("model.pretrained and model.frozen_norm are for timm backbones; set model.backbone=timm:NAME")
+        return CSPBackbone(
+            scale, decoupled=config.decoupled, compact_last=config.compact, attention=config.attention
+        )
+    prefix, _, name = config.backbone.partition(":")
+    if prefix != "timm" or not name:
+        raise InputError(f"model.backbone: {config.backbone!r} is neither 'csp' nor 'timm:NAME'")
+    from alignrank.nn.backbone import TimmBackbone
+
+    return TimmBackbone(name, scale, pretrained=config.pretrained, frozen_norm=config.frozen_norm)
+
+
+def _predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Predictions:
+    logits, distribution = head(maps)
+    points, strides = grid_points(maps)
+    # Decoded outside autocast: half precision has half-pixel steps above 512.
+    with torch.autocast(logits.device.type, enabled=False):
+        boxes = distances_to_xyxy(points, expected_distances(distribution) * strides)
+    return Predictions(logits, boxes, points, strides, distribution)
+
+
+def build_model(config: YoloConfig) -> Yolo:
+    """The network alone: what prediction and export need."""
+    return Yolo(config)
+
+
+def build_postprocess(config: YoloConfig) -> TopK | NonMaximumSuppression:
+    """Top k where the main output is one-to-one, NMS otherwise."""
+    return TopK() if config.head.dual and not config.postprocess.nms else NonMaximumSuppression()
+
+
+def build(config: YoloConfig) -> Built:
+    """Network, criterion and postprocess."""
+    from alignrank.detectors.yolo_criterion import YoloCriterion
+
+    return Built(build_model(config), YoloCriterion(config), build_postprocess(config))

@@ -1,0 +1,62 @@
+"""Which device, precision and number of workers to use when the user does not say."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from alignrank.errors import InputError
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA, else MPS, else CPU. Raises InputError for a device that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device: {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device.type] or (device.index or 0) >= count:
+        raise InputError(f"device: {name!r} is not available on this machine; use auto or cpu")
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """Lightning's name for `auto|fp32|bf16|fp16`. auto: bf16, else fp16, on CUDA; fp32 elsewhere."""
+    if wanted == "fp16" and device.type == "cpu":
+        raise InputError("train.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    if wanted == "auto":
+        if device.type != "cuda":
+            return "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    names: dict[str, Precision] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+    return names[wanted]
+
+
+def choose_workers(wanted: int | None, device: torch.device) -> int:
+    """Loader processes. On a CPU the training itself fills the cores and cached loading is cheap: none."""
+    if wanted is not None:
+        return wanted
+    return 0 if device.type == "cpu" else min(8, max((os.cpu_count() or 2) - 1, 1))
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can still be used; a cautious guess where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 2 * 1024**3

@@ -1,0 +1,139 @@
+"""What a training run writes down: an evaluation each epoch, weights, state, logs, curves, sheets, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.progress import Progress, TaskID
+
+from alignrank.data.loader import EvaluationSet, Images, evaluation_loader
+from alignrank.engine import checkpoint
+from alignrank.engine.progress import bar, say
+from alignrank.engine.validate import Validation, validate
+
+if TYPE_CHECKING:
+    from alignrank.engine.train import AveragedWeights, Plan, TrainingModule
+
+
+class Recorder(L.Callback):
+    """Runs on the first process only; the others wait at the end of the epoch."""
+
+    def __init__(self, plan: Plan, averaged: AveragedWeights) -> None:
+        self.plan, self.averaged = plan, averaged
+        self.history: list[dict[str, float]] = []
+        self.best_ap = -1.0
+        self.best_epoch = 0
+        self.seconds = 0.0
+        self._loader: Any = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._loggers: list[Logger] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("history", "best_ap", "best_epoch", "seconds")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, value in state_dict.items():
+            setattr(self, key, value)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._started = time.monotonic() - self.seconds
+        if not trainer.is_global_zero:
+            return
+        self._loggers = [CSVLogger(self.plan.out, name="", version="")]
+        try:
+            self._loggers.append(TensorBoardLogger(self.plan.out, name="", version="tensorboard"))
+        except ModuleNotFoundError:
+            say("TensorBoard is not installed: logs are in metrics.csv only")
+        for row in self.history:
+            self._log(row)
+        self._progress = bar()
+        self._progress.start()
+        total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        done = trainer.current_epoch * int(trainer.num_training_batches)
+        self._task = self._progress.add_task("training", total=total, completed=done)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=1, description=f"epoch {trainer.current_epoch + 1}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
+        last = epoch == settings.epochs
+        if trainer.is_global_zero:
+            row: dict[str, float] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[-1]["lr"]}
+            row |= {f"train/{name}": value for name, value in module.mean_losses().items()}  # type: ignore[operator]
+            if last or epoch % settings.val_every == 0:
+                self._evaluate(module, row, epoch)  # type: ignore[arg-type]
+            self.seconds = time.monotonic() - self._started
+            self.history.append(row)
+            self._log(row)
+            self._say(row)
+        if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
+            trainer.should_stop = True
+        path = self.plan.out / "state.ckpt"
+        beside = path.with_name(path.name + ".tmp")
+        trainer.save_checkpoint(beside)
+        if trainer.is_global_zero:
+            os.replace(beside, path)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._stop_progress()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._stop_progress()
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        for logger in self._loggers:
+            logger.finalize("done")
+
+    def _evaluate(self, module: TrainingModule, row: dict[str, float], epoch: int) -> None:
+        plan, settings = self.plan, self.plan.recipe.train
+        if self._loader is None:
+            from alignrank.engine.train import cached
+
+            dataset = EvaluationSet(cached(Images(plan.val, settings.imgsz), settings))
+            self._loader = evaluation_loader(dataset, int(settings.batch), workers=0)
+        assert self.averaged.model is not None
+        result: Validation = validate(
+            self.averaged.model, module.postprocess, self._loader, plan.val, device=module.device, criterion=module.criterion
+        )
+        row |= {f"val/{name}": value for name, value in result.losses.items()}
+        figures = {k: v for k, v in result.metrics.to_dict().items() if isinstance(v, float)}
+        row |= {f"metrics/{name}": value for name, value in figures.items()}
+        ap = figures.get("ap", 0.0)
+        weights = self.averaged.model.state_dict()
+        about: dict[str, Any] = {"epoch": epoch, **figures}
+        checkpoint.save(
+            plan.out / "last.safetensors", weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about
+        )
+        if ap > self.best_ap:
+            self.best_ap, self.best_epoch = ap, epoch
+            checkpoint.save(
+                plan.out / "best.safetensors", weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about
+            )
+
+    def _log(self, row: dict[str, float]) -> None:
+        for logger in self._loggers:
+            logger.log_metrics(row, step=int(row["epoch"]))
+            logger.save()
+        (self.plan.out / "history.json").write_text(json.dumps(self.history), encoding="utf-8")
+
+    def _say(self, row: dict[str, float]) -> None:
+        epochs = self.plan.recipe.train.epochs
+        epoch = int(row["epoch"])
+        losses = "  ".join(f"{k.removeprefix('train/')} {v:.3f}" for k, v in row.items() if k.startswith("train/"))
+        names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+        figures = "  ".join(f"{n} {row[f'metrics/{k}']:.3f}" for k, n in names.items() if f"metrics/{k}" in row)
+        left = timedelta(seconds=round(self.seconds / epoch * (epochs - epoch)))
+        say(f"epoch {epoch}/{epochs}  {losses}  {figures}  {left} left")

@@ -1,0 +1,308 @@
+"""Training on Lightning: one module, and callbacks for the averaged weights and for what is written down.
+
+A run is a `Plan`; everything heavy is built inside the training process, so that several processes can
+be spawned from the plan alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import time
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from alignrank.contracts import Batch
+from alignrank.data.augment import resize_batch
+from alignrank.data.loader import Images, TrainingSet, training_loader
+from alignrank.data.samples import Split
+from alignrank.engine import checkpoint
+from alignrank.engine.device import choose_precision, free_memory
+from alignrank.engine.progress import say, steps, warn
+from alignrank.engine.recipe import SIDE_STEP, Recipe, TrainConfig
+from alignrank.errors import InputError
+
+STATE_FILE = "state.ckpt"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on, and the input is not to blame in an obvious way (exit code 1)."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """All a training process needs. out: the run's folder. weights: start from this file, if any."""
+
+    recipe: Recipe
+    train: Split
+    val: Split
+    out: Path
+    device: torch.device
+    devices: int = 1
+    workers: int = 0
+    weights: Path | None = None
+    resume: bool = False
+    command: str = ""
+
+
+class TrainingModule(L.LightningModule):
+    """Network and criterion; optimizer, schedule and data of one run."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+        self.settings = plan.recipe.train
+        built = plan.recipe.build()
+        self.model: nn.Module = built.model.to(memory_format=torch.channels_last)
+        self.criterion = built.criterion
+        self.postprocess = built.postprocess
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def train_dataloader(self) -> Any:
+        plan = self.plan
+        images = cached(Images(plan.train, self.settings.imgsz), self.settings, plan.devices, rank=self.global_rank)
+        dataset = TrainingSet(images, plan.recipe.augment, seed=self.settings.seed, epochs=self.settings.epochs)
+        return training_loader(
+            dataset,
+            int(self.settings.batch),
+            workers=plan.workers,
+            seed=self.settings.seed,
+            rank=self.global_rank,
+            ranks=plan.devices,
+            pin=plan.device.type == "cuda",
+        )
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """Frozen parts stay in evaluation mode: their batch norms must not drift."""
+        super().train(mode)
+        for module in frozen_modules(self.model, self.settings.freeze):
+            module.eval()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        self._sums, self._batches = {}, 0
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        batch = self._sized(batch)
+        terms = self.criterion(self.model(batch.images), batch.targets)
+        if not torch.isfinite(terms.total):
+            sources = ", ".join(frame.source for frame in batch.frames)
+            raise TrainingError(f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}")
+        for name, value in terms.parts.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        self._batches += 1
+        return terms.total
+
+    def _sized(self, batch: Batch) -> Batch:
+        """Float images, resized by the run's multi-scale range (a multiple of the stride, from seed and step)."""
+        from alignrank.engine.validate import network_input
+
+        batch = Batch(network_input(batch), batch.targets, batch.frames)
+        spread = self.plan.recipe.augment.multi_scale
+        if spread == 0:
+            return batch
+        rng = np.random.default_rng([self.settings.seed, self.global_step])
+        side = self.settings.imgsz * rng.uniform(1 - spread, 1 + spread)
+        side = max(round(side / SIDE_STEP), 1) * SIDE_STEP
+        return batch if side == batch.images.shape[-1] else resize_batch(batch, side)
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean loss parts of the epoch so far, this process's share."""
+        return {name: float(total) / max(self._batches, 1) for name, total in self._sums.items()}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device) if isinstance(batch, Batch) else super().transfer_batch_to_device(batch, device, 0)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.settings
+        groups = parameter_groups(self.model, settings)
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+        else:
+            optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        factor = schedule(settings, total)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def schedule(settings: TrainConfig, total: int) -> Any:
+    """Step -> factor of the learning rate: linear warm-up, then linear, cosine or constant to `final_lr`."""
+    warmup = min(settings.warmup_epochs * total / settings.epochs, total / 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(total - warmup, 1)
+        remaining = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[settings.schedule]
+        return settings.final_lr + (1 - settings.final_lr) * remaining
+
+    return factor
+
+
+def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Weights decay; norms and biases do not. The backbone's rate is `backbone_lr` of the others'."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in settings.freeze):
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups[name.startswith("backbone.body"), parameter.ndim > 1].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "lr": settings.lr * (settings.backbone_lr if pretrained else 1.0),
+        }
+        for (pretrained, decays), parameters in groups.items()
+    ]
+
+
+def frozen_modules(model: nn.Module, names: list[str]) -> list[nn.Module]:
+    """The modules called `names`. Raises InputError for a name the model does not have."""
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            children = ", ".join(child for child, _ in model.named_children())
+            raise InputError(f"train.freeze: the model has no part {name!r}; its parts are {children}")
+    return [modules[name] for name in names]
+
+
+def cached(images: Images, settings: TrainConfig, processes: int = 1, *, rank: int = 0) -> Images:
+    """Decode everything now if it fits in half of the free memory, each process holding its own copy."""
+    fits = images.num_bytes() * processes < free_memory() / 2
+    if settings.cache == "ram" or (settings.cache == "auto" and fits):
+        with steps("decoding images", len(images)) as advance:
+            skipped = images.keep_all(advance)
+        if skipped and rank == 0:
+            warn(f"{len(skipped)} images are skipped, the first: {skipped[0].reason}")
+        if len(images) == 0:
+            raise InputError(f"{images.split.source}: no image can be decoded")
+    return images
+
+
+class AveragedWeights(L.Callback):
+    """Exponential moving average of the network, in float32; it is what gets evaluated and saved.
+
+    decay(n) = min(ema_decay, (1 + n) / (10 + n)) after n updates, so that short runs average as well.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.model: nn.Module | None = None
+        self._restored: dict[str, Tensor] | None = None
+        self._seen_step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.model = copy.deepcopy(module.model).eval().requires_grad_(False)  # type: ignore[arg-type]
+        if self._restored is not None:
+            self.model.load_state_dict(self._restored)
+            self._restored = None
+        self._seen_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step != self._seen_step:
+            self._seen_step = trainer.global_step
+            self.update(module.model)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards `model`; integer buffers are copied."""
+        assert self.model is not None
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averaged, current = list(self.model.state_dict().values()), list(model.state_dict().values())
+        floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - decay)
+        for a, c in zip(averaged, current, strict=True):
+            if not a.is_floating_point():
+                a.copy_(c)
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.model is not None
+        return {"updates": self.updates, "weights": self.model.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates = state_dict["updates"]
+        self._restored = state_dict["weights"]
+
+
+def fit(plan: Plan) -> None:
+    """Train as planned; results are in `plan.out`. Raises KeyboardInterrupt when interrupted (state is kept)."""
+    from alignrank.engine.record import Recorder
+
+    _quiet()
+    settings = plan.recipe.train
+    L.seed_everything(settings.seed, verbose=False)
+    module = TrainingModule(plan)
+    frozen_modules(module.model, settings.freeze)
+    if plan.weights is not None and not plan.resume:
+        _start_from(module.model, plan.weights)
+    averaged = AveragedWeights(settings.ema_decay)
+    recorder = Recorder(plan, averaged)
+    trainer = L.Trainer(
+        accelerator={"cuda": "gpu"}.get(plan.device.type, plan.device.type),
+        devices=[plan.device.index or 0] if plan.device.type == "cuda" and plan.devices == 1 else plan.devices,
+        strategy=_strategy(plan),
+        precision=choose_precision(settings.precision, plan.device),
+        max_epochs=settings.epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm or None,
+        callbacks=[averaged, recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        sync_batchnorm=plan.devices > 1 and plan.device.type == "cuda",
+        default_root_dir=plan.out,
+    )
+    state = str(plan.out / STATE_FILE) if plan.resume else None
+    start = time.monotonic()
+    try:
+        trainer.fit(module, ckpt_path=state, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into exit(1); the command line says how to resume and exits with 130.
+        raise KeyboardInterrupt from None
+    say(f"trained in {timedelta(seconds=round(time.monotonic() - start))}")
+
+
+def _start_from(model: nn.Module, weights: Path) -> None:
+    loaded, missing = checkpoint.transfer(model, checkpoint.load(weights).weights)
+    say(f"{weights}: loaded {len(loaded)} of {len(loaded) + len(missing)} tensors")
+    if missing:
+        say(f"not loaded, trained from scratch: {', '.join(missing[:6])}{' ...' if len(missing) > 6 else ''}")
+
+
+def _strategy(plan: Plan) -> Any:
+    if plan.devices == 1:
+        return "auto"
+    backend = "nccl" if plan.device.type == "cuda" else "gloo"
+    return DDPStrategy(start_method="spawn", process_group_backend=backend)
+
+
+def _quiet() -> None:
+    """Lightning's notices speak to its own users; ours get one line an epoch."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")

@@ -1,0 +1,22 @@
+"""The one error that means "the input is wrong", told apart from faults of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad input from the user: a path, a file's contents, an option.
+
+    The message is one sentence that names the file and the field, and says what to do. The command
+    line prints it without a traceback and exits with 2; library users catch it as a `ValueError`.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A phrase for an unknown `name`: the nearest known one and the whole list."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"

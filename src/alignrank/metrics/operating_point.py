@@ -1,0 +1,129 @@
+"""What a detector does at a chosen confidence: confusion matrix, precision, recall and F1.
+
+Shape letters: K categories, N detections, X confidence thresholds, R recalls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignrank.metrics.inputs import Array, CocoInputs
+from alignrank.metrics.matching import match
+
+
+def confusion_matrix(inputs: CocoInputs, *, conf: float = 0.25, iou: float = 0.5) -> Array:
+    """[K+1,K+1] int64: row the true class, column the predicted one, the last of each is background.
+
+    Matching knows no class: in falling order of score, each detection scored at least `conf` takes the
+    free object of highest IoU (at least `iou`) of its image; then the two classes are compared. So a
+    well-placed box of a wrong class counts once, off the diagonal, and not as a miss and a false box.
+    The background row holds detections without an object, the background column objects without a
+    detection. Crowd regions, and detections on them, are left out.
+    """
+    kinds = len(inputs.category_ids)
+    matching = match(inputs, iou=iou, same_class=False, conf=conf)
+    counted = ~matching.ignored
+    gt_index = matching.gt_index[counted]
+    hit = gt_index >= 0
+    missed = ~inputs.gt_crowd
+    missed[gt_index[hit]] = False
+
+    true_class = np.full(len(gt_index), kinds)
+    true_class[hit] = inputs.gt_category[gt_index[hit]]
+    matrix = np.zeros((kinds + 1, kinds + 1), dtype=np.int64)
+    np.add.at(matrix, (true_class, inputs.dt_category[counted]), 1)
+    np.add.at(matrix, (inputs.gt_category[missed], np.full(int(missed.sum()), kinds)), 1)
+    return matrix
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingCurves:
+    """Curves by class at one IoU; rows of classes without ground truth are NaN and stay out of means.
+
+    thresholds [X], rising: a detection counts if its score is at least that.
+    precision [K,X] (NaN where nothing is detected), recall [K,X], f1 [K,X] = 2 TP / (2 TP + FP + FN).
+    recalls [R] = 0, .01 ... 1; precision_at_recall [K,R]: the best precision at that recall or a higher
+    one (COCO's interpolation: its mean over R is AP at that IoU).
+    """
+
+    thresholds: Array
+    precision: Array
+    recall: Array
+    f1: Array
+    recalls: Array
+    precision_at_recall: Array
+
+    @property
+    def mean_f1(self) -> Array:
+        """[X] mean over the classes with ground truth; NaN if there is none."""
+        return mean_over_classes(self.f1)
+
+    @property
+    def best_threshold(self) -> float | None:
+        """The confidence of highest mean F1, the middle one where several are equal; None without ground truth."""
+        mean = self.mean_f1
+        if np.isnan(mean).all():
+            return None
+        best = np.flatnonzero(mean >= np.nanmax(mean) - 1e-12)
+        return float(self.thresholds[best[len(best) // 2]])
+
+    def best_thresholds(self) -> Array:
+        """[K] the same for each class, NaN without ground truth."""
+        best = np.full(len(self.f1), np.nan)
+        for k, row in enumerate(self.f1):
+            if not np.isnan(row).all():
+                ties = np.flatnonzero(row >= row.max() - 1e-12)
+                best[k] = self.thresholds[ties[len(ties) // 2]]
+        return best
+
+
+def operating_curves(
+    inputs: CocoInputs, *, iou: float = 0.5, max_dets: int = 100, num_thresholds: int = 1001
+) -> OperatingCurves:
+    """Match within each class as COCO does at `iou`, then sweep the confidence threshold.
+
+    Thresholds are spaced evenly over 0..1 (wider if scores lie outside): .001 apart by default.
+    """
+    matching = match(inputs, iou=iou, max_dets=max_dets)
+    counted = np.flatnonzero(~matching.ignored)
+    # Ties across images go by ascending image id, as COCO concatenates them.
+    counted = counted[np.lexsort((inputs.dt_image[counted], -inputs.dt_scores[counted]))]
+    scores, labels = inputs.dt_scores[counted], inputs.dt_category[counted]
+    hits = matching.gt_index[counted] >= 0
+    kinds = len(inputs.category_ids)
+    num_gt = np.bincount(inputs.gt_category[~inputs.gt_crowd], minlength=kinds)
+
+    low, high = min(0.0, scores.min(initial=0.0)), max(1.0, scores.max(initial=1.0))
+    thresholds = np.linspace(low, high, num_thresholds)
+    recalls = np.linspace(0, 1, 101)
+    precision, recall, f1 = (np.full((kinds, num_thresholds), np.nan) for _ in range(3))
+    at_recall = np.full((kinds, len(recalls)), np.nan)
+    for k in np.flatnonzero(num_gt):
+        mine = labels == k
+        true = np.cumsum(hits[mine])
+        above = np.searchsorted(-scores[mine], -thresholds, side="right")
+        true_above = np.r_[0, true][above]
+        np.divide(true_above, above, out=precision[k], where=above > 0)
+        recall[k] = true_above / num_gt[k]
+        f1[k] = 2 * true_above / (above + num_gt[k])
+        at_recall[k] = _interpolated(true, num_gt[k], recalls)
+    return OperatingCurves(thresholds, precision, recall, f1, recalls, at_recall)
+
+
+def mean_over_classes(curves: Array) -> Array:
+    """[K,X] -> [X]: mean of the entries that are not NaN, NaN where all are."""
+    defined = ~np.isnan(curves)
+    count = defined.sum(0)
+    total = np.where(defined, curves, 0).sum(0)
+    result: Array = np.divide(total, count, out=np.full(curves.shape[1], np.nan), where=count > 0)
+    return result
+
+
+def _interpolated(true: Array, num_gt: int, recalls: Array) -> Array:
+    """Running hits [n], best score first -> [R] best precision at each recall or above, 0 if never reached."""
+    precision = true / np.arange(1, len(true) + 1)
+    envelope = np.r_[np.maximum.accumulate(precision[::-1])[::-1], 0.0]
+    result: Array = envelope[np.searchsorted(true / num_gt, recalls, side="left")]
+    return result

@@ -1,0 +1,101 @@
+"""Any timm backbone as a pyramid of strides 8, 16, 32."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alignrank.errors import InputError, nearest
+from alignrank.nn.csp import PyramidPooling, Scale
+
+STRIDES = (8, 16, 32)
+
+
+class TimmBackbone(nn.Module):
+    """images [B,3,H,W] 0..1 -> maps of strides 8, 16, 32.
+
+    The model's own mean and standard deviation are applied inside. The last map goes through a pyramid
+    pooling of our own, as in the CSP backbone. frozen_norm: batch norms keep their statistics and affine
+    parameters, which small batches would spoil.
+    """
+
+    def __init__(self, name: str, scale: Scale, *, pretrained: str = "", frozen_norm: bool = False) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(name):
+            raise InputError(f"model.backbone: timm has no model {name!r}; {nearest(name, timm.list_models())[:200]}")
+        self.body = _features(name, pretrained)
+        if frozen_norm:
+            self.body = timm.utils.freeze_batch_norm_2d(self.body)
+        channels = self.body.feature_info.channels()
+        c5 = scale.channels(1024)
+        self.channels = (channels[0], channels[1], c5)
+        self.pooling = PyramidPooling(channels[2], c5)
+        settings = self.body.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(settings.get("mean", (0.0,) * 3)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(settings.get("std", (1.0,) * 3)).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        p3, p4, p5 = self.body((images - self.mean) / self.std)
+        return [p3, p4, self.pooling(p5)]
+
+
+def _features(name: str, pretrained: str) -> nn.Module:
+    import timm
+
+    probe = timm.create_model(name, features_only=True, pretrained=False)
+    reductions = probe.feature_info.reduction()
+    missing = [stride for stride in STRIDES if stride not in reductions]
+    if missing:
+        raise InputError(f"model.backbone: timm:{name} has no map of stride {missing[0]} (it has {reductions})")
+    # The last map of each stride is the deepest one.
+    indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+    if pretrained != "hub":
+        body: nn.Module = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices)
+        if pretrained:
+            _load(body, name, Path(pretrained))
+        return body
+    try:
+        hub: nn.Module = timm.create_model(name, features_only=True, pretrained=True, out_indices=indices)
+    except Exception as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise InputError(
+            f"model.pretrained=hub: weights of timm:{name} could not be fetched{offline}: {_first_line(error)}; "
+            "give a file instead: model.pretrained=WEIGHTS.safetensors, or train from random weights: model.pretrained="
+        ) from None
+    return hub
+
+
+def _load(body: nn.Module, name: str, path: Path) -> None:
+    """Load a classifier's weights; what belongs to the classifier (or to later stages) is left out."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"model.pretrained: no file {path}")
+    if path.suffix != ".safetensors":
+        raise InputError(f"model.pretrained: {path} must be a .safetensors file")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"model.pretrained: {path} is not a readable safetensors file ({error})") from None
+    own = body.state_dict()
+    # features_only renames "blocks.1" to "blocks_1" in some families; timm maps the names by replacing dots.
+    by_name = {key.replace(".", "_"): value for key, value in weights.items()}
+    chosen = {key: by_name.get(key.replace(".", "_")) for key in own}
+    absent = [key for key, value in chosen.items() if value is None and not key.endswith("num_batches_tracked")]
+    wrong = [key for key, value in chosen.items() if value is not None and value.shape != own[key].shape]
+    if absent or wrong:
+        raise InputError(
+            f"model.pretrained: {path} does not fit timm:{name}: {len(absent)} tensors are missing and "
+            f"{len(wrong)} have another shape (first: {(absent + wrong)[0]})"
+        )
+    body.load_state_dict({key: own[key] if value is None else value for key, value in chosen.items()})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

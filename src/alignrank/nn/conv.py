@@ -1,0 +1,76 @@
+"""Convolution, batch norm, activation; and folding the norm away for deployment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# YOLO's batch norm: slow statistics for the small batches of detection training.
+BN_EPS, BN_MOMENTUM = 1e-3, 0.03
+
+
+class ConvNormAct(nn.Module):
+    """Conv2d (same padding, no bias) + BatchNorm + SiLU, or no activation."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM)
+        self.act: nn.Module = nn.SiLU(inplace=True) if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+    def fold(self) -> None:
+        """Fold the norm into the convolution (evaluation only); same output, fewer operations."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
+
+def depthwise(channels: int, kernel: int = 3, stride: int = 1, *, act: bool = True) -> ConvNormAct:
+    """One filter per channel."""
+    return ConvNormAct(channels, channels, kernel, stride, groups=channels, act=act)
+
+
+class LargeKernelDepthwise(nn.Module):
+    """Depthwise 7x7 with a parallel 3x3 in training, one 7x7 when folded (YOLOv10, section 3.3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.large = depthwise(channels, 7, act=False)
+        self.small: ConvNormAct | None = depthwise(channels, 3, act=False)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.large(x)
+        if self.small is not None:
+            y = y + self.small(x)
+        return self.act(y)
+
+    def fold(self) -> None:
+        """Pad the 3x3 kernel to 7x7 and add it to the other."""
+        if self.small is None:
+            return
+        self.large.fold()
+        self.small.fold()
+        large, small = self.large.conv, self.small.conv
+        assert large.bias is not None
+        assert small.bias is not None
+        with torch.no_grad():
+            large.weight += nn.functional.pad(small.weight, [2, 2, 2, 2])
+            large.bias += small.bias
+        self.small = None
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Fold every batch norm of ours in `model`, in place, and return it in evaluation mode."""
+    model.eval()
+    for module in list(model.modules()):
+        if isinstance(module, (ConvNormAct, LargeKernelDepthwise)):
+            module.fold()
+    return model
