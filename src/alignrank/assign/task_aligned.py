@@ -76,7 +76,7 @@ def task_aligned(
     claims = positive.sum(1)  # [B,A]
     winner = overlap.argmax(1)
     contested = claims > 1
-    gt_index = torch.where(contested, winner, positive.int().argmax(1))
+    gt_index = torch.where(contested, winner, positive.to(torch.uint8).argmax(1))
     foreground = claims > 0
 
     images = torch.arange(num_images, device=scores.device)[:, None]

@@ -8,7 +8,7 @@ Krawetz 2013) within MAX_HASH_DISTANCE bits, confirmed on a 16 x 16 thumbnail: f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ MAX_HASH_DISTANCE = 3
 MAX_DIFFERENCE = 0.25
 _SIDE = 16
 _CHUNK = 1024
+_PASSES = 10
 
 
 def split(
@@ -68,11 +69,18 @@ def near_equal_groups(thumbnails: Array) -> list[Array]:
     flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     contrast = flat.std(1)
-    for a, b in _close_pairs(hashes):
-        difference = np.sqrt(np.square(flat[a] - flat[b]).mean(1))
-        same = difference <= MAX_DIFFERENCE * np.minimum(contrast[a], contrast[b]) + 1
-        for i, j in zip(a[same].tolist(), b[same].tolist(), strict=True):
-            _join(parent, i, j)
+
+    def same(a: Array, b: Array) -> Array:
+        difference = np.sqrt(np.square(flat[a] - flat[b]).mean(-1))
+        alike: Array = difference <= MAX_DIFFERENCE * np.minimum(contrast[a], contrast[b]) + 1
+        return alike
+
+    leaders = _join_equal(hashes, same, parent)
+    for a, b in _close_pairs(hashes[leaders]):
+        i, j = leaders[a], leaders[b]
+        alike = same(i, j)
+        for first, second in zip(i[alike].tolist(), j[alike].tolist(), strict=True):
+            _join(parent, first, second)
     roots = np.array([_find(parent, i) for i in range(len(parent))], np.int64)
     order = np.argsort(roots, kind="stable")
     starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
@@ -87,6 +95,26 @@ def difference_hashes(thumbnails: Array) -> Array:
         bits.append(small[:, 1:] > small[:, :-1])
     packed = np.packbits(np.array(bits, bool).reshape(-1, 64), axis=1)
     return np.ascontiguousarray(packed).view(np.uint64).reshape(-1)
+
+
+def _join_equal(hashes: Array, same: Callable[[Array, Array], Array], parent: Array) -> Array:
+    """Join images of one hash to the first like it; the indices of those firsts, sorted.
+
+    Thousands of copies of one image would otherwise be millions of pairs.
+    """
+    order = np.argsort(hashes, kind="stable")
+    starts = np.flatnonzero(np.diff(hashes[order], prepend=~hashes[order[:1]]))
+    sizes = np.diff(starts, append=len(order))
+    leaders = order[starts[sizes == 1]].tolist()
+    for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        members = order[start : start + size]
+        while len(members):
+            alike = same(members[:1], members)
+            alike[0] = True
+            parent[members[alike]] = members[0]
+            leaders.append(int(members[0]))
+            members = members[~alike]
+    return np.array(sorted(leaders), np.int64)
 
 
 def _close_pairs(hashes: Array) -> Iterator[tuple[Array, Array]]:
@@ -170,21 +198,24 @@ def _counts(samples: Sequence[Sample], num_classes: int) -> Array:
 
 
 def _choose_val(groups: Sequence[Array], counts: Array, fraction: float, seed: int) -> set[int]:
-    """Indices of val: large groups first, a group goes to val where that brings the counts nearer to their targets."""
+    """Indices of val: groups change sides, large ones first, as long as that brings val nearer to its targets."""
     shuffled = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     shuffled.sort(key=len, reverse=True)
+    contents = np.array([counts[group].sum(0) for group in shuffled])
     target = counts.sum(0) * fraction
     weight = np.where(target > 0, 1 / np.maximum(target, 1e-9) ** 2, 0)
     # The number of images counts as much as all classes together.
     weight[0] *= max(1, np.count_nonzero(target[1:]))
-    missing = target.copy()
-    chosen: set[int] = set()
-    gains = []
-    for group in shuffled:
-        content = counts[group].sum(0)
-        gain = float((weight * (missing**2 - (missing - content) ** 2)).sum())
-        gains.append(gain)
-        if gain > 0 and len(chosen) + len(group) < len(counts):
-            chosen.update(group.tolist())
-            missing -= content
-    return chosen or set(shuffled[int(np.argmax(gains))].tolist())
+    missing, in_val = target.copy(), np.zeros(len(shuffled), bool)
+    for _ in range(_PASSES):
+        before = in_val.copy()
+        for i, content in enumerate(contents):
+            left = missing + content if in_val[i] else missing - content
+            if (weight * (missing**2 - left**2)).sum() > 1e-12:
+                missing, in_val[i] = left, not in_val[i]
+        if (in_val == before).all():
+            break
+    if in_val.all() or not in_val.any():
+        in_val[:] = False
+        in_val[-1] = True
+    return {i for group, chosen in zip(shuffled, in_val, strict=True) if chosen for i in group.tolist()}

@@ -74,6 +74,7 @@ class Recorder(L.Callback):
             if last or epoch % settings.val_every == 0:
                 self._evaluate(module, row, epoch)  # type: ignore[arg-type]
             self.seconds = time.monotonic() - self._started
+            row["seconds"] = round(self.seconds, 1)
             self.history.append(row)
             self._log(row)
             self._say(row)

@@ -48,11 +48,11 @@ def plot_training(log: str | PathLike[str] | Iterable[Log], path: str | PathLike
             values = [series[name][e] for e in epochs]
             marker = "o" if len(epochs) == 1 else None
             axis.plot(epochs, values, color=color(i), linewidth=1.8, label=_label(name), marker=marker)
-        _style(axis, title, "epoch", "fraction of 1" if title == "average precision" else "")
+        _style(axis, title, "epoch", _unit(title))
         if title == "average precision":
             axis.set_ylim(0, 1)
         if title == "learning rate":
-            axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+            axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
         axis.xaxis.get_major_locator().set_params(integer=True)
         if best is not None:
             axis.axvline(best, color=_INK, linewidth=1, linestyle=(0, (2, 2)), alpha=0.6)
@@ -123,12 +123,13 @@ def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str
     kinds = len(names)
     if matrix.shape != (kinds + 1, kinds + 1):
         raise ValueError(f"matrix has shape {matrix.shape}, expected {(kinds + 1, kinds + 1)} for {kinds} classes")
-    side = float(np.clip(0.62 * (kinds + 1), 3.0, 13.0))
+    cell = float(np.clip(13 / (kinds + 1), 0.16, 0.62))  # inches
+    side = float(np.clip(cell * (kinds + 1), 3, 40))
     figure, (axis,) = _figure(1, 1, width=side + 2.6, height=side + 1.4)
     total = matrix.sum(1, keepdims=True)
     share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    font = 9 if kinds <= 20 else max(4.5, 9 * 20 / kinds)
+    font = min(9.0, 72 * cell * 0.6)  # points
     labels = [*map(_cut, names), "background"]
     ticks = range(kinds + 1)
     axis.set_xticks(ticks, labels, rotation=90 if kinds > 6 else 30, ha="center" if kinds > 6 else "right")
@@ -141,11 +142,11 @@ def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str
                 axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=font, color=ink)
     axis.set_xticks(np.arange(kinds + 2) - 0.5, minor=True)
     axis.set_yticks(np.arange(kinds + 2) - 0.5, minor=True)
-    axis.grid(which="minor", color="white", linewidth=1.5 if kinds <= 20 else 0.5)
+    axis.grid(which="minor", color="#e2e8f0", linewidth=1.0 if kinds <= 20 else 0.5)
     axis.tick_params(which="minor", length=0)
     axis.spines[:].set_visible(False)
     _titles(axis, "Confusion matrix", "predicted class", "true class")
-    bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
+    bar = figure.colorbar(image, ax=axis, shrink=min(1.0, 5 / side), aspect=24, pad=0.03)
     bar.outline.set_visible(False)
     bar.set_label("share of the row", color=_INK, fontsize=9)
     bar.ax.tick_params(labelsize=8, colors=_INK, length=0)
@@ -191,6 +192,12 @@ def _panels(series: Mapping[str, Any]) -> dict[str, list[str]]:
     panels["learning rate"] = rates
     present = {title: [n for n in names if n in series] for title, names in panels.items()}
     return {title: names for title, names in present.items() if names}
+
+
+def _unit(title: str) -> str:
+    if title == "average precision":
+        return "fraction of 1"
+    return "loss" if title.endswith("loss") else title
 
 
 def _label(name: str) -> str:

@@ -48,20 +48,34 @@ def draw_boxes(image: Array, boxes: Array, labels: Array, names: Sequence[str], 
 
     sv = _supervision()
     detections = sv.Detections(xyxy=boxes[order], class_id=labels[order])
-    colors = [color(k) for k in range(int(labels.max()) + 1)]
-    palette = sv.ColorPalette.from_hex(colors)
+    palette = sv.ColorPalette.from_hex([color(k) for k in range(int(labels.max()) + 1)])
     crowded = len(boxes) > MAX_TEXTS
     side = max(canvas.shape[:2])
-    thickness = 1 if crowded else max(1, round(side / 350))
+    thickness = max(1, round(side / (700 if crowded else 350)))
     # supervision works in BGR; flipping the channels twice keeps its colours right for RGB.
     canvas = np.ascontiguousarray(canvas[..., ::-1])
     canvas = sv.BoxAnnotator(color=palette, thickness=thickness).annotate(canvas, detections)
     if not crowded:
-        annotator = sv.RichLabelAnnotator(
-            color=palette, font_path=_font_path(), font_size=max(10, round(side / 48)), text_padding=thickness + 1
-        )
-        canvas = annotator.annotate(canvas, detections, labels=[texts[i] for i in order.tolist()])
+        size, padding = max(11, round(side / 44)), thickness + 1
+        shown = [texts[i] for i in order.tolist()]
+        detections.xyxy = _label_anchors(detections.xyxy, shown, canvas.shape, size, padding, thickness)
+        annotator = sv.RichLabelAnnotator(color=palette, font_path=_font_path(), font_size=size, text_padding=padding)
+        canvas = annotator.annotate(canvas, detections, labels=shown)
     return np.ascontiguousarray(canvas[..., ::-1])
+
+
+def _label_anchors(
+    boxes: Array, texts: Sequence[str], shape: tuple[int, ...], size: int, padding: int, thickness: int
+) -> Array:
+    """Boxes [N,4] whose top left corners leave room for the text above and to the right, in the image."""
+    font = ImageFont.truetype(_font_path(), size)
+    height, width = shape[:2]
+    text_width = np.array([font.getlength(text) for text in texts]) + 2 * padding + 1
+    left = np.clip(boxes[:, 0] - thickness / 2, 0, np.maximum(0, width - text_width))
+    # Height of a capital with its descender; a label that would leave at the top moves into its box.
+    text_height = size * 1.2 + 2 * padding
+    top = np.clip(boxes[:, 1], text_height, max(text_height, height - 1))
+    return np.stack([left, top, left + 1, top + 1], 1)
 
 
 def sheet(

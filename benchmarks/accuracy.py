@@ -1,0 +1,98 @@
+"""Accuracy on real data from random (or given) weights: rows of this table are runs of `alignrank train`.
+
+    python benchmarks/accuracy.py                      # seed 0 of every row, then what --seeds asks for
+    python benchmarks/accuracy.py --rows yolov8-n --seeds 0 1
+
+Finished (row, seed) pairs are kept, interrupted ones resumed. Figures are pycocotools', of the best epoch's
+weights as deployed. Data by path: ALIGNRANK_SHARED, else ../shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
+RUNS = ROOT / "runs" / "accuracy"
+BLOODCELLS = ["--data", str(SHARED / "data" / "bloodcells"), "--imgsz", "320", "--batch", "16"]
+MOBILENET = ["model.backbone=timm:mobilenetv2_100"]
+ROWS = {
+    "yolov8-n": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "60"],
+    "yolov10-n": ["--model", "yolov10-n", *BLOODCELLS, "--epochs", "60"],
+    "yolov8-n-mobilenetv2-pretrained": [
+        "--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET, "model.frozen_norm=true",
+        f"model.pretrained={SHARED / 'weights' / 'mobilenetv2_100.safetensors'}",
+    ],
+    "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET],
+}  # fmt: skip
+
+
+def pycocotools_figures(gt: Path, detections: Path) -> dict[str, float]:
+    """AP, AP50 and AP75 by the reference implementation."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(gt))
+        evaluation = COCOeval(truth, truth.loadRes(str(detections)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(("ap", "ap50", "ap75"), map(float, evaluation.stats[:3]), strict=True))
+
+
+def run(row: str, seed: int, gt: Path) -> dict[str, object]:
+    """Train (or resume) one row and seed; its entry of the table."""
+    out = RUNS / f"{row}-seed{seed}"
+    alignrank = [sys.executable, "-m", "alignrank"]
+    if (out / "run.json").exists():
+        command = ["train", "--resume", str(out)]
+    else:
+        command = ["train", *ROWS[row], "--seed", str(seed), "--out", str(out)]
+    if not (out / "results.json").exists():
+        subprocess.run([*alignrank, *command], check=True, cwd=ROOT)
+    results = json.loads((out / "results.json").read_text())
+    history = json.loads((out / "history.json").read_text())
+    return {
+        **pycocotools_figures(gt, out / "detections.json"),
+        "ap_by_epoch": [round(epoch["metrics/ap"], 4) for epoch in history],
+        "minutes": round(results["seconds"] / 60, 1),
+        "command": results["command"],
+        "commit": results["commit"],
+        "device": results["device"],
+        "processor": platform.processor() or platform.machine(),
+        "precision": results["precision"],
+        "torch": results["torch"],
+        "seed": seed,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    arguments = parser.parse_args()
+    gt = SHARED / "data" / "bloodcells" / "annotations" / "val.json"
+    if not gt.exists():
+        sys.exit(f"{gt} is not there: set ALIGNRANK_SHARED")
+    table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            if str(seed) not in table.get(row, {}):
+                table.setdefault(row, {})[str(seed)] = run(row, seed, gt)
+                RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+            entry = table[row][str(seed)]
+            print(f"{row} seed {seed}: AP {entry['ap']:.3f} AP50 {entry['ap50']:.3f} AP75 {entry['ap75']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""`Detector`: the object that trains, evaluates, predicts and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignrank.errors import InputError
+
+if TYPE_CHECKING:
+    from alignrank.contracts import Detections
+    from alignrank.engine.checkpoint import Checkpoint
+    from alignrank.engine.recipe import Recipe
+    from alignrank.metrics import Metrics
+
+
+class Detector:
+    """A detector by recipe name, new or trained.
+
+    `Detector("yolov8-n", classes=["cat", "dog"])` has random weights; `Detector.load(path)` has those of a
+    file. Recipe fields are set as `**{"head.dual": True}`. Raises InputError for unknown names and bad files.
+    """
+
+    def __init__(self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, **overrides: Any) -> None:
+        from alignrank.engine.recipe import load_recipe
+
+        names = tuple(classes) if classes is not None else ()
+        self._name = model
+        self._overrides = overrides
+        self.recipe: Recipe = load_recipe(model, num_classes=max(len(names), 1), overrides=overrides)
+        self.classes: tuple[str, ...] = names
+        self.weights: Path | None = None
+        self._loaded: Checkpoint | None = None
+        self._network: tuple[Any, Any, str] | None = None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Detector:
+        """A trained detector from a `.safetensors` file or a run's folder."""
+        from alignrank.engine import checkpoint
+
+        loaded = checkpoint.load(path)
+        detector = cls.__new__(cls)
+        detector._name, detector._overrides = loaded.recipe.name, {}
+        detector.recipe, detector.classes = loaded.recipe, loaded.classes
+        detector.weights, detector._loaded, detector._network = loaded.path, loaded, None
+        return detector
+
+    def __repr__(self) -> str:
+        return f"Detector({self.recipe.name!r}, classes={list(self.classes)}, weights={str(self.weights) if self.weights else None})"
+
+    def train(self, data: str | Path, **options: Any) -> dict[str, Any]:
+        """Train on a data set and keep the best weights.
+
+        data: folder or file, or `digits`. options: those of `alignrank train` (epochs, batch, imgsz, lr, seed,
+        workers, device, devices, out, val) and `**{"section.field": value}`. A trained detector goes on
+        from its weights. Returns {out, weights, metrics, processed, skipped}.
+        """
+        from alignrank.engine import run
+
+        dotted = {key: value for key, value in options.items() if "." in key}
+        given = {key: value for key, value in options.items() if "." not in key}
+        given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+        given |= {"data": str(data), "model": self._name}
+        if self.weights is not None:
+            given.setdefault("weights", str(self.weights))
+        plan_options, recipe = run.read_options(None, given, {**self._own_overrides(), **dotted})
+        if self.classes and self.weights is None:
+            run.require_classes(str(data), self.classes)
+        result = run.train(plan_options, recipe)
+        trained = Detector.load(result["weights"])
+        self.recipe, self.classes, self.weights = trained.recipe, trained.classes, trained.weights
+        self._loaded, self._network = trained._loaded, None
+        return result
+
+    def _own_overrides(self) -> Mapping[str, Any]:
+        """Architecture fields of a loaded recipe: they may differ from the shipped one of the same name."""
+        if self._loaded is None:
+            return self._overrides
+        values = self.recipe.architecture.model_dump(exclude={"num_classes"})
+        return {f"{section}.{key}": value for section, fields in values.items() for key, value in fields.items()}
+
+    def val(self, data: str | Path, *, split: str = "val", out: str | Path | None = None, **options: Any) -> Metrics:
+        """COCO figures on a split of a data set; `out`: a folder for plots and results.
+
+        options: imgsz, batch, conf, iou, max_dets, device.
+        """
+        from alignrank.engine import run
+
+        return run.validate_weights(self._weights(), str(data), split=split, out=out, **options)
+
+    def predict(
+        self,
+        source: Any,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        classes: Sequence[int] | None = None,
+        max_dets: int = 300,
+        imgsz: int | None = None,
+        device: str = "auto",
+    ) -> list[Detections]:
+        """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them."""
+        from alignrank.engine.predict import predict
+
+        network, postprocess, name = self._deployed(device)
+        return list(
+            predict(
+                network,
+                postprocess,
+                source,
+                class_names=self.classes,
+                imgsz=imgsz or self.recipe.train.imgsz,
+                device=name,
+                conf=conf,
+                iou=iou,
+                classes=classes,
+                max_dets=max_dets,
+            )
+        )
+
+    def export(self, format: str = "onnx", *, imgsz: int | None = None, out: str | Path | None = None) -> Path:
+        """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path."""
+        from alignrank.engine.run_export import export_weights
+
+        return export_weights(self._weights(), format, imgsz=imgsz, out=out)
+
+    def _weights(self) -> Path:
+        if self.weights is None:
+            raise InputError("this detector has random weights: train it, or load trained ones with Detector.load(path)")
+        return self.weights
+
+    def _deployed(self, device: str) -> tuple[Any, Any, Any]:
+        import torch
+
+        from alignrank.detectors import DETECTORS
+        from alignrank.engine import checkpoint
+        from alignrank.engine.device import choose_device
+
+        chosen = choose_device(device)
+        if self._network is None or self._network[2] != str(chosen):
+            if self._loaded is None:
+                self._loaded = checkpoint.load(self._weights())
+            network = self._loaded.build_model().deploy().to(chosen, memory_format=torch.channels_last)
+            postprocess = DETECTORS[self.recipe.detector].postprocess(self.recipe.architecture)
+            self._network = network, postprocess, str(chosen)
+        return self._network[0], self._network[1], chosen

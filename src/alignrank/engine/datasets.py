@@ -1,0 +1,72 @@
+"""The `data` verbs: look at, convert and split data sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignrank.data.convert import convert as write_format
+from alignrank.data.samples import DataSource, Skipped, Split
+from alignrank.data.source import read
+from alignrank.data.split import split as make_split
+from alignrank.engine.progress import say, warn
+from alignrank.errors import InputError, nearest
+
+
+def choose_split(source: DataSource, name: str) -> Split:
+    """The split called `name`. Raises InputError if the data set does not have it."""
+    splits = source.splits()
+    if name not in splits:
+        raise InputError(f"{source.path}: has no split {name!r}; {nearest(name, splits)}")
+    return splits[name]
+
+
+def report_skipped(skipped: Sequence[Skipped]) -> None:
+    """One warning for each kind: how many, the first of them and why."""
+    for unit, count in Counter(item.unit for item in skipped).items():
+        first = next(item for item in skipped if item.unit == unit)
+        plural = f"{count} {unit}es" if unit == "box" else f"{count} {unit}s"
+        warn(f"skipped {plural if count > 1 else f'1 {unit}'}, the first: {first.where}: {first.reason}")
+
+
+def show(
+    data: str, out: Path, *, split: str, count: int, imgsz: int, augmented: bool, seed: int, overrides: Mapping[str, Any]
+) -> None:
+    """Draw a sheet of samples of one split, plain or as augmented for training."""
+    from alignrank.engine.evaluation import write_training_sheet
+    from alignrank.engine.recipe import load_recipe
+
+    if out.exists():
+        raise InputError(f"out: {out} already exists; choose another name")
+    settings = {"train.imgsz": imgsz, "train.seed": seed, **overrides}
+    recipe = load_recipe("yolov8-n", overrides=settings, where="command line")
+    source = read(data, require_val=False)
+    chosen = choose_split(source, split)
+    report_skipped(chosen.skipped)
+    if not chosen.samples:
+        raise InputError(f"{chosen.source}: the {split} split has no usable image")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_training_sheet(chosen, recipe, out, count=count, augmented=augmented)
+    say(f"{chosen.num_boxes} objects of {len(chosen.classes)} classes in {len(chosen)} images; wrote {out}")
+
+
+def convert(data: str, out: Path, *, to: str, link: bool) -> dict[str, Any]:
+    """Write a data set in another format; {out, images, objects, skipped}."""
+    source = read(data, require_val=False)
+    skipped = [item for part in source.splits().values() for item in part.skipped]
+    report_skipped(skipped)
+    written = write_format(source, out, to, link=link)  # type: ignore[arg-type]
+    if written.crowd_left_out:
+        say(f"{written.crowd_left_out} crowd regions were left out: {to} has none")
+    say(f"wrote {written.images} images and {written.boxes} objects to {out}")
+    return {"out": str(out), "images": written.images, "objects": written.boxes, "skipped": len(skipped)}
+
+
+def split(data: str, out: Path, *, val_fraction: float, seed: int) -> dict[str, Any]:
+    """Write a train/val split; {out, train, val} with image counts."""
+    source = read(data, require_val=False)
+    train, val = make_split(source, out, val_fraction=val_fraction, seed=seed)
+    say(f"wrote {len(train)} training and {len(val)} validation images to {out}")
+    return {"out": str(out), "train": len(train), "val": len(val)}
