@@ -23,14 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 RUNS = ROOT / "runs" / "accuracy"
-BLOODCELLS = ["--data", str(SHARED / "data" / "bloodcells"), "--imgsz", "320", "--batch", "16"]
+NEAR = Path(os.path.relpath(SHARED, ROOT))  # runs start in ROOT, so that recorded commands read the same everywhere
+BLOODCELLS = ["--data", str(NEAR / "data" / "bloodcells"), "--imgsz", "320", "--batch", "16"]
 MOBILENET = ["model.backbone=timm:mobilenetv2_100"]
 ROWS = {
     "yolov8-n": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "60"],
     "yolov10-n": ["--model", "yolov10-n", *BLOODCELLS, "--epochs", "60"],
     "yolov8-n-mobilenetv2-pretrained": [
         "--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET, "model.frozen_norm=true",
-        f"model.pretrained={SHARED / 'weights' / 'mobilenetv2_100.safetensors'}",
+        f"model.pretrained={NEAR / 'weights' / 'mobilenetv2_100.safetensors'}",
     ],
     "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET],
 }  # fmt: skip
@@ -53,11 +54,12 @@ def pycocotools_figures(gt: Path, detections: Path) -> dict[str, float]:
 def run(row: str, seed: int, gt: Path) -> dict[str, object]:
     """Train (or resume) one row and seed; its entry of the table."""
     out = RUNS / f"{row}-seed{seed}"
+    shown = str(out.relative_to(ROOT))
     alignrank = [sys.executable, "-m", "alignrank"]
     if (out / "run.json").exists():
-        command = ["train", "--resume", str(out)]
+        command = ["train", "--resume", shown]
     else:
-        command = ["train", *ROWS[row], "--seed", str(seed), "--out", str(out)]
+        command = ["train", *ROWS[row], "--seed", str(seed), "--out", shown]
     if not (out / "results.json").exists():
         subprocess.run([*alignrank, *command], check=True, cwd=ROOT)
     results = json.loads((out / "results.json").read_text())
