@@ -91,6 +91,7 @@ def main() -> None:
         for row in arguments.rows:
             if str(seed) not in table.get(row, {}):
                 table.setdefault(row, {})[str(seed)] = run(row, seed, gt)
+                RESULTS.parent.mkdir(exist_ok=True)
                 RESULTS.write_text(json.dumps(table, indent=1) + "\n")
             entry = table[row][str(seed)]
             print(f"{row} seed {seed}: AP {entry['ap']:.3f} AP50 {entry['ap50']:.3f} AP75 {entry['ap75']:.3f}")

@@ -11,6 +11,7 @@ from alignrank.errors import InputError
 if TYPE_CHECKING:
     from alignrank.contracts import Detections
     from alignrank.engine.checkpoint import Checkpoint
+    from alignrank.engine.deploy import Deployed
     from alignrank.engine.recipe import Recipe
     from alignrank.metrics import Metrics
 
@@ -32,7 +33,7 @@ class Detector:
         self.classes: tuple[str, ...] = names
         self.weights: Path | None = None
         self._loaded: Checkpoint | None = None
-        self._network: tuple[Any, Any, str] | None = None
+        self._deployed: Deployed | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
@@ -43,11 +44,12 @@ class Detector:
         detector = cls.__new__(cls)
         detector._name, detector._overrides = loaded.recipe.name, {}
         detector.recipe, detector.classes = loaded.recipe, loaded.classes
-        detector.weights, detector._loaded, detector._network = loaded.path, loaded, None
+        detector.weights, detector._loaded, detector._deployed = loaded.path, loaded, None
         return detector
 
     def __repr__(self) -> str:
-        return f"Detector({self.recipe.name!r}, classes={list(self.classes)}, weights={str(self.weights) if self.weights else None})"
+        weights = str(self.weights) if self.weights else None
+        return f"Detector({self.recipe.name!r}, classes={list(self.classes)}, weights={weights!r})"
 
     def train(self, data: str | Path, **options: Any) -> dict[str, Any]:
         """Train on a data set and keep the best weights.
@@ -70,7 +72,7 @@ class Detector:
         result = run.train(plan_options, recipe)
         trained = Detector.load(result["weights"])
         self.recipe, self.classes, self.weights = trained.recipe, trained.classes, trained.weights
-        self._loaded, self._network = trained._loaded, None
+        self._loaded, self._deployed = trained._loaded, None
         return result
 
     def _own_overrides(self) -> Mapping[str, Any]:
@@ -95,53 +97,45 @@ class Detector:
         *,
         conf: float = 0.25,
         iou: float = 0.7,
-        classes: Sequence[int] | None = None,
+        classes: Sequence[int | str] | None = None,
         max_dets: int = 300,
         imgsz: int | None = None,
+        batch: int = 1,
         device: str = "auto",
     ) -> list[Detections]:
         """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them."""
         from alignrank.engine.predict import predict
 
-        network, postprocess, name = self._deployed(device)
+        if self._deployed is None or (device != "auto" and str(self._deployed.device) != device):
+            from alignrank.engine.deploy import deploy
+
+            self._deployed = deploy(self._loaded or self._weights(), device)
         return list(
             predict(
-                network,
-                postprocess,
+                self._deployed.network,
+                self._deployed.postprocess,
                 source,
-                class_names=self.classes,
+                names=self.classes,
                 imgsz=imgsz or self.recipe.train.imgsz,
-                device=name,
+                device=self._deployed.device,
                 conf=conf,
                 iou=iou,
                 classes=classes,
                 max_dets=max_dets,
+                batch=batch,
+                keep_images=True,
             )
         )
 
     def export(self, format: str = "onnx", *, imgsz: int | None = None, out: str | Path | None = None) -> Path:
         """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path."""
-        from alignrank.engine.run_export import export_weights
+        from alignrank.engine.deploy import export_weights
 
         return export_weights(self._weights(), format, imgsz=imgsz, out=out)
 
     def _weights(self) -> Path:
         if self.weights is None:
-            raise InputError("this detector has random weights: train it, or load trained ones with Detector.load(path)")
+            raise InputError(
+                "this detector has random weights: train it, or load trained ones with Detector.load(path)"
+            )
         return self.weights
-
-    def _deployed(self, device: str) -> tuple[Any, Any, Any]:
-        import torch
-
-        from alignrank.detectors import DETECTORS
-        from alignrank.engine import checkpoint
-        from alignrank.engine.device import choose_device
-
-        chosen = choose_device(device)
-        if self._network is None or self._network[2] != str(chosen):
-            if self._loaded is None:
-                self._loaded = checkpoint.load(self._weights())
-            network = self._loaded.build_model().deploy().to(chosen, memory_format=torch.channels_last)
-            postprocess = DETECTORS[self.recipe.detector].postprocess(self.recipe.architecture)
-            self._network = network, postprocess, str(chosen)
-        return self._network[0], self._network[1], chosen

@@ -48,11 +48,15 @@ def _overrides(items: list[str] | None) -> dict[str, Any]:
     return parse_overrides(items or [])
 
 
-@app.command(epilog=_examples("alignrank train --model yolov8-n --data cells/ --epochs 60 --imgsz 320 augment.mixup=0.1"))
+@app.command(
+    epilog=_examples("alignrank train --model yolov8-n --data cells/ --epochs 60 --imgsz 320 augment.mixup=0.1")
+)
 def train(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="recipe name (see `alignrank models`) or YAML file")] = None,
-    data: Annotated[str | None, typer.Option(help="folder or file in COCO, YOLO, VOC or VisDrone form, or digits")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="folder or file in COCO, YOLO, VOC or VisDrone form, or digits")
+    ] = None,
     val: Annotated[str | None, typer.Option(help="validation data, where DATA has none")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these options and of recipe sections")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue the run in this folder")] = None,
@@ -77,7 +81,8 @@ def train(
     else:
         given = {
             "model": model, "data": data, "val": val, "weights": weights, "epochs": epochs, "batch": _batch(batch),
-            "imgsz": imgsz, "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices, "out": out,
+            "imgsz": imgsz, "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices,
+            "out": out,
         }  # fmt: skip
         result = run.train(*run.read_options(config, given, _overrides(overrides)), command=command)
     run.say_result(result)
@@ -132,9 +137,9 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    from alignrank.engine import run_predict
+    from alignrank.engine.deploy import predict_to_folder
 
-    result = run_predict.predict_to_folder(
+    result = predict_to_folder(
         sources, Path(weights), conf=conf, iou=iou, classes=classes, max_dets=max_dets, imgsz=imgsz, batch=batch,
         device=device, out=out, pictures=pictures, collect=as_json,
     )  # fmt: skip
@@ -151,8 +156,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export weights, and check that the exported model says the same as the original."""
+    from alignrank.engine.deploy import export_weights
     from alignrank.engine.progress import say
-    from alignrank.engine.run_export import export_weights
 
     path = export_weights(Path(weights), format, imgsz=imgsz, out=out)
     say(f"wrote {path}, equal to the weights within tolerance")
@@ -185,7 +190,16 @@ def show(
     """Draw a sheet of samples with their boxes."""
     from alignrank.engine.datasets import show as draw
 
-    draw(data, Path(out), split=split, count=count, imgsz=imgsz, augmented=augmented, seed=seed, overrides=_overrides(overrides))
+    draw(
+        data,
+        Path(out),
+        split=split,
+        count=count,
+        imgsz=imgsz,
+        augmented=augmented,
+        seed=seed,
+        overrides=_overrides(overrides),
+    )
 
 
 @data_app.command(epilog=_examples("alignrank data convert cells/data.yaml --to coco --out cells-coco/"))

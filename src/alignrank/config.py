@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,10 +107,8 @@ def parse_overrides(items: list[str]) -> dict[str, Any]:
             overrides[key] = text
         # YAML 1.1 reads 1e-3 as a string; everybody who types it means the number.
         if isinstance(overrides[key], str):
-            try:
+            with suppress(ValueError):
                 overrides[key] = float(overrides[key])
-            except ValueError:
-                pass
     return overrides
 
 

@@ -54,7 +54,7 @@ def task_aligned(
     candidate region of smaller objects to that many pixels. A point claimed twice goes to the object
     it overlaps most. Target scores are the metric, scaled so that an object's best equals its best overlap.
     """
-    num_images, num_points, num_classes = scores.shape
+    num_images, num_points, _ = scores.shape
     num_objects = gt_boxes.shape[1]
     scores, boxes, gt_boxes = at_least_float32(scores), at_least_float32(boxes), at_least_float32(gt_boxes)
     if num_objects == 0:
@@ -101,7 +101,8 @@ def _points_inside(points: Tensor, gt_boxes: Tensor, min_side: float) -> Tensor:
     x, y = points.unbind(-1)
     left, top = left_top[..., :1], left_top[..., 1:]
     right, bottom = right_bottom[..., :1], right_bottom[..., 1:]
-    return (x - left > EPS) & (right - x > EPS) & (y - top > EPS) & (bottom - y > EPS)
+    inside: Tensor = (x - left > EPS) & (right - x > EPS) & (y - top > EPS) & (bottom - y > EPS)
+    return inside
 
 
 def _max_per_object(values: Tensor, gt_index: Tensor, num_objects: int) -> Tensor:

@@ -89,7 +89,13 @@ def resize(pixels: Tensor, factor: float) -> tuple[Tensor, tuple[float, float]]:
 
 
 def augment(
-    picture: Callable[[int], Picture], index: int, count: int, side: int, config: AugmentConfig, *, strong: bool,
+    picture: Callable[[int], Picture],
+    index: int,
+    count: int,
+    side: int,
+    config: AugmentConfig,
+    *,
+    strong: bool,
     rng: np.random.Generator,
 ) -> Picture:
     """A random training picture of `side` x `side` made from picture(index) and, when `strong`, others.
@@ -124,7 +130,13 @@ def _flipped_vertically(picture: Picture) -> Picture:
 
 
 def _scene(
-    picture: Callable[[int], Picture], index: int, count: int, side: int, config: AugmentConfig, *, strong: bool,
+    picture: Callable[[int], Picture],
+    index: int,
+    count: int,
+    side: int,
+    config: AugmentConfig,
+    *,
+    strong: bool,
     rng: np.random.Generator,
 ) -> Picture:
     zoom = float(rng.uniform(1 - config.scale, 1 + config.scale))

@@ -178,8 +178,8 @@ def _box(box: Any, path: Path, where: tuple[int, object]) -> tuple[float, float,
     if type(box) is list and len(box) == 4 and all(type(v) is float or type(v) is int for v in box):
         try:
             left, top, width, height = (float(v) for v in box)
-        except OverflowError:
-            left = math.inf
+        except OverflowError:  # an integer of hundreds of digits
+            left = top = width = height = math.inf
         if all(map(math.isfinite, (left, top, width, height))):
             return left, top, width, height
     shown = str(box)[:100]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import AugmentConfig, Picture, augment, fit_scale, letterbox, resize
 from alignrank.data.decode import decode
-from alignrank.data.samples import Sample, Skipped, Split
+from alignrank.data.samples import Skipped, Split
 from alignrank.errors import InputError
 
 Item = tuple[Tensor, Targets, Frame]
@@ -111,9 +111,7 @@ class TrainingSet(Dataset[Item]):
         rng = np.random.default_rng([self.seed, epoch, index])
         strong = epoch < self.epochs - self.config.plain_epochs
         side = self.images.side
-        picture = augment(
-            self.images.__getitem__, index, len(self.images), side, self.config, strong=strong, rng=rng
-        )
+        picture = augment(self.images.__getitem__, index, len(self.images), side, self.config, strong=strong, rng=rng)
         sample = self.images.split.samples[index]
         frame = Frame(str(sample.image), (side, side), image_id=sample.image_id)
         return picture.pixels, Targets(picture.boxes, picture.labels), frame
@@ -135,7 +133,11 @@ class EvaluationSet(Dataset[Item]):
         boxes = picture.boxes * picture.boxes.new_tensor(scale * 2) + picture.boxes.new_tensor(offset * 2)
         to_kept = width / sample.size[1], height / sample.size[0]
         whole = (scale[0] * to_kept[0], scale[1] * to_kept[1])
-        return canvas, Targets(boxes, picture.labels), Frame(str(sample.image), sample.size, whole, offset, sample.image_id)
+        return (
+            canvas,
+            Targets(boxes, picture.labels),
+            Frame(str(sample.image), sample.size, whole, offset, sample.image_id),
+        )
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -66,7 +66,10 @@ def _listed_files(folder: Path, annotations: Path) -> dict[str, list[Path]]:
         names = []
         for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
             if line.strip():
-                stem = relative_name(line.split()[0], where=f"{path}: line {number}", field="name")
+                stem = relative_name(line.strip(), where=f"{path}: line {number}", field="name")
+                if not (annotations / f"{stem}.xml").is_file():
+                    # Lists of one class carry a flag behind the name; names themselves may hold spaces.
+                    stem = stem.split()[0]
                 names.append(annotations / f"{stem}.xml")
         if not names:
             continue

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -170,8 +170,9 @@ class Yolo(nn.Module):
         super().__init__()
         model, head = config.model, config.head
         scale = SCALES[model.size]
-        self.backbone = _backbone(model)
-        self.neck = PAN(self.backbone.channels, scale, decoupled=model.decoupled, compact_last=config.neck.compact)
+        backbone = _backbone(model)
+        self.backbone: nn.Module = backbone
+        self.neck = PAN(backbone.channels, scale, decoupled=model.decoupled, compact_last=config.neck.compact)
         self.head = DecoupledHead(self.neck.channels, config.num_classes, head.bins, separable=head.separable)
         self.one_to_one: DecoupledHead | None = copy.deepcopy(self.head) if head.dual else None
         self.output: Literal["one_to_one", "one_to_many"] = (
@@ -198,14 +199,14 @@ class Yolo(nn.Module):
         return self
 
 
-def _backbone(config: ModelConfig) -> nn.Module:
+def _backbone(config: ModelConfig) -> Any:
     scale = SCALES[config.size]
     if config.backbone == "csp":
         if config.pretrained or config.frozen_norm:
-            raise InputError("model.pretrained and model.frozen_norm are for timm backbones; set model.backbone=timm:NAME")
-        return CSPBackbone(
-            scale, decoupled=config.decoupled, compact_last=config.compact, attention=config.attention
-        )
+            raise InputError(
+                "model.pretrained and model.frozen_norm are for timm backbones; set model.backbone=timm:NAME"
+            )
+        return CSPBackbone(scale, decoupled=config.decoupled, compact_last=config.compact, attention=config.attention)
     prefix, _, name = config.backbone.partition(":")
     if prefix != "timm" or not name:
         raise InputError(f"model.backbone: {config.backbone!r} is neither 'csp' nor 'timm:NAME'")

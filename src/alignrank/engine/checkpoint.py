@@ -81,11 +81,14 @@ def save(
     os.replace(beside, path)
 
 
+def weights_file(path: Path) -> Path:
+    """The file itself; of a run's folder, its best weights."""
+    return path / "best.safetensors" if path.is_dir() else path
+
+
 def load(path: str | Path) -> Checkpoint:
     """Read a weights file of ours; nothing in it is executed. Raises InputError naming the file."""
-    path = Path(path)
-    if path.is_dir():
-        path = path / "best.safetensors"
+    path = weights_file(Path(path))
     if not path.is_file():
         raise InputError(f"weights: no file {path}")
     with path.open("rb") as file:
@@ -102,10 +105,13 @@ def load(path: str | Path) -> Checkpoint:
 
 def _parse(path: Path, metadata: Mapping[str, str], weights: dict[str, Tensor]) -> Checkpoint:
     if "format" not in metadata:
-        raise InputError(f"{path}: holds tensors but no AlignRank metadata; only files that AlignRank wrote can be used")
+        raise InputError(
+            f"{path}: holds tensors but no AlignRank metadata; only files that AlignRank wrote can be used"
+        )
     if metadata["format"] != str(FORMAT):
         raise InputError(
-            f"{path}: has format {metadata['format']}, this release ({alignrank.__version__}) reads {FORMAT}; update alignrank"
+            f"{path}: has format {metadata['format']}, this release ({alignrank.__version__}) reads {FORMAT}; "
+            "update alignrank"
         )
     try:
         values, classes, metrics = (json.loads(metadata[key]) for key in ("recipe", "classes", "metrics"))
@@ -115,7 +121,9 @@ def _parse(path: Path, metadata: Mapping[str, str], weights: dict[str, Tensor]) 
         raise InputError(f"{path}: checksum does not match, the file is damaged")
     recipe = Recipe.parse(values, where=str(path))
     if values.get("num_classes") != len(classes):
-        raise InputError(f"{path}: num_classes is {values.get('num_classes')} but {len(classes)} class names are stored")
+        raise InputError(
+            f"{path}: num_classes is {values.get('num_classes')} but {len(classes)} class names are stored"
+        )
     return Checkpoint(weights, recipe, tuple(classes), metrics, path)
 
 
@@ -132,6 +140,8 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
 def transfer(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     """Load what fits by name and shape; names that were loaded, and names of the model that were not."""
     own = model.state_dict()
-    fitting = {name: weights[name] for name, tensor in own.items() if name in weights and weights[name].shape == tensor.shape}
+    fitting = {
+        name: weights[name] for name, tensor in own.items() if name in weights and weights[name].shape == tensor.shape
+    }
     model.load_state_dict(own | fitting)
     return list(fitting), [name for name in own if name not in fitting]

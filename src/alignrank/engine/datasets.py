@@ -32,7 +32,15 @@ def report_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def show(
-    data: str, out: Path, *, split: str, count: int, imgsz: int, augmented: bool, seed: int, overrides: Mapping[str, Any]
+    data: str,
+    out: Path,
+    *,
+    split: str,
+    count: int,
+    imgsz: int,
+    augmented: bool,
+    seed: int,
+    overrides: Mapping[str, Any],
 ) -> None:
     """Draw a sheet of samples of one split, plain or as augmented for training."""
     from alignrank.engine.evaluation import write_training_sheet

@@ -13,8 +13,8 @@ import torch
 from alignrank.data.decode import decode
 from alignrank.data.loader import EvaluationSet, Images, TrainingSet, evaluation_loader
 from alignrank.data.samples import Split
-from alignrank.detectors import DETECTORS
 from alignrank.engine import checkpoint
+from alignrank.engine.deploy import deploy
 from alignrank.engine.progress import say, steps
 from alignrank.engine.recipe import Recipe
 from alignrank.engine.validate import CONF, IOU, MAX_DETS, Validation, validate
@@ -50,17 +50,13 @@ def evaluate_weights(
             f"{weights}: was trained for the classes {', '.join(loaded.classes)[:200]}; "
             f"{split.source} has {', '.join(split.classes)[:200]}"
         )
-    model = loaded.build_model()
-    if hasattr(model, "deploy"):
-        model.deploy()
-    model = model.to(device, memory_format=torch.channels_last)
-    postprocess = DETECTORS[loaded.recipe.detector].postprocess(loaded.recipe.architecture)
-    images = Images(split, imgsz or loaded.recipe.train.imgsz)
+    detector = deploy(loaded, device)
+    images = Images(split, imgsz or detector.imgsz)
     loader = evaluation_loader(EvaluationSet(images), batch, workers=0)
     with steps("evaluating", len(loader)) as advance:
         result = validate(
-            model,
-            postprocess,
+            detector.network,
+            detector.postprocess,
             loader,
             split,
             device=device,
@@ -118,10 +114,9 @@ def _write_comparison(results: list[dict[str, Any]], split: Split, path: Path) -
 def write_training_sheet(split: Split, recipe: Recipe, path: Path, *, count: int = 16, augmented: bool = True) -> None:
     """A sheet of samples with their boxes, as augmented for training in the first epoch, or plain."""
     images = Images(split, recipe.train.imgsz)
-    epochs = recipe.train.epochs if augmented else 0
     chosen = np.random.default_rng(recipe.train.seed).permutation(len(split))[:count].tolist()
     tiles, captions = [], []
-    training = TrainingSet(images, recipe.augment, seed=recipe.train.seed, epochs=max(epochs, recipe.augment.plain_epochs + 1))
+    training = TrainingSet(images, recipe.augment, seed=recipe.train.seed, epochs=recipe.augment.plain_epochs + 1)
     plain = EvaluationSet(images)
     for index in chosen:
         pixels, targets, frame = training[0, index] if augmented else plain[index]
@@ -143,8 +138,12 @@ def say_metrics(metrics: Metrics) -> None:
     values = metrics.to_dict()
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
     say("  ".join(f"{name.upper().replace('_', ' ')} {shown(values[name])}" for name in names))
-    say("  ".join(f"{name.upper().replace('_', ' ')} {shown(values[name])}" for name in
-                  ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")))
+    say(
+        "  ".join(
+            f"{name.upper().replace('_', ' ')} {shown(values[name])}"
+            for name in ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
+        )
+    )
     table = Table("class", "AP", "AP50", "AP75")
     for row in values["per_class"].values():
         table.add_row(str(row["name"]), *(shown(row.get(key)) for key in ("ap", "ap50", "ap75")))

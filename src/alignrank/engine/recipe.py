@@ -39,7 +39,7 @@ class TrainConfig(Config):
     ema_decay: float = Field(default=0.9998, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     patience: int = Field(default=0, ge=0)
-    freeze: list[str] = []
+    freeze: list[str] = Field(default_factory=list)
     seed: int = Field(default=0, ge=0, lt=2**32)
     val_every: int = Field(default=1, ge=1)
     cache: Literal["auto", "ram", "off"] = "auto"
@@ -72,7 +72,9 @@ class Recipe:
         name = str(rest.pop("name", where))
         detector = rest.pop("detector", None)
         if detector not in DETECTORS:
-            raise InputError(f"{where}: detector: unknown architecture {detector!r}; {nearest(str(detector), DETECTORS)}")
+            raise InputError(
+                f"{where}: detector: unknown architecture {detector!r}; {nearest(str(detector), DETECTORS)}"
+            )
         train = TrainConfig.parse(rest.pop("train", {}), where=f"{where}: train")
         augment = AugmentConfig.parse(rest.pop("augment", {}), where=f"{where}: augment")
         architecture = DETECTORS[detector].config.parse(rest, where=where)
@@ -109,7 +111,7 @@ def load_recipe(
 
 
 def build_detector(name: str, num_classes: int, **overrides: Any) -> Built:
-    """Network, criterion and postprocess of a recipe: `build_detector("yolov8-n", 3, **{"loss.classification": "vfl"})`.
+    """Network, criterion and postprocess of a recipe: `build_detector("yolov8-n", 3, **{"head.dual": True})`.
 
     Raises InputError for unknown recipes and fields.
     """

@@ -70,9 +70,9 @@ class Recorder(L.Callback):
         last = epoch == settings.epochs
         if trainer.is_global_zero:
             row: dict[str, float] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[-1]["lr"]}
-            row |= {f"train/{name}": value for name, value in module.mean_losses().items()}  # type: ignore[operator]
+            row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
             if last or epoch % settings.val_every == 0:
-                self._evaluate(module, row, epoch)  # type: ignore[arg-type]
+                self._evaluate(module, row, epoch)
             self.seconds = time.monotonic() - self._started
             row["seconds"] = round(self.seconds, 1)
             self.history.append(row)
@@ -107,7 +107,12 @@ class Recorder(L.Callback):
             self._loader = evaluation_loader(dataset, int(settings.batch), workers=0)
         assert self.averaged.model is not None
         result: Validation = validate(
-            self.averaged.model, module.postprocess, self._loader, plan.val, device=module.device, criterion=module.criterion
+            self.averaged.model,
+            module.postprocess,
+            self._loader,
+            plan.val,
+            device=module.device,
+            criterion=module.criterion,
         )
         row |= {f"val/{name}": value for name, value in result.losses.items()}
         figures = {k: v for k, v in result.metrics.to_dict().items() if isinstance(v, float)}

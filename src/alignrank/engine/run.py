@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from alignrank.data.source import read
 from alignrank.engine.datasets import choose_split, report_skipped
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
 from alignrank.engine.evaluation import evaluate_weights, write_training_sheet
+from alignrank.engine.folders import new_run_folder
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import Recipe, TrainConfig, load_recipe
 from alignrank.engine.validate import CONF, IOU, MAX_DETS
@@ -45,7 +47,9 @@ class RunOptions(Config):
     out: str | None = None
 
 
-def read_options(config: Path | None, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
+def read_options(
+    config: Path | None, given: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[RunOptions, Recipe]:
     """Options from a YAML file, then the command line, then `section.field` overrides; later ones win.
 
     Raises InputError naming the file (or the command line) and the field.
@@ -122,7 +126,9 @@ def resume(run: Path, *, command: str = "") -> dict[str, Any]:
     except (ValueError, KeyError) as error:
         raise InputError(f"{file}: is damaged ({error})") from None
     if (run / "results.json").is_file():
-        raise InputError(f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on")
+        raise InputError(
+            f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
+        )
     source = read(options.data)
     train_split, val_split = _splits(source, options.val)
     device = choose_device(options.device)
@@ -162,23 +168,11 @@ def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
         if not split.samples:
             raise InputError(f"{split.source}: the {name} split has no usable image")
     if not any((~sample.crowd).any() for sample in source.train.samples):
-        raise InputError(f"{source.train.source}: there is no object in the whole training split, nothing can be learnt")
+        raise InputError(
+            f"{source.train.source}: there is no object in the whole training split, nothing can be learnt"
+        )
     report_skipped([*source.train.skipped, *val_split.skipped])
     return source.train, val_split
-
-
-def new_run_folder(out: str | None, name: str) -> Path:
-    """The folder a run will write to, which does not exist or is empty: `out`, else runs/NAME, NAME-2, ..."""
-    if out is not None:
-        path = Path(out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"out: {path} already exists and is not empty; choose another folder, or --resume {path}")
-        return path
-    for number in range(1, 100_000):
-        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        if not path.exists():
-            return path
-    raise InputError("out: too many runs in runs/, name a folder")
 
 
 def _execute(plan: Any, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,8 +185,10 @@ def _execute(plan: Any, about: Mapping[str, Any]) -> dict[str, Any]:
         mode = "w" if plan.resume or existed else "x"
         with (plan.out / RUN_FILE).open(mode, encoding="utf-8") as file:
             json.dump({**about, "alignrank": alignrank.__version__, "torch": torch.__version__}, file, indent=1)
-        say(f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
-            f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}")
+        say(
+            f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
+            f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}"
+        )
         if not plan.resume:
             write_training_sheet(plan.train, plan.recipe, plan.out / "train_samples.jpg")
         fit(plan)
@@ -279,10 +275,8 @@ def _remove_new_run(out: Path, existed: bool) -> None:
         return
     for file in ("train_samples.jpg", RUN_FILE):
         (out / file).unlink(missing_ok=True)
-    try:
+    with suppress(OSError):
         out.rmdir()
-    except OSError:
-        pass
 
 
 def _finish(plan: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Sources:
 
     Raises InputError at once for what can be seen without decoding: missing paths, folders and patterns
     without images, URLs, arrays of a wrong form. While iterating, what does not decode is noted in `skips`
-    and left out; if nothing at all is left, the end of the iteration raises InputError with the last reason.
+    and left out; if nothing at all is left, the end of the iteration raises InputError.
     """
 
     def __init__(self, source: Source, *, skips: Skips | None = None) -> None:
@@ -126,7 +126,8 @@ class Sources:
                     produced += 1
                     yield result
         if not produced:
-            raise InputError(self.skips.items[-1][1])
+            count, reason = len(self._entries), self.skips.items[-1][1]
+            raise InputError(reason if count == 1 else f"none of the {count} sources can be read; {reason}")
 
     def _items(self) -> Generator[SourceImage | _Entry, None, None]:
         """Images still to read, and frames: they come in order only, FFmpeg's own threads decode them ahead."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import time
 import warnings
 from collections import defaultdict
@@ -100,7 +99,9 @@ class TrainingModule(L.LightningModule):
         terms = self.criterion(self.model(batch.images), batch.targets)
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
-            raise TrainingError(f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}")
+            raise TrainingError(
+                f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}"
+            )
         for name, value in terms.parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
         self._batches += 1
@@ -133,7 +134,9 @@ class TrainingModule(L.LightningModule):
         if settings.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
         else:
-            optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+            optimizer = torch.optim.SGD(
+                groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0
+            )
         total = max(int(self.trainer.estimated_stepping_batches), 1)
         factor = schedule(settings, total)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -148,7 +151,8 @@ def schedule(settings: TrainConfig, total: int) -> Any:
         if step < warmup:
             return (step + 1) / (warmup + 1)
         done = (step - warmup) / max(total - warmup, 1)
-        remaining = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[settings.schedule]
+        shapes = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+        remaining = shapes[settings.schedule]
         return settings.final_lr + (1 - settings.final_lr) * remaining
 
     return factor
@@ -209,7 +213,7 @@ class AveragedWeights(L.Callback):
         self._seen_step = 0
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.model = copy.deepcopy(module.model).eval().requires_grad_(False)  # type: ignore[arg-type]
+        self.model = copy.deepcopy(module.model).eval().requires_grad_(False)
         if self._restored is not None:
             self.model.load_state_dict(self._restored)
             self._restored = None
@@ -220,7 +224,7 @@ class AveragedWeights(L.Callback):
     ) -> None:
         if trainer.global_step != self._seen_step:
             self._seen_step = trainer.global_step
-            self.update(module.model)  # type: ignore[arg-type]
+            self.update(module.model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -305,4 +309,3 @@ def _quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")

@@ -31,9 +31,7 @@ def varifocal_loss(
     return reduced(weight * bce(logits, quality, reduction="none"), reduction)
 
 
-def quality_focal_loss(
-    logits: Tensor, quality: Tensor, *, beta: float = 2.0, reduction: Reduction = "sum"
-) -> Tensor:
+def quality_focal_loss(logits: Tensor, quality: Tensor, *, beta: float = 2.0, reduction: Reduction = "sum") -> Tensor:
     """Quality focal loss (Li et al., Generalized Focal Loss, NeurIPS 2020, eq. 5).
 
     logits [N,C]; quality [N,C] in 0..1, 0 where negative. The factor |quality - score|^beta is part

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +23,22 @@ class TimmBackbone(nn.Module):
     parameters, which small batches would spoil.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, scale: Scale, *, pretrained: str = "", frozen_norm: bool = False) -> None:
         super().__init__()
         import timm
 
         if not timm.is_model(name):
             raise InputError(f"model.backbone: timm has no model {name!r}; {nearest(name, timm.list_models())[:200]}")
-        self.body = _features(name, pretrained)
-        if frozen_norm:
-            self.body = timm.utils.freeze_batch_norm_2d(self.body)
-        channels = self.body.feature_info.channels()
+        body = _features(name, pretrained)
+        channels = body.feature_info.channels()
+        settings = body.pretrained_cfg
+        self.body: nn.Module = timm.layers.freeze_batch_norm_2d(body) if frozen_norm else body
         c5 = scale.channels(1024)
         self.channels = (channels[0], channels[1], c5)
         self.pooling = PyramidPooling(channels[2], c5)
-        settings = self.body.pretrained_cfg
         self.register_buffer("mean", torch.tensor(settings.get("mean", (0.0,) * 3)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.get("std", (1.0,) * 3)).view(1, 3, 1, 1), persistent=False)
 
@@ -44,7 +47,7 @@ class TimmBackbone(nn.Module):
         return [p3, p4, self.pooling(p5)]
 
 
-def _features(name: str, pretrained: str) -> nn.Module:
+def _features(name: str, pretrained: str) -> Any:
     import timm
 
     probe = timm.create_model(name, features_only=True, pretrained=False)
@@ -55,12 +58,12 @@ def _features(name: str, pretrained: str) -> nn.Module:
     # The last map of each stride is the deepest one.
     indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
     if pretrained != "hub":
-        body: nn.Module = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices)
+        body = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices)
         if pretrained:
             _load(body, name, Path(pretrained))
         return body
     try:
-        hub: nn.Module = timm.create_model(name, features_only=True, pretrained=True, out_indices=indices)
+        hub = timm.create_model(name, features_only=True, pretrained=True, out_indices=indices)
     except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise InputError(

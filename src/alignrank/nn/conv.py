@@ -14,7 +14,14 @@ class ConvNormAct(nn.Module):
     """Conv2d (same padding, no bias) + BatchNorm + SiLU, or no activation."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        act: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
@@ -50,7 +57,8 @@ class LargeKernelDepthwise(nn.Module):
         y: Tensor = self.large(x)
         if self.small is not None:
             y = y + self.small(x)
-        return self.act(y)
+        activated: Tensor = self.act(y)
+        return activated
 
     def fold(self) -> None:
         """Pad the 3x3 kernel to 7x7 and add it to the other."""

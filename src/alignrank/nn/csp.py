@@ -151,8 +151,8 @@ class SelfAttention(nn.Module):
         query, key, value = qkv.split([self.key_dim, self.key_dim, self.value_dim], 2)
         weight = (query.transpose(-2, -1) @ key * self.key_dim**-0.5).softmax(-1)
         y = (value @ weight.transpose(-2, -1)).reshape(num_images, channels, height, width)
-        y = self.output(y + self.position(value.reshape(num_images, channels, height, width)))
-        return y
+        attended: Tensor = self.output(y + self.position(value.reshape(num_images, channels, height, width)))
+        return attended
 
 
 class PartialSelfAttention(nn.Module):

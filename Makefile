@@ -1,0 +1,60 @@
+# Everything runs in .venv, which `setup` makes once, and again when pyproject.toml changes.
+# Another interpreter: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+DEMO_OPTIONS ?= --epochs 20 --imgsz 256 --batch 16
+BENCH ?= $(sort $(wildcard benchmarks/*.py))
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+
+.PHONY: setup demo test check slow bench
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@if [ ! -x $(BIN)/python ]; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "make: $(PYTHON) is not Python 3.11 or newer; install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; }; \
+	fi
+	@if command -v uv >/dev/null 2>&1; then \
+	  if [ ! -x $(BIN)/python ]; then uv venv --python "$$(command -v $(PYTHON))" $(VENV) || exit 1; fi; \
+	  uv pip install --python $(BIN)/python -e ".[dev]"; \
+	else \
+	  if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    $(PYTHON) -m venv $(VENV) || { \
+	      rm -rf $(VENV); \
+	      echo "make: $(PYTHON) cannot make environments; install its venv package (Debian, Ubuntu: apt install python3-venv), or uv" >&2; \
+	      exit 1; }; \
+	  fi; \
+	  $(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"; \
+	fi
+	@touch $@
+
+# Trains on the embedded data, draws predictions, and ends with the figures and where everything is.
+demo: setup
+	@set -e; \
+	out=runs/demo; number=2; \
+	while [ -e "$$out" ]; do out="runs/demo-$$number"; number=$$((number + 1)); done; \
+	$(BIN)/alignrank train --model yolov8-n --data digits $(DEMO_OPTIONS) --out "$$out"; \
+	digits="$$($(BIN)/python -c 'from alignrank.data.digits import ensure; print(ensure())')"; \
+	$(BIN)/alignrank predict --weights "$$out" "$$digits"/images/val_*0.jpg --out "$$out/predictions"; \
+	$(BIN)/python -c 'import json, sys; from alignrank.engine.run import say_result; say_result(json.load(open(sys.argv[1])))' "$$out/results.json"; \
+	echo "predicted $$out/predictions"
+
+test: setup
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+# Hours on a small machine. One script alone: make bench BENCH=benchmarks/accuracy.py
+bench: setup
+	@set -e; for script in $(BENCH); do echo "$$script"; $(BIN)/python "$$script"; done

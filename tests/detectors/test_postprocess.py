@@ -1,0 +1,133 @@
+"""Top k and NMS on hand-made predictions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignrank.contracts import Predictions, Selection
+from alignrank.detectors.postprocess import MAX_CANDIDATES, NonMaximumSuppression, TopK, top_k
+
+BOTH = [TopK(), NonMaximumSuppression()]
+
+
+def predictions(scores: list[list[float]], boxes: list[list[float]]) -> Predictions:
+    """One image; scores by point and class."""
+    return Predictions(torch.tensor([scores]).logit(), torch.tensor([boxes]))
+
+
+def rows(selection: Selection) -> list[tuple[list[float], float, int]]:
+    scores = [round(score, 4) for score in selection.scores.tolist()]
+    return list(zip(selection.boxes.tolist(), scores, selection.labels.tolist(), strict=True))
+
+
+# Two boxes whose overlap is 1/3: 10 x 10 each, 5 px apart, intersection 50 of a union of 150. The third lies apart.
+A, B, FAR = [0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0], [50.0, 50.0, 60.0, 60.0]
+
+
+def test_nms_worked() -> None:
+    """Class 0: A (.9) suppresses B (.8) below IoU 1/3, not above; class 1's B (.7) never by class 0's A."""
+    made = predictions([[0.9, 0.01], [0.8, 0.7], [0.6, 0.02]], [A, B, FAR])
+    nms = NonMaximumSuppression()
+    (strict,) = nms(made, conf=0.05, iou=0.3, max_dets=10)
+    assert rows(strict) == [(A, 0.9, 0), (B, 0.7, 1), (FAR, 0.6, 0)]
+    (loose,) = nms(made, conf=0.05, iou=0.4, max_dets=10)
+    assert rows(loose) == [(A, 0.9, 0), (B, 0.8, 0), (B, 0.7, 1), (FAR, 0.6, 0)]
+
+
+def test_nms_is_greedy_in_order_of_score() -> None:
+    """A chain of three, each 5 px from the next: the middle one, best, suppresses both ends; as the worst, neither."""
+    chain = [[0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0], [10.0, 0.0, 20.0, 10.0]]
+    nms = NonMaximumSuppression()
+    (middle,) = nms(predictions([[0.7], [0.9], [0.8]], chain), conf=0.05, iou=0.3, max_dets=10)
+    assert rows(middle) == [(chain[1], 0.9, 0)]
+    (ends,) = nms(predictions([[0.7], [0.6], [0.8]], chain), conf=0.05, iou=0.3, max_dets=10)
+    assert rows(ends) == [(chain[2], 0.8, 0), (chain[0], 0.7, 0)]
+
+
+def test_top_k_worked() -> None:
+    """k = 2 of three points: the points of best class are 0 (.9) and 1 (.8); of their pairs the best two are
+    (0, class 0) and (0, class 1), though point 2's .6 was never looked at. One point may give two detections."""
+    scores = torch.tensor([[[0.9, 0.85], [0.8, 0.1], [0.6, 0.6]]])
+    boxes, best, labels = top_k(scores, torch.tensor([[A, B, FAR]]), 2)
+    assert boxes.tolist() == [[A, A]]
+    assert best[0].tolist() == pytest.approx([0.9, 0.85])
+    assert labels.tolist() == [[0, 1]]
+
+
+def test_top_k_does_not_suppress() -> None:
+    """Two equal boxes of one class both stay."""
+    (selection,) = TopK()(predictions([[0.9], [0.8]], [A, A]), conf=0.05, iou=0.1, max_dets=10)
+    assert rows(selection) == [(A, 0.9, 0), (A, 0.8, 0)]
+
+
+def test_top_k_of_fewer_points() -> None:
+    boxes, scores, labels = top_k(torch.rand(2, 3, 4), torch.rand(2, 3, 4), 100)
+    assert (boxes.shape, scores.shape, labels.shape) == ((2, 3, 4), (2, 3), (2, 3))
+    assert (scores.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize("postprocess", BOTH, ids=["topk", "nms"])
+def test_conf_is_a_lower_bound(postprocess: TopK | NonMaximumSuppression) -> None:
+    made = predictions([[0.9], [0.5], [0.2]], [A, [20.0, 0.0, 30.0, 10.0], FAR])
+    for conf, count in [(0.1, 3), (0.3, 2), (0.6, 1), (0.95, 0)]:
+        (selection,) = postprocess(made, conf=conf, iou=0.5, max_dets=10)
+        assert len(selection.scores) == count
+        assert selection.boxes.shape == (count, 4)
+
+
+@pytest.mark.parametrize("postprocess", BOTH, ids=["topk", "nms"])
+def test_max_dets_keeps_the_best(postprocess: TopK | NonMaximumSuppression) -> None:
+    made = predictions([[0.2], [0.9], [0.5]], [A, [20.0, 0.0, 30.0, 10.0], FAR])
+    (selection,) = postprocess(made, conf=0.05, iou=0.5, max_dets=2)
+    assert rows(selection) == [([20.0, 0.0, 30.0, 10.0], 0.9, 0), (FAR, 0.5, 0)]
+
+
+@pytest.mark.parametrize("postprocess", BOTH, ids=["topk", "nms"])
+def test_classes_filter(postprocess: TopK | NonMaximumSuppression) -> None:
+    """Only class 1: the stronger class 0 of point A neither appears nor takes a place among max_dets = 1."""
+    made = predictions([[0.9, 0.3], [0.8, 0.4]], [A, FAR])
+    (selection,) = postprocess(made, conf=0.05, iou=0.5, max_dets=10, classes=[1])
+    assert rows(selection) == [(FAR, 0.4, 1), (A, 0.3, 1)]
+    (one,) = postprocess(made, conf=0.05, iou=0.5, max_dets=1, classes=[1])
+    assert rows(one) == [(FAR, 0.4, 1)]
+    (none,) = postprocess(made, conf=0.05, iou=0.5, max_dets=10, classes=[])
+    assert len(none.scores) == 0
+
+
+@pytest.mark.parametrize("postprocess", BOTH, ids=["topk", "nms"])
+def test_classes_filter_at_conf_zero(postprocess: TopK | NonMaximumSuppression) -> None:
+    """conf = 0 keeps everything, still of the wanted classes alone."""
+    made = predictions([[0.9, 0.3], [0.8, 0.4]], [A, FAR])
+    (selection,) = postprocess(made, conf=0.0, iou=0.5, max_dets=10, classes=[0])
+    assert selection.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("postprocess", BOTH, ids=["topk", "nms"])
+def test_images_are_independent(postprocess: TopK | NonMaximumSuppression) -> None:
+    """Three images, the middle one without detections: each gives what it gives alone; dtype and order hold."""
+    scores = torch.rand(3, 20, 4)
+    scores[1] *= 0.01
+    corner = torch.rand(3, 20, 2) * 40
+    boxes = torch.cat([corner, corner + 20], 2)
+    together = postprocess(Predictions(scores.logit(), boxes), conf=0.1, iou=0.5, max_dets=10)
+    assert [len(s.scores) > 0 for s in together] == [True, False, True]
+    for i, selection in enumerate(together):
+        (alone,) = postprocess(Predictions(scores[i : i + 1].logit(), boxes[i : i + 1]), conf=0.1, iou=0.5, max_dets=10)
+        assert rows(alone) == rows(selection)
+        assert (selection.scores.diff() <= 0).all()
+        assert selection.labels.dtype == torch.int64
+        assert selection.boxes.dtype == torch.float32
+
+
+def test_nms_candidates_are_capped_by_score() -> None:
+    """Above MAX_CANDIDATES (point, class) pairs only the best enter; all of them are apart, so exactly those stay."""
+    count = MAX_CANDIDATES + 50
+    order: Tensor = torch.randperm(count)
+    x = torch.arange(count, dtype=torch.float32) * 20
+    boxes = torch.stack([x, torch.zeros(count), x + 10, torch.full((count,), 10.0)], 1)
+    logits = order[None, :, None] / count * 4
+    (selection,) = NonMaximumSuppression()(Predictions(logits, boxes[None]), conf=0.1, iou=0.5, max_dets=count)
+    assert len(selection.scores) == MAX_CANDIDATES
+    assert set((selection.boxes[:, 0] / 20).long().tolist()) == set((order >= 50).nonzero().flatten().tolist())

@@ -1,0 +1,160 @@
+"""Configuration: strict YAML, overrides, and errors that name the place, the field and the nearest valid name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field, ValidationError
+
+from alignrank.config import MAX_ALIASES, Config, apply_overrides, parse_overrides, read_yaml
+from alignrank.errors import InputError, nearest
+
+
+class Inner(Config):
+    depth: int = Field(default=1, ge=0)
+    rate: float = 0.5
+
+
+class Outer(Config):
+    name: str = "x"
+    inner: Inner = Inner()
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "options.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_values_are_checked_and_frozen() -> None:
+    outer = Outer.parse({"name": "a", "inner": {"depth": 3, "rate": 1}}, where="here")
+    assert (outer.name, outer.inner.depth, outer.inner.rate) == ("a", 3, 1.0)
+    with pytest.raises(ValidationError):
+        outer.name = "b"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nmae": "a"}, "file.yaml: unknown option 'nmae'; did you mean 'name'? known: inner, name"),
+        ({"inner": {"dpth": 1}}, "file.yaml: unknown option 'inner.dpth'; did you mean 'depth'? known: depth, rate"),
+        ({"inner": {"zzz": 1}}, "file.yaml: unknown option 'inner.zzz'; known: depth, rate"),
+    ],
+)
+def test_unknown_option_gives_the_nearest(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Outer.parse(values, where="file.yaml")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "given"),
+    [
+        ({"inner": {"depth": -1}}, "inner.depth", "-1"),
+        ({"inner": {"depth": "3"}}, "inner.depth", "'3'"),
+        ({"inner": {"depth": 1.5}}, "inner.depth", "1.5"),
+        ({"inner": {"depth": True}}, "inner.depth", "True"),
+        ({"name": 5}, "name", "5"),
+        ({"inner": 7}, "inner", "7"),
+    ],
+)
+def test_wrong_value_names_field_and_value(values: dict[str, Any], field: str, given: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Outer.parse(values, where="file.yaml")
+    assert str(caught.value).startswith(f"file.yaml: {field}: ")
+    assert str(caught.value).endswith(f", got {given}")
+
+
+def test_read_yaml(tmp_path: Path) -> None:
+    """Plain types, a byte-order mark, a few aliases."""
+    path = written(tmp_path, "\ufeffa: 1\nb: [1.5, true, null]\nc: &x {d: e}\nf: *x\n".encode())
+    assert read_yaml(path) == {"a": 1, "b": [1.5, True, None], "c": {"d": "e"}, "f": {"d": "e"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: 1\nb: 2\na: 3\n", r"'a' is given twice \(line 3\)"),
+        ("a:\n  b: 1\n  b: 1\n", r"'b' is given twice \(line 3\)"),
+        ("1: a\n", "must hold a mapping of option names"),
+        ("- 1\n- 2\n", "must hold a mapping of option names to values, holds list"),
+        ("", "holds NoneType"),
+        ("a: [1\n", r"line \d+: not valid YAML"),
+        (
+            "a: !!python/object/apply:os.system ['true']\n",
+            r"line 1: not valid YAML \(could not determine a constructor",
+        ),
+        ("a: !include other.yaml\n", "line 1: not valid YAML"),
+        (b"a: \xff\xfe\n", "is not UTF-8 text"),
+        ("a: \x00\n", "not valid YAML"),
+        ("? {a: 1}\n: b\n", "not valid YAML"),
+        ("a: 2024-99-99\n", "not valid YAML"),
+    ],
+)
+def test_bad_yaml_names_the_file(tmp_path: Path, text: str | bytes, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(InputError, match=said) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_alias_bomb(tmp_path: Path) -> None:
+    """Nine levels of ten references each would be 1e9 entries; refused at the hundredth and first alias."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]
+    with pytest.raises(InputError, match=f"more than {MAX_ALIASES} aliases"):
+        read_yaml(written(tmp_path, "\n".join(lines)))
+
+
+def test_deep_nesting_is_refused_without_a_traceback(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_yaml(written(tmp_path, "a: " + "[" * 5000 + "]" * 5000))
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            read_yaml(path)
+        assert str(path) in str(caught.value)
+
+
+def test_parse_overrides() -> None:
+    """YAML scalars and flow lists; 1e-3, a string to YAML 1.1, is a number; what is no YAML stays text."""
+    given = ["a.b=true", "a.c=3", "a.d=1e-3", "a.e=[1, 2]", "a.f=timm:x", "a.g=", "a.h=x=y", "a.i=[1", "a.j=null"]
+    assert parse_overrides(given) == {
+        "a.b": True,
+        "a.c": 3,
+        "a.d": 1e-3,
+        "a.e": [1, 2],
+        "a.f": "timm:x",
+        "a.g": None,
+        "a.h": "x=y",
+        "a.i": "[1",
+        "a.j": None,
+    }
+
+
+@pytest.mark.parametrize("item", ["a.b", "=3", ""])
+def test_not_an_override(item: str) -> None:
+    with pytest.raises(InputError, match="is not an override: write section.field=value".replace(".", r"\.")):
+        parse_overrides([item])
+
+
+def test_apply_overrides_copies() -> None:
+    values = {"a": {"x": 1, "y": 2}, "n": 5}
+    result = apply_overrides(values, {"a.x": 7, "new.z": 8}, where="command line")
+    assert result == {"a": {"x": 7, "y": 2}, "n": 5, "new": {"z": 8}}
+    assert values == {"a": {"x": 1, "y": 2}, "n": 5}
+
+
+@pytest.mark.parametrize(("key", "said"), [("x", "is not section"), ("a.", "is not section"), ("n.x", "not a section")])
+def test_bad_override_target(key: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"^command line: .*{said}"):
+        apply_overrides({"a": {}, "n": 5}, {key: 1}, where="command line")
+
+
+def test_nearest() -> None:
+    assert nearest("yolov8n", ["yolov8-n", "alpha"]) == "did you mean 'yolov8-n'? known: alpha, yolov8-n"
+    assert nearest("zzz", ["b", "a"]) == "known: a, b"
