@@ -1,26 +1,23 @@
 """Training throughput of our yolov8-n trainer against Ultralytics' YOLOv8n trainer, measured alternately on the CPU.
 
-    python benchmarks/training_speed.py                    # 3 rounds with 0 and with 2 loader workers, about 30 minutes
-    python benchmarks/training_speed.py --rounds 1 --workers 0 --batches 2 --warmup 1 --out /tmp/try.json
+    python benchmarks/training_speed.py              # 3 rounds with 0 and with 2 loader workers, about 30 minutes
 
-Each measurement is a process of its own: decode into memory, start the trainer, leave --warmup batches out, time
-the next --batches full batches between the trainers' own batch-end callbacks (loading, forward, loss, backward,
-clipping, optimizer step and averaged weights included; validation, pictures and files not). A round runs every row
-once; ratios are taken within a round. Rows in which other processes used more than 6 % of the machine are flagged,
-and their round is left out of the ratios as long as a clean one remains.
+Each measurement is a process of its own: --warmup batches, then --batches full ones timed between the trainers'
+batch-end callbacks (loading, forward, loss, backward, clipping, optimizer, averaged weights; no validation or files).
+A round runs every row once; ratios are taken within a round. A row is flagged if other processes used more than 6 %
+of the machine, and its round left out of the ratios if a clean one remains.
 
-Ultralytics (AGPL-3.0) is a program to be measured against: it is installed into an environment of its own in the
-user's cache (ALIGNRANK_BENCH_CACHE) and run there by that environment's Python, never imported by ours.
-Data by path: ALIGNRANK_SHARED, else ../shared.
+Ultralytics (AGPL-3.0) is only measured against: installed into an environment of its own in ALIGNRANK_BENCH_CACHE
+and run by that environment's Python, never imported by ours. What is the same and what differs: benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -35,21 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 CACHE = Path(os.environ.get("ALIGNRANK_BENCH_CACHE", Path.home() / ".cache" / "alignrank-bench"))
 ULTRALYTICS = "8.4.190"
+PACKAGES = ("alignrank", "torch", "torchvision", "lightning", "numpy")
 ROWS = ("alignrank-fp32", "ultralytics", "alignrank-auto", "ultralytics-as-shipped")
 BATCH, SIDE, EPOCHS, FOREIGN_LIMIT = 16, 320, 100, 0.06
-
-SAME = (
-    "images (the same JPEGs, kept decoded in memory at network size), side, batch, classes, random initial weights, mosaic "
-    "and the ranges of flip, colour, shift and scale, AdamW with its rates and decay, one step per batch, gradient "
-    "clipping at 10, averaged weights, loader workers, torch version, fp32 (except alignrank-auto)"
-)
-DIFFERENT = (
-    "augmentation: theirs OpenCV on numpy, a mosaic of four times the area warped down, theirs three mosaic partners from a "
-    "buffer of recent images; ours torch, images pasted at their final size, partners from the whole set. memory "
-    "format: ours channels_last. threads: theirs sets its own number when it starts (row ultralytics-as-shipped); row "
-    "ultralytics sets it back to that of ours. deterministic: off in both, theirs would be on by default. loss and "
-    "assignment are each trainer's own. precision of alignrank-auto is our default on this machine"
-)
 AUGMENT = {"mosaic": 1.0, "mixup": 0.0, "scale": 0.5, "translate": 0.1}
 OURS = {
     "train.epochs": EPOCHS, "train.batch": BATCH, "train.imgsz": SIDE, "train.optimizer": "adamw", "train.lr": 0.0015,
@@ -60,10 +45,10 @@ OURS = {
 }  # fmt: skip
 THEIRS = {
     "epochs": EPOCHS, "batch": BATCH, "imgsz": SIDE, "optimizer": "AdamW", "lr0": 0.0015, "lrf": 0.01, "momentum": 0.9,
-    "weight_decay": 0.0005, "warmup_epochs": 3, "nbs": BATCH, "cache": "ram", "close_mosaic": 0, "fliplr": 0.5, "flipud": 0.0,
-    "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0, "shear": 0.0, "perspective": 0.0, "copy_paste": 0.0,
-    "amp": False, "pretrained": False, "val": False, "plots": False, "save": False, "deterministic": False, "rect": False,
-    "verbose": False, "device": "cpu", "data": "data.yaml", "seed": 0, **AUGMENT,
+    "weight_decay": 0.0005, "warmup_epochs": 3, "nbs": BATCH, "cache": "ram", "close_mosaic": 0, "fliplr": 0.5,
+    "flipud": 0.0, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0, "shear": 0.0, "perspective": 0.0,
+    "copy_paste": 0.0, "amp": False, "pretrained": False, "val": False, "plots": False, "save": False, "rect": False,
+    "deterministic": False, "verbose": False, "device": "cpu", "data": "data.yaml", "seed": 0, **AUGMENT,
 }  # fmt: skip
 
 
@@ -73,17 +58,14 @@ class Clock:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         self.times: list[float] = []
-        self.seen = self.index = 0
-        self.epoch = -1
-        self.last = 0.0
+        self.seen, self.index, self.epoch, self.last = 0, 0, -1, 0.0
         self.since: tuple[float, float, float] | None = None
 
     def tick(self, epoch: int) -> bool:
-        """Called after each batch; True when there are enough. An epoch's first and last, smaller batch are not timed."""
+        """Called after each batch; True when there are enough. An epoch's first and its smaller last are not timed."""
         now = time.perf_counter()
         self.index = self.index + 1 if epoch == self.epoch else 0
-        full = (self.index + 1) * self.spec["batch"] <= self.spec["images"]
-        if self.since is not None and full and self.index > 0:
+        if self.since and 0 < self.index < self.spec["full_batches"]:
             self.times.append(now - self.last)
         self.epoch, self.seen = epoch, self.seen + 1
         if self.seen == self.spec["warmup"]:
@@ -92,18 +74,15 @@ class Clock:
         return len(self.times) >= self.spec["batches"]
 
     def load(self) -> tuple[float, float, float]:
-        """Wall seconds, CPU seconds of the whole machine, CPU seconds of this session's processes (loader workers too)."""
-        with open("/proc/stat") as file:
-            fields = [int(value) for value in file.readline().split()[1:9]]
+        """Wall seconds, CPU seconds of the whole machine, CPU seconds of this session (loader workers too)."""
+        fields = [int(value) for value in Path("/proc/stat").read_text().split()[1:9]]
         own = 0
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                with open(f"/proc/{pid}/stat") as file:
-                    stat = file.read().rpartition(")")[2].split()
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:  # ended meanwhile
                 continue
-            if int(stat[3]) == os.getsid(0):
-                own += sum(map(int, stat[11:15]))
+            own += sum(map(int, stat[11:15])) if int(stat[3]) == os.getsid(0) else 0
         tick = os.sysconf("SC_CLK_TCK")
         return time.perf_counter(), (sum(fields) - fields[3] - fields[4]) / tick, own / tick
 
@@ -111,36 +90,30 @@ class Clock:
         """The result file: seconds per batch, the share of the machine that others used meanwhile."""
         wall, busy, own = (after - before for after, before in zip(self.load(), self.since or self.load(), strict=True))
         share = max(0.0, (busy - own) / (wall * (os.cpu_count() or 1)))
-        with open(self.spec["result"], "w") as file:
-            json.dump({"seconds": self.times, "foreign": share, **about}, file)
+        Path(self.spec["result"]).write_text(json.dumps({"seconds": self.times, "foreign": share, **about}))
 
 
 # Run by the other environment's Python. Its public interface only: YOLO, add_callback, train.
 RUNNER = """
 import json, os, sys, time
-from typing import Any
-import torch, ultralytics
+import ultralytics, torch  # in this order: theirs sets the threads that torch starts with
+from pathlib import Path; from typing import Any
 {clock}
-class Enough(Exception): pass
 spec = json.loads(sys.argv[1])
 clock, shipped = Clock(spec), []
 def begin(trainer):
     shipped.append(torch.get_num_threads())
-    if spec["threads"]:
-        torch.set_num_threads(spec["threads"])
+    torch.set_num_threads(spec["threads"] or shipped[0])
 def tick(trainer):
     if clock.tick(trainer.epoch):
-        clock.write(threads=torch.get_num_threads(), threads_as_shipped=shipped[0], batches_per_epoch=len(trainer.train_loader),
-            parameters=sum(p.numel() for p in trainer.model.parameters()), precision="32-true", torch=torch.__version__,
-            optimizer=type(trainer.optimizer).__name__, ultralytics=ultralytics.__version__)
-        raise Enough
+        clock.write(threads=torch.get_num_threads(), threads_as_shipped=shipped[0], torch=torch.__version__,
+            parameters=sum(p.numel() for p in trainer.model.parameters()), precision="32-true",
+            batches_per_epoch=len(trainer.train_loader), optimizer=type(trainer.optimizer).__name__)
+        sys.exit()
 model = ultralytics.YOLO("yolov8n.yaml")
 model.add_callback("on_train_start", begin)
 model.add_callback("on_train_batch_end", tick)
-try:
-    model.train(**spec["settings"])
-except Enough:
-    pass
+model.train(**spec["settings"])
 """
 
 
@@ -157,70 +130,55 @@ def train_ours(spec: dict[str, Any]) -> None:
     clock = Clock(spec)
 
     class StopWatch(L.Callback):
-        def __init__(self, *_: Any) -> None:
-            pass
-
         def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
             if not trainer.should_stop and clock.tick(trainer.current_epoch):
-                parameters = sum(p.numel() for p in module.model.parameters())
                 clock.write(
-                    threads=torch.get_num_threads(), batches_per_epoch=int(trainer.num_training_batches), parameters=parameters,
-                    precision=str(trainer.precision), torch=torch.__version__, optimizer=type(trainer.optimizers[0]).__name__,
+                    threads=torch.get_num_threads(), torch=torch.__version__, precision=str(trainer.precision),
+                    parameters=sum(p.numel() for p in module.model.parameters()),
+                    batches_per_epoch=int(trainer.num_training_batches), optimizer=type(trainer.optimizers[0]).__name__,
                 )  # fmt: skip
                 trainer.should_stop = True
 
-    record.Recorder = StopWatch  # type: ignore[assignment,misc]
-    source = read(spec["data"])
-    assert source.train is not None and source.val is not None
-    recipe = load_recipe("yolov8-n", num_classes=len(source.train.classes), overrides=spec["settings"])
-    out = Path(spec["result"]).parent
-    fit(Plan(recipe, source.train, source.val, out, torch.device("cpu"), workers=spec["workers"]))
+    record.Recorder = lambda plan, averaged: StopWatch()  # type: ignore[assignment,misc]
+    splits = read(spec["data"]).splits()
+    recipe = load_recipe("yolov8-n", num_classes=len(splits["train"].classes), overrides=spec["settings"])
+    out, device = Path(spec["result"]).parent, torch.device("cpu")
+    fit(Plan(recipe, splits["train"], splits["val"], out, device, workers=spec["workers"]))
 
 
 def ultralytics_python() -> Path:
-    """The other environment's Python; the environment is made on first use, with the torch version of ours."""
-    environment = CACHE / f"ultralytics-{ULTRALYTICS}"
-    python = environment / "bin" / "python"
-    wanted = {"ultralytics": ULTRALYTICS, **{name: version(name).split("+")[0] for name in ("torch", "torchvision")}}
-    check = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n).split('+')[0] for n in %r}))"
-    if python.exists():
-        found = subprocess.run([python, "-c", check % list(wanted)], capture_output=True, text=True, check=False)
-        if found.returncode == 0 and json.loads(found.stdout) == wanted:
-            return python
-    print(f"installing ultralytics {ULTRALYTICS} into {environment}", flush=True)
+    """The other environment's Python; made on first use, by uv (on PATH or in UV) or pip, with the torch of ours."""
+    torch = [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision")]
+    environment = CACHE / f"ultralytics-{ULTRALYTICS}-{torch[0]}"
+    python, complete = environment / "bin" / "python", environment / "complete"
+    if complete.exists():
+        return python
     shutil.rmtree(environment, ignore_errors=True)
-    packages = [f"{name}=={number}" for name, number in wanted.items()]
     uv = os.environ.get("UV") or shutil.which("uv")
-    if uv:
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
-    else:
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    make = [uv, "venv", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+    install = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
+    subprocess.run([*make, environment], check=True)
+    subprocess.run([*install, f"ultralytics=={ULTRALYTICS}", *torch], check=True)
+    complete.touch()
     return python
 
 
-def measure(row: str, workers: int, python: Path, data: Path, images: int, options: argparse.Namespace) -> dict[str, Any]:
+def measure(row: str, spec: dict[str, Any], python: Path, data: Path, threads: int) -> dict[str, Any]:
     """One process: its row of the results."""
     with tempfile.TemporaryDirectory(prefix="alignrank-speed-") as folder:
-        spec: dict[str, Any] = {
-            "batch": BATCH, "images": images, "warmup": options.warmup, "batches": options.batches, "workers": workers,
-            "result": f"{folder}/result.json",
-        }  # fmt: skip
+        spec = spec | {"result": f"{folder}/result.json"}
         environment = os.environ | {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": folder}
         if row.startswith("ultralytics"):
-            threads = 0 if row.endswith("as-shipped") else options.threads
-            spec |= {"threads": threads, "settings": THEIRS | {"workers": workers, "project": folder}}
+            settings = THEIRS | {"workers": spec["workers"], "project": folder}
+            spec |= {"threads": 0 if row.endswith("as-shipped") else threads, "settings": settings}
             command = [python, "-c", RUNNER.format(clock=inspect.getsource(Clock)), json.dumps(spec)]
         else:
             spec |= {"data": str(data), "settings": OURS | {"train.precision": row.removeprefix("alignrank-")}}
             command = [sys.executable, __file__, "--child", json.dumps(spec)]
-        # The YOLO folder's data.yaml says `path: .`, which Ultralytics takes from the working directory.
+        # Ultralytics takes data.yaml's `path: .` from the working directory. Clock.load knows its own by the session.
         log = Path(folder, "log.txt")
-        with log.open("w") as file:
-            ended = subprocess.run(
-                command, cwd=data, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, check=False
-            )
+        streams: dict[str, Any] = {"stdout": log.open("w"), "stderr": subprocess.STDOUT}
+        ended = subprocess.run(command, cwd=data, env=environment, start_new_session=True, check=False, **streams)
         if ended.returncode or not Path(spec["result"]).exists():
             sys.exit(f"{row} failed:\n{log.read_text()[-4000:]}")
         result: dict[str, Any] = json.loads(Path(spec["result"]).read_text())
@@ -230,23 +188,21 @@ def measure(row: str, workers: int, python: Path, data: Path, images: int, optio
 
 
 def ratios(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Our images per second over theirs: median and range over the rounds in which neither was disturbed, else over all."""
+    """Our images per second over theirs within a round: median and range over the undisturbed rounds, else over all."""
     table = {}
-    for ours in (name for name in rounds[0] if name.startswith("alignrank")):
-        for theirs in (name for name in rounds[0] if name.startswith("ultralytics")):
+    for ours, theirs in itertools.product(rounds[0], rounds[0]):
+        if ours.startswith("alignrank") and theirs.startswith("ultralytics"):
             clean = [r for r in rounds if not (r[ours]["flagged"] or r[theirs]["flagged"])]
             values = [r[theirs]["median_s"] / r[ours]["median_s"] for r in clean or rounds]
-            table[f"{ours} / {theirs}"] = {
-                "median": median(values), "range": [min(values), max(values)], "rounds": len(values), "clean": len(clean)
-            }  # fmt: skip
+            figures = {"median": median(values), "min": min(values), "max": max(values)}
+            table[f"{ours} / {theirs}"] = {k: round(v, 3) for k, v in figures.items()} | {"clean_rounds": len(clean)}
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=40, help="timed batches of each process")
-    parser.add_argument("--warmup", type=int, default=6, help="batches before them")
+    for name, default in {"rounds": 3, "batches": 40, "warmup": 6}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "training_speed.json")
@@ -260,47 +216,34 @@ def main() -> None:
     from alignrank.data.convert import convert
     from alignrank.data.source import read
 
-    options.threads = torch.get_num_threads()
-    original, data = SHARED / "data" / "bloodcells", CACHE / "bloodcells-yolo"
-    if not original.exists():
-        sys.exit(f"{original} is not there: set ALIGNRANK_SHARED")
+    threads, data = torch.get_num_threads(), CACHE / "bloodcells-yolo"
     if not data.exists():
-        convert(read(original), data, "yolo")
-    train = read(data).train
-    assert train is not None
+        convert(read(SHARED / "data" / "bloodcells"), data, "yolo")
+    full = len(read(data).splits()["train"]) // BATCH
     python = ultralytics_python()
-    git = ["git", "-C", str(ROOT)]
-    head, changed = (
-        subprocess.run([*git, *arguments], capture_output=True, text=True, check=False).stdout.strip()
-        for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "src"])
-    )
-    cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    report: dict[str, Any] = {
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
+    about = {
         "command": " ".join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]),
-        "commit": head + (" with changes in src" if changed else ""),
-        "device": f"cpu ({cpu[0] if cpu else platform.machine()}, {os.cpu_count()} cores, {options.threads} threads)",
-        "versions": {n: version(n) for n in ("alignrank", "torch", "torchvision", "lightning")} | {"ultralytics": ULTRALYTICS},
-        "same": SAME, "different": DIFFERENT, "settings": {"alignrank": OURS, "ultralytics": THEIRS}, "workers": {},
-    }  # fmt: skip
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "device": f"cpu ({cpu}, {os.cpu_count()} cores, {threads} threads)",
+        "versions": {name: version(name) for name in PACKAGES} | {"ultralytics": ULTRALYTICS},
+        "settings": {"alignrank": OURS, "ultralytics": THEIRS},
+    }
+    results: dict[int, Any] = {}
     for workers in options.workers:
+        spec = {"full_batches": full, "workers": workers, "warmup": max(options.warmup, 1), "batches": options.batches}
         rounds: list[dict[str, dict[str, Any]]] = []
         for number in range(options.rounds):
             rounds.append({})
             for row in options.rows:
-                result = rounds[-1][row] = measure(row, workers, python, data, len(train), options)
-                print(
-                    f"workers {workers} round {number + 1} {row:22} {result['median_s'] * 1e3:6.0f} ms/batch "
-                    f"{result['images_per_s']:5.1f} images/s  {result['precision']}, {result['threads']} threads, "
-                    f"others {result['foreign']:.0%}{' FLAGGED' if result['flagged'] else ''}",
-                    flush=True,
-                )
-            report["workers"][workers] = {"ratios": ratios(rounds), "rounds": rounds}
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(report, indent=1) + "\n")
-        for name, ratio in ratios(rounds).items():
-            low, high = ratio["range"]
-            print(f"workers {workers}  {name}: {ratio['median']:.2f} ({low:.2f} to {high:.2f}, {ratio['clean']} clean rounds)")
-    print(f"wrote {options.out}")
+                result = rounds[-1][row] = measure(row, spec, python, data, threads)
+                speed = f"{result['median_s'] * 1e3:6.0f} ms/batch {result['images_per_s']:5.1f} images/s"
+                how = f"{result['precision']}, {result['threads']} threads, others {result['foreign']:.0%}"
+                print(f"workers {workers} round {number + 1} {row:22} {speed}, {how}", flush=True)
+            results[workers] = {"ratios": ratios(rounds), "rounds": rounds}
+            options.out.write_text(json.dumps({**about, "workers": results}, indent=1) + "\n")
+        print(f"workers {workers} ratios " + json.dumps(ratios(rounds), indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ print(*(name for name in {HEAVY!r} if name in sys.modules))
         (("train", "--epochs", "many"), "epochs"),
         (("predict", "a.jpg", "--weights", "x", "--conf", "2"), "conf"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(
     words: tuple[str, ...], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

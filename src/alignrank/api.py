@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,28 +59,24 @@ class Detector:
         from its weights. Returns {out, weights, metrics, processed, skipped}.
         """
         from alignrank.engine import run
+        from alignrank.engine.options import read_options
 
         dotted = {key: value for key, value in options.items() if "." in key}
-        given = {key: value for key, value in options.items() if "." not in key}
-        given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-        given |= {"data": str(data), "model": self._name}
-        if self.weights is not None:
+        given = {
+            key: str(value) if isinstance(value, Path) else value for key, value in options.items() if "." not in key
+        }
+        given["data"] = str(data)
+        if self.weights is None:
+            given["model"] = self._name
+            if self.classes:
+                run.require_classes(str(data), self.classes)
+        else:
             given.setdefault("weights", str(self.weights))
-        plan_options, recipe = run.read_options(None, given, {**self._own_overrides(), **dotted})
-        if self.classes and self.weights is None:
-            run.require_classes(str(data), self.classes)
-        result = run.train(plan_options, recipe)
+        result = run.train(*read_options(None, given, {**self._overrides, **dotted}))
         trained = Detector.load(result["weights"])
         self.recipe, self.classes, self.weights = trained.recipe, trained.classes, trained.weights
-        self._loaded, self._deployed = trained._loaded, None
+        self._loaded, self._deployed, self._overrides = trained._loaded, None, {}
         return result
-
-    def _own_overrides(self) -> Mapping[str, Any]:
-        """Architecture fields of a loaded recipe: they may differ from the shipped one of the same name."""
-        if self._loaded is None:
-            return self._overrides
-        values = self.recipe.architecture.model_dump(exclude={"num_classes"})
-        return {f"{section}.{key}": value for section, fields in values.items() for key, value in fields.items()}
 
     def val(self, data: str | Path, *, split: str = "val", out: str | Path | None = None, **options: Any) -> Metrics:
         """COCO figures on a split of a data set; `out`: a folder for plots and results.

@@ -74,17 +74,22 @@ def train(
 ) -> None:
     """Train a detector; writes weights, curves, pictures and results.json to a new folder."""
     from alignrank.engine import run
+    from alignrank.engine.options import read_options
 
-    command = shlex.join(["alignrank", *sys.argv[1:]])
+    given = {
+        "model": model, "data": data, "val": val, "weights": weights, "epochs": epochs, "batch": _batch(batch),
+        "imgsz": imgsz, "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices, "out": out,
+    }  # fmt: skip
     if resume is not None:
-        result = run.resume(resume, command=command)
+        others = [f"--{name}" for name, value in given.items() if value is not None] + (overrides or [])
+        if others or config is not None:
+            raise InputError(
+                f"--resume takes its options from the run; leave out {others[0] if others else '--config'}"
+            )
+        result = run.resume(resume)
     else:
-        given = {
-            "model": model, "data": data, "val": val, "weights": weights, "epochs": epochs, "batch": _batch(batch),
-            "imgsz": imgsz, "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices,
-            "out": out,
-        }  # fmt: skip
-        result = run.train(*run.read_options(config, given, _overrides(overrides)), command=command)
+        command = shlex.join(["alignrank", *sys.argv[1:]])
+        result = run.train(*read_options(config, given, _overrides(overrides)), command=command)
     run.say_result(result)
     if as_json:
         _print_json(result)
@@ -239,29 +244,36 @@ def _fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+# Typer brings its own copy of click in some releases; this class is the same to both.
+UsageError: Any = typer.BadParameter.__base__
+
+
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
-    import click
-
     try:
         code = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2)
-    except click.exceptions.NoSuchOption as error:
-        known = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx else []
-        _fail(f"unknown option {error.option_name}; {nearest(error.option_name, known)}", 2)
-    except click.UsageError as error:
-        _fail(_usage_message(error), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; a training run goes on with `alignrank train --resume RUN`", 130)
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except UsageError as error:
+        _fail(_usage_message(error), 2)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _usage_message(error: Any) -> str:
+    """What was typed wrong, with the nearest right word."""
     message = str(error.format_message())
-    if message.startswith("No such command") and error.ctx is not None:
+    command = error.ctx.command if error.ctx is not None else None
+    if command is not None and hasattr(error, "option_name"):
+        known = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        return f"unknown option {error.option_name}; {nearest(error.option_name, known)}"
+    if command is not None and message.startswith("No such command"):
         given = message.split("'")[1]
-        return f"unknown command {given!r}; {nearest(given, error.ctx.command.commands)}"
+        return f"unknown command {given!r}; {nearest(given, command.commands)}"
+    parameter = getattr(error, "param", None)
+    if parameter is not None and not any(name in message for name in [*parameter.opts, parameter.name]):
+        message = f"{parameter.opts[-1]}: {message}"
     return message

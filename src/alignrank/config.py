@@ -32,11 +32,27 @@ class Config(BaseModel):
 
 def _first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown option {field!r}; {nearest(str(problem['loc'][-1]), _fields_at(cls, problem['loc'][:-1]))}"
+        *section, name = problem["loc"]
+        known = _fields_at(cls, tuple(section))
+        return f"unknown option {'.'.join(map(str, problem['loc']))!r}; {nearest(str(name), known)}"
     given = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
+    field = ".".join(_known_part(cls, problem["loc"]))
     return f"{field}: {problem['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _known_part(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The field names at the head of `location`; behind them pydantic names the member of a union."""
+    known: list[str] = []
+    for part in location:
+        if str(part) not in cls.model_fields:
+            break
+        known.append(str(part))
+        annotation = cls.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        cls = annotation
+    return known
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -54,16 +70,16 @@ class _StrictLoader(yaml.SafeLoader):
     aliases = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
                 raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float, bool)) and key in seen:
                 raise yaml.YAMLError(f"{key!r} is given twice (line {key_node.start_mark.line + 1})")
             seen.add(key if isinstance(key, (str, int, float, bool)) else id(key_node))

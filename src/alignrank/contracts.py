@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from alignrank.drawing import draw_boxes, supervision_module
+
 if TYPE_CHECKING:
-    import numpy as np
     import supervision
 
 
@@ -155,37 +157,26 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`, class names under `data["class_name"]`."""
-        import numpy as np
-        import supervision as sv
-
+        sv = supervision_module()
         labels = self.labels.cpu().numpy().astype(int)
-        return sv.Detections(
+        found: supervision.Detections = sv.Detections(
             xyxy=self.boxes.cpu().float().numpy().reshape(-1, 4),
             confidence=self.scores.cpu().float().numpy(),
             class_id=labels,
             data={"class_name": np.array([self.names[label] for label in labels], dtype=object)},
         )
+        return found
 
     def plot(self) -> np.ndarray[Any, Any]:
-        """The image with boxes, names and scores drawn on it: [H,W,3] uint8 RGB.
+        """The image with boxes, names and scores drawn on it: [H,W,3] uint8 RGB, small ones enlarged.
 
         Raises ValueError if the detections do not carry their image.
         """
         if self.image is None:
-            raise ValueError("these detections carry no image: predict with keep_images=True, or draw on your own copy")
-        import supervision as sv
-
-        detections = self.to_supervision()
-        height, width = self.image.shape[:2]
-        thickness = max(1, round(max(height, width) / 400))
-        texts = [f"{self.names[c]} {s:.2f}" for c, s in zip(self.labels.tolist(), self.scores.tolist(), strict=True)]
-        # supervision draws in BGR; flipping the channels twice keeps its palette right for RGB input.
-        canvas = self.image[..., ::-1].copy()
-        canvas = sv.BoxAnnotator(thickness=thickness).annotate(canvas, detections)
-        label = sv.LabelAnnotator(text_scale=0.3 + thickness * 0.1, text_thickness=1, text_padding=2)
-        canvas = label.annotate(canvas, detections, labels=texts)
-        drawn: np.ndarray[Any, Any] = canvas[..., ::-1].copy()
-        return drawn
+            raise ValueError("these detections carry no image: predict with keep_images=True")
+        return draw_boxes(
+            self.image, self.boxes.cpu().numpy(), self.labels.cpu().numpy(), self.names, self.scores.cpu().numpy()
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the drawn image to `path` (format by its ending)."""

@@ -133,7 +133,8 @@ def test_skipped_images_are_counted_and_named(tmp_path: Path, capfd: pytest.Capt
 
 
 def bad_inputs() -> list[Any]:
-    manifest = Path(os.environ.get("ALIGNRANK_SHARED", Path(__file__).parents[3] / "shared")) / "bad_inputs/manifest.json"
+    shared = Path(os.environ.get("ALIGNRANK_SHARED", Path(__file__).parents[3] / "shared"))
+    manifest = shared / "bad_inputs" / "manifest.json"
     if not manifest.is_file():
         return []
     cases = json.loads(manifest.read_text())["cases"]

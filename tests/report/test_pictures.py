@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignrank.report.palette import color
+from alignrank.drawing import color
 from alignrank.report.pictures import compare_sheet, draw_boxes, sheet
 
 NAMES = ["cell", "nucleus"]

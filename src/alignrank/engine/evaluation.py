@@ -13,8 +13,10 @@ import torch
 from alignrank.data.decode import decode
 from alignrank.data.loader import EvaluationSet, Images, TrainingSet, evaluation_loader
 from alignrank.data.samples import Split
+from alignrank.drawing import draw_boxes
 from alignrank.engine import checkpoint
 from alignrank.engine.deploy import deploy
+from alignrank.engine.images import opened
 from alignrank.engine.progress import say, steps
 from alignrank.engine.recipe import Recipe
 from alignrank.engine.validate import CONF, IOU, MAX_DETS, Validation, validate
@@ -51,7 +53,7 @@ def evaluate_weights(
             f"{split.source} has {', '.join(split.classes)[:200]}"
         )
     detector = deploy(loaded, device)
-    images = Images(split, imgsz or detector.imgsz)
+    images = opened(split, imgsz or detector.imgsz)
     loader = evaluation_loader(EvaluationSet(images), batch, workers=0)
     with steps("evaluating", len(loader)) as advance:
         result = validate(
@@ -121,7 +123,7 @@ def write_training_sheet(split: Split, recipe: Recipe, path: Path, *, count: int
     for index in chosen:
         pixels, targets, frame = training[0, index] if augmented else plain[index]
         image = pixels.permute(1, 2, 0).numpy()
-        tiles.append(pictures.draw_boxes(image, targets.boxes.numpy(), targets.labels.numpy(), split.classes))
+        tiles.append(draw_boxes(image, targets.boxes.numpy(), targets.labels.numpy(), split.classes))
         captions.append(f"{Path(frame.source).name}: {len(targets.labels)} objects")
     pictures.sheet(tiles, path, captions=captions, tile=400)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ class TrainConfig(Config):
     """How to train. `batch` is per process; lr falls to final_lr * lr; `freeze` names modules (e.g. backbone)."""
 
     epochs: int = Field(default=100, ge=1, le=100_000)
-    batch: int | Literal["auto"] = Field(default=16)
+    batch: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 16
     imgsz: int = Field(default=640, ge=SIDE_STEP, le=8192, multiple_of=SIDE_STEP)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=0.0015, gt=0, le=10, allow_inf_nan=False)
@@ -96,7 +96,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(
-    name: str, *, num_classes: int = 80, overrides: Mapping[str, Any] | None = None, where: str = "model"
+    name: str, *, num_classes: int = 80, overrides: Mapping[str, Any] | None = None, where: str = "build_detector"
 ) -> Recipe:
     """A shipped recipe, or a YAML file of the same form, with `section.field` overrides applied."""
     if name.endswith((".yaml", ".yml")):
@@ -105,7 +105,7 @@ def load_recipe(
         with resources.as_file(_folder() / f"{name}.yaml") as path:
             values = read_yaml(path)
     else:
-        raise InputError(f"{where}: unknown model {name!r}; {nearest(name, recipe_names())}")
+        raise InputError(f"{where}: model: unknown recipe {name!r}; {nearest(name, recipe_names())}")
     values = apply_overrides({"train": {}, "augment": {}, **values}, overrides or {}, where=where)
     return Recipe.parse({"name": Path(name).stem, **values, "num_classes": num_classes}, where=where)
 

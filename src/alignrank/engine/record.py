@@ -12,13 +12,15 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.progress import Progress, TaskID
 
-from alignrank.data.loader import EvaluationSet, Images, evaluation_loader
+from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.engine import checkpoint
+from alignrank.engine.images import opened
 from alignrank.engine.progress import bar, say
 from alignrank.engine.validate import Validation, validate
 
 if TYPE_CHECKING:
-    from alignrank.engine.train import AveragedWeights, Plan, TrainingModule
+    from alignrank.engine.averaging import AveragedWeights
+    from alignrank.engine.train import Plan, TrainingModule
 
 
 class Recorder(L.Callback):
@@ -101,9 +103,7 @@ class Recorder(L.Callback):
     def _evaluate(self, module: TrainingModule, row: dict[str, float], epoch: int) -> None:
         plan, settings = self.plan, self.plan.recipe.train
         if self._loader is None:
-            from alignrank.engine.train import cached
-
-            dataset = EvaluationSet(cached(Images(plan.val, settings.imgsz), settings))
+            dataset = EvaluationSet(opened(plan.val, settings.imgsz, cache=settings.cache))
             self._loader = evaluation_loader(dataset, int(settings.batch), workers=0)
         assert self.averaged.model is not None
         result: Validation = validate(

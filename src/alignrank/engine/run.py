@@ -6,115 +6,48 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import alignrank
-from alignrank.config import Config, read_yaml
 from alignrank.data.samples import DataSource, Split
 from alignrank.data.source import read
 from alignrank.engine.datasets import choose_split, report_skipped
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
 from alignrank.engine.evaluation import evaluate_weights, write_training_sheet
 from alignrank.engine.folders import new_run_folder
+from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say
-from alignrank.engine.recipe import Recipe, TrainConfig, load_recipe
+from alignrank.engine.recipe import Recipe, TrainConfig
 from alignrank.engine.validate import CONF, IOU, MAX_DETS
-from alignrank.errors import InputError, nearest
+from alignrank.errors import InputError
 from alignrank.metrics import Metrics
 from alignrank.report.curves import plot_training
 
-# Options that are fields of the recipe's train section under the same name.
-TRAIN_OPTIONS = ("epochs", "batch", "imgsz", "lr", "seed")
+if TYPE_CHECKING:
+    from alignrank.engine.train import Plan
+
 RUN_FILE = "run.json"
-
-
-class RunOptions(Config):
-    """Options of a run that are not part of the recipe."""
-
-    model: str = "yolov8-n"
-    data: str
-    val: str | None = None
-    weights: str | None = None
-    workers: int | None = None
-    device: str = "auto"
-    devices: int = 1
-    out: str | None = None
-
-
-def read_options(
-    config: Path | None, given: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> tuple[RunOptions, Recipe]:
-    """Options from a YAML file, then the command line, then `section.field` overrides; later ones win.
-
-    Raises InputError naming the file (or the command line) and the field.
-    """
-    where = str(config) if config is not None else "command line"
-    values: dict[str, Any] = {}
-    sections: dict[str, Any] = {}
-    for key, value in (read_yaml(config) if config is not None else {}).items():
-        if isinstance(value, Mapping):
-            sections |= {f"{key}.{name}": field for name, field in value.items()}
-        elif "." in key:
-            sections[key] = value
-        else:
-            values[key] = value
-    if "model.name" in sections:
-        values["model"] = sections.pop("model.name")
-    values |= {key: value for key, value in given.items() if value is not None}
-    sections |= {f"train.{key}": values.pop(key) for key in TRAIN_OPTIONS if key in values} | dict(overrides)
-    if values.get("data") is None:
-        raise InputError(f"{where}: data: must be given, a folder or file of a data set, or digits")
-    _check_names(values, where)
-    options = RunOptions.parse(values, where=where)
-    if (options.workers or 0) < 0:
-        raise InputError(f"{where}: workers: must be 0 or more, got {options.workers}")
-    if options.devices < 1:
-        raise InputError(f"{where}: devices: must be 1 or more, got {options.devices}")
-    recipe = load_recipe(options.model, overrides=sections, where=where if config is not None else "model")
-    return options, recipe
-
-
-def _check_names(values: Mapping[str, Any], where: str) -> None:
-    known = [*RunOptions.model_fields, *TRAIN_OPTIONS]
-    for key in values:
-        if key not in known:
-            raise InputError(f"{where}: unknown option {key!r}; {nearest(key, known)}")
 
 
 def train(options: RunOptions, recipe: Recipe, *, command: str = "") -> dict[str, Any]:
     """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked."""
-    from alignrank.engine.train import Plan
-
-    source = read(options.data)
-    train_split, val_split = _splits(source, options.val)
-    device = choose_device(options.device)
-    choose_precision(recipe.train.precision, device)
-    recipe = recipe.for_classes(len(train_split.classes))
     out = new_run_folder(options.out, recipe.name)
-    plan = Plan(
-        recipe=recipe,
-        train=train_split,
-        val=val_split,
-        out=out,
-        device=device,
-        devices=options.devices,
-        workers=choose_workers(options.workers, device),
-        weights=Path(options.weights) if options.weights else None,
-        command=command,
+    plan = _plan(options, recipe, out, resume=False, command=command)
+    return _execute(
+        plan, {"options": options.located().model_dump(), "recipe": plan.recipe.to_dict(), "command": command}
     )
-    about = {"options": options.model_dump(), "recipe": recipe.to_dict(), "command": command}
-    return _execute(plan, about)
 
 
-def resume(run: Path, *, command: str = "") -> dict[str, Any]:
+def resume(run: Path) -> dict[str, Any]:
     """Continue an interrupted run in its own folder. Raises InputError if there is nothing to continue."""
-    from alignrank.engine.train import STATE_FILE, Plan
+    from alignrank.engine.train import STATE_FILE
 
     file = run / RUN_FILE
     if not file.is_file():
@@ -123,30 +56,40 @@ def resume(run: Path, *, command: str = "") -> dict[str, Any]:
         about = json.loads(file.read_text(encoding="utf-8"))
         options = RunOptions.parse(about["options"], where=str(file))
         recipe = Recipe.parse(about["recipe"], where=str(file))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: is damaged ({error})") from None
     if (run / "results.json").is_file():
         raise InputError(
             f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
         )
+    has_state = (run / STATE_FILE).is_file()
+    if not has_state:
+        say(f"{run}: stopped before its first epoch ended, starting again")
+    return _execute(_plan(options, recipe, run, resume=has_state, command=about.get("command", "")), about)
+
+
+def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: bool, command: str) -> Plan:
+    from alignrank.engine.auto_batch import with_batch
+    from alignrank.engine.train import Plan
+
+    if options.devices > 1 and hasattr(sys, "ps1"):
+        raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
     source = read(options.data)
     train_split, val_split = _splits(source, options.val)
     device = choose_device(options.device)
-    plan = Plan(
-        recipe=recipe,
+    choose_precision(recipe.train.precision, device)
+    return Plan(
+        recipe=with_batch(recipe.for_classes(len(train_split.classes)), device),
         train=train_split,
         val=val_split,
-        out=run,
+        out=out,
         device=device,
         devices=options.devices,
         workers=choose_workers(options.workers, device),
         weights=Path(options.weights) if options.weights else None,
-        resume=(run / STATE_FILE).is_file(),
-        command=command or about.get("command", ""),
+        resume=resume,
+        command=command,
     )
-    if not plan.resume:
-        say(f"{run}: stopped before its first epoch ended, starting again")
-    return _execute(plan, about)
 
 
 def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
@@ -172,10 +115,12 @@ def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
             f"{source.train.source}: there is no object in the whole training split, nothing can be learnt"
         )
     report_skipped([*source.train.skipped, *val_split.skipped])
+    for note in dict.fromkeys([*source.train.notes, *val_split.notes]):
+        say(f"note: {note}")
     return source.train, val_split
 
 
-def _execute(plan: Any, about: Mapping[str, Any]) -> dict[str, Any]:
+def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
     from alignrank.engine.train import fit
 
     existed = plan.out.exists()
@@ -279,7 +224,7 @@ def _remove_new_run(out: Path, existed: bool) -> None:
         out.rmdir()
 
 
-def _finish(plan: Any) -> dict[str, Any]:
+def _finish(plan: Plan) -> dict[str, Any]:
     best = plan.out / "best.safetensors"
     history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
     plot_training(history, plan.out / "curves.png")

@@ -6,12 +6,9 @@ be spawned from the plan alone.
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import time
 import warnings
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,19 +18,24 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from alignrank.contracts import Batch
 from alignrank.data.augment import resize_batch
-from alignrank.data.loader import Images, TrainingSet, training_loader
+from alignrank.data.loader import TrainingSet, training_loader
 from alignrank.data.samples import Split
 from alignrank.engine import checkpoint
-from alignrank.engine.device import choose_precision, free_memory
-from alignrank.engine.progress import say, steps, warn
-from alignrank.engine.recipe import SIDE_STEP, Recipe, TrainConfig
-from alignrank.errors import InputError
+from alignrank.engine.averaging import AveragedWeights
+from alignrank.engine.device import choose_precision
+from alignrank.engine.images import opened
+from alignrank.engine.optimization import frozen_modules, parameter_groups, schedule
+from alignrank.engine.progress import say
+from alignrank.engine.recipe import SIDE_STEP, Recipe
+from alignrank.engine.validate import network_input
 
 STATE_FILE = "state.ckpt"
+TERMINATED = 143
 
 
 class TrainingError(RuntimeError):
@@ -72,7 +74,13 @@ class TrainingModule(L.LightningModule):
 
     def train_dataloader(self) -> Any:
         plan = self.plan
-        images = cached(Images(plan.train, self.settings.imgsz), self.settings, plan.devices, rank=self.global_rank)
+        images = opened(
+            plan.train,
+            self.settings.imgsz,
+            cache=self.settings.cache,
+            processes=plan.devices,
+            quiet=self.global_rank > 0,
+        )
         dataset = TrainingSet(images, plan.recipe.augment, seed=self.settings.seed, epochs=self.settings.epochs)
         return training_loader(
             dataset,
@@ -109,8 +117,6 @@ class TrainingModule(L.LightningModule):
 
     def _sized(self, batch: Batch) -> Batch:
         """Float images, resized by the run's multi-scale range (a multiple of the stride, from seed and step)."""
-        from alignrank.engine.validate import network_input
-
         batch = Batch(network_input(batch), batch.targets, batch.frames)
         spread = self.plan.recipe.augment.multi_scale
         if spread == 0:
@@ -141,111 +147,6 @@ class TrainingModule(L.LightningModule):
         factor = schedule(settings, total)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def schedule(settings: TrainConfig, total: int) -> Any:
-    """Step -> factor of the learning rate: linear warm-up, then linear, cosine or constant to `final_lr`."""
-    warmup = min(settings.warmup_epochs * total / settings.epochs, total / 2)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        done = (step - warmup) / max(total - warmup, 1)
-        shapes = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
-        remaining = shapes[settings.schedule]
-        return settings.final_lr + (1 - settings.final_lr) * remaining
-
-    return factor
-
-
-def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Weights decay; norms and biases do not. The backbone's rate is `backbone_lr` of the others'."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in settings.freeze):
-            parameter.requires_grad_(False)
-        if parameter.requires_grad:
-            groups[name.startswith("backbone.body"), parameter.ndim > 1].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": settings.weight_decay if decays else 0.0,
-            "lr": settings.lr * (settings.backbone_lr if pretrained else 1.0),
-        }
-        for (pretrained, decays), parameters in groups.items()
-    ]
-
-
-def frozen_modules(model: nn.Module, names: list[str]) -> list[nn.Module]:
-    """The modules called `names`. Raises InputError for a name the model does not have."""
-    modules = dict(model.named_modules())
-    for name in names:
-        if name not in modules:
-            children = ", ".join(child for child, _ in model.named_children())
-            raise InputError(f"train.freeze: the model has no part {name!r}; its parts are {children}")
-    return [modules[name] for name in names]
-
-
-def cached(images: Images, settings: TrainConfig, processes: int = 1, *, rank: int = 0) -> Images:
-    """Decode everything now if it fits in half of the free memory, each process holding its own copy."""
-    fits = images.num_bytes() * processes < free_memory() / 2
-    if settings.cache == "ram" or (settings.cache == "auto" and fits):
-        with steps("decoding images", len(images)) as advance:
-            skipped = images.keep_all(advance)
-        if skipped and rank == 0:
-            warn(f"{len(skipped)} images are skipped, the first: {skipped[0].reason}")
-        if len(images) == 0:
-            raise InputError(f"{images.split.source}: no image can be decoded")
-    return images
-
-
-class AveragedWeights(L.Callback):
-    """Exponential moving average of the network, in float32; it is what gets evaluated and saved.
-
-    decay(n) = min(ema_decay, (1 + n) / (10 + n)) after n updates, so that short runs average as well.
-    """
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.model: nn.Module | None = None
-        self._restored: dict[str, Tensor] | None = None
-        self._seen_step = 0
-
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.model = copy.deepcopy(module.model).eval().requires_grad_(False)
-        if self._restored is not None:
-            self.model.load_state_dict(self._restored)
-            self._restored = None
-        self._seen_step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step != self._seen_step:
-            self._seen_step = trainer.global_step
-            self.update(module.model)
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards `model`; integer buffers are copied."""
-        assert self.model is not None
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, current = list(self.model.state_dict().values()), list(model.state_dict().values())
-        floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - decay)
-        for a, c in zip(averaged, current, strict=True):
-            if not a.is_floating_point():
-                a.copy_(c)
-
-    def state_dict(self) -> dict[str, Any]:
-        assert self.model is not None
-        return {"updates": self.updates, "weights": self.model.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.updates = state_dict["updates"]
-        self._restored = state_dict["weights"]
 
 
 def fit(plan: Plan) -> None:
@@ -283,6 +184,8 @@ def fit(plan: Plan) -> None:
     start = time.monotonic()
     try:
         trainer.fit(module, ckpt_path=state, weights_only=True)
+    except SIGTERMException:
+        raise SystemExit(TERMINATED) from None
     except SystemExit:
         # Lightning turns Ctrl-C into exit(1); the command line says how to resume and exits with 130.
         raise KeyboardInterrupt from None

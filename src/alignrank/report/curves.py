@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from alignrank.report.palette import color
+from alignrank.drawing import color
 
 Array = np.ndarray[Any, Any]
 Log = Mapping[str, Any]

@@ -1,0 +1,56 @@
+"""Learning-rate schedule, parameter groups, and parts that do not learn."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from alignrank.engine.recipe import TrainConfig
+from alignrank.errors import InputError
+
+
+def schedule(settings: TrainConfig, total: int) -> Callable[[int], float]:
+    """Step -> factor of the learning rate: linear warm-up, then linear, cosine or constant to `final_lr`."""
+    warmup = min(settings.warmup_epochs * total / settings.epochs, total / 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(total - warmup, 1)
+        shapes = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+        remaining = shapes[settings.schedule]
+        return settings.final_lr + (1 - settings.final_lr) * remaining
+
+    return factor
+
+
+def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Weights decay; norms and biases do not. The backbone's rate is `backbone_lr` of the others'."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in settings.freeze):
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups[name.startswith("backbone.body"), parameter.ndim > 1].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "lr": settings.lr * (settings.backbone_lr if pretrained else 1.0),
+        }
+        for (pretrained, decays), parameters in groups.items()
+    ]
+
+
+def frozen_modules(model: nn.Module, names: list[str]) -> list[nn.Module]:
+    """The modules called `names`. Raises InputError for a name the model does not have."""
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            children = ", ".join(child for child, _ in model.named_children())
+            raise InputError(f"train.freeze: the model has no part {name!r}; its parts are {children}")
+    return [modules[name] for name in names]
