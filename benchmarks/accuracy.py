@@ -66,7 +66,7 @@ def run(row: str, seed: int, gt: Path) -> dict[str, object]:
     history = json.loads((out / "history.json").read_text())
     return {
         **pycocotools_figures(gt, out / "detections.json"),
-        "ap_by_epoch": [round(epoch["metrics/ap"], 4) for epoch in history],
+        "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history],
         "minutes": round(results["seconds"] / 60, 1),
         "command": results["command"],
         "commit": results["commit"],

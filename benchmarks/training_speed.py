@@ -74,7 +74,7 @@ class Clock:
         return len(self.times) >= self.spec["batches"]
 
     def load(self) -> tuple[float, float, float]:
-        """Wall seconds, CPU seconds of the whole machine, CPU seconds of this session (loader workers too)."""
+        """Wall seconds, CPU ticks of the whole machine, CPU ticks of this session (loader workers too)."""
         fields = [int(value) for value in Path("/proc/stat").read_text().split()[1:9]]
         own = 0
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -83,13 +83,12 @@ class Clock:
             except OSError:  # ended meanwhile
                 continue
             own += sum(map(int, stat[11:15])) if int(stat[3]) == os.getsid(0) else 0
-        tick = os.sysconf("SC_CLK_TCK")
-        return time.perf_counter(), (sum(fields) - fields[3] - fields[4]) / tick, own / tick
+        return time.perf_counter(), sum(fields) - fields[3] - fields[4], own
 
     def write(self, **about: Any) -> None:
         """The result file: seconds per batch, the share of the machine that others used meanwhile."""
         wall, busy, own = (after - before for after, before in zip(self.load(), self.since or self.load(), strict=True))
-        share = max(0.0, (busy - own) / (wall * (os.cpu_count() or 1)))
+        share = max(0.0, (busy - own) / os.sysconf("SC_CLK_TCK") / (wall * (os.cpu_count() or 1)))
         Path(self.spec["result"]).write_text(json.dumps({"seconds": self.times, "foreign": share, **about}))
 
 

@@ -24,6 +24,8 @@ class Config(BaseModel):
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str) -> Self:
         """Validate `values`; raises InputError naming `where` (a file or "command line") and the field."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"{where}: must be a mapping of options, got {values!r}")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:

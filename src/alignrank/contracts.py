@@ -198,9 +198,12 @@ class DetectorModel(Protocol):
 
 
 class Criterion(Protocol):
-    """Predictions and ground truth -> loss. Knows no model; can be called with made-up predictions."""
+    """Predictions and ground truth -> loss. Knows no model; can be called with made-up predictions.
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> LossTerms: ...
+    Normalisers are averaged over processes that train together, unless this one computes `alone`.
+    """
+
+    def __call__(self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False) -> LossTerms: ...
 
 
 class Postprocess(Protocol):

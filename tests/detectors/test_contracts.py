@@ -25,13 +25,13 @@ def tiny(name: str, num_classes: int = 3, **overrides: Any) -> Recipe:
 
 
 def scene(batch: int = 2, num_classes: int = 3, height: int = SIDE, width: int = SIDE) -> tuple[Tensor, list[Targets]]:
-    """Random images with 1, 2, 3 ... objects whose sides are a quarter of the image or more."""
+    """Random images with 1, 2, 3 ... objects whose sides are half of the image or more: fresh boxes are that large."""
     images = torch.rand(batch, 3, height, width)
     targets = []
     for count in range(1, batch + 1):
         size = torch.tensor([width, height])
-        corner = torch.rand(count, 2) * size * 0.5
-        side = (0.25 + 0.25 * torch.rand(count, 2)) * size
+        corner = torch.rand(count, 2) * size * 0.25
+        side = (0.5 + 0.25 * torch.rand(count, 2)) * size
         targets.append(Targets(torch.cat([corner, corner + side], 1), torch.arange(count) % num_classes))
     return images, targets
 
@@ -135,12 +135,17 @@ def test_parts_sum_to_the_total(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_parameter_learns(name: str) -> None:
-    """Ten steps of SGD without weight decay change each trainable parameter."""
+    """Ten steps of SGD without weight decay change each trainable parameter.
+
+    One object of about the size that each level's boxes have at first (15 strides), so that every level has positives.
+    """
     built = tiny(name).build()
     parameters = dict(built.model.named_parameters())
     before = {key: value.detach().clone() for key, value in parameters.items()}
     optimizer = torch.optim.SGD(parameters.values(), lr=0.01, momentum=0.9)
-    images, targets = scene()
+    images = torch.rand(1, 3, 512, 512)
+    boxes = [[40.0, 40.0, 160.0, 160.0], [200.0, 100.0, 440.0, 340.0], [16.0, 16.0, 496.0, 496.0]]
+    targets = [Targets(torch.tensor(boxes), torch.arange(3))]
     for _ in range(10):
         optimizer.zero_grad()
         loss_of(built, images, targets).total.backward()
@@ -154,11 +159,11 @@ def test_every_parameter_learns(name: str) -> None:
 @pytest.mark.parametrize("classification", CLASSIFICATION)
 @pytest.mark.parametrize("detector", sorted(DETECTORS))
 def test_class_losses_learn(detector: str, classification: str) -> None:
-    """Each classification loss falls on one batch, and does so by more than a tenth in fifteen steps."""
+    """With each classification loss the total falls by more than a third in fifteen steps on one batch."""
     name = next(name for name in RECIPES if load_recipe(name).detector == detector)
     built = tiny(name, **{"loss.classification": classification}).build()
     optimizer = torch.optim.AdamW(built.model.parameters(), lr=0.002)
-    images, targets = scene()
+    images, targets = scene(height=128, width=128)
     totals = []
     for _ in range(15):
         optimizer.zero_grad()
@@ -166,7 +171,7 @@ def test_class_losses_learn(detector: str, classification: str) -> None:
         terms.total.backward()
         optimizer.step()
         totals.append(terms.total.item())
-    assert totals[-1] < 0.9 * totals[0]
+    assert totals[-1] < 0.66 * totals[0]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -215,14 +220,20 @@ def test_numbers_of_classes(name: str, num_classes: int) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_batch_size_does_not_matter(name: str) -> None:
-    """In evaluation an image's predictions are the same alone and among three."""
-    model = tiny(name).build().model
-    images, _ = scene(3)
+    """In evaluation an image's predictions are the same alone and among three.
+
+    In float64: with the few cells of these maps, norms magnify the rounding of float32 a hundredfold.
+    """
+    model = tiny(name).build().model.double()
+    images = scene(3)[0].double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # statistics of these images, not mostly the initial ones, which let signals fade
     with torch.no_grad():
         model.train()(images)
         together = model.eval()(images)
         for i in range(3):
             alone = model(images[i : i + 1])
-            assert_close(alone.logits[0], together.logits[i], atol=1e-4, rtol=1e-4)
-            assert_close(alone.boxes[0], together.boxes[i], atol=1e-3, rtol=1e-4)
-    assert (together.logits[0] - together.logits[1]).abs().max() > 1e-3  # the images do differ
+            assert_close(alone.logits[0], together.logits[i], atol=1e-5, rtol=1e-5)
+            assert_close(alone.boxes[0], together.boxes[i], atol=1e-3, rtol=1e-5)
+    assert (together.logits[0] - together.logits[1]).abs().max() > 1e-2  # the images do differ

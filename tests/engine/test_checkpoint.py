@@ -202,7 +202,7 @@ def test_invalid_recipe_inside(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["recipe", "classes", "metrics"])
 def test_metadata_of_another_type(whole: Path, tmp_path: Path, key: str) -> None:
     """Valid JSON that is not what it should be."""
-    error_of(rewritten(whole, tmp_path, lambda m, _: m.update({key: "7"})))
+    assert "metadata is damaged" in error_of(rewritten(whole, tmp_path, lambda m, _: m.update({key: "7"})))
 
 
 def test_checksum_sees_names_shapes_and_values() -> None:

@@ -50,7 +50,9 @@ class Finder(nn.Module):
         return Predictions(scores.logit(eps=1e-6), boxes)
 
 
-def scene(height: int = 60, width: int = 90, *, red: tuple[int, int, int, int] = (10, 20, 40, 50)) -> np.ndarray[Any, Any]:
+def scene(
+    height: int = 60, width: int = 90, *, red: tuple[int, int, int, int] = (10, 20, 40, 50)
+) -> np.ndarray[Any, Any]:
     """A grey picture with a red box and a blue one at (60,5)-(80,15)."""
     image = np.full((height, width, 3), 128, np.uint8)
     x0, y0, x1, y1 = red
@@ -60,10 +62,10 @@ def scene(height: int = 60, width: int = 90, *, red: tuple[int, int, int, int] =
 
 
 def clip(path: Path, frames: int, size: tuple[int, int] = (90, 60), rate: Fraction = Fraction(30000, 1001)) -> Path:
-    """A video of `scene` whose red box moves right by a pixel each frame (wrapping at 40)."""
+    """A lossless video of `scene` whose red box moves right by a pixel each frame (wrapping at 40)."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate, options={"qscale": "1"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream = container.add_stream("png", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = *size, "rgb24"
         for index in range(frames):
             x = index % 40
             image = scene(size[1], size[0], red=(x, 20, x + 20, 50))
@@ -232,16 +234,20 @@ def test_a_folder_that_exists_is_never_written_into(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_leaves_readable_parts(tmp_path: Path) -> None:
     (found,) = run(scene(), keep_images=True)
-    with pytest.raises(KeyboardInterrupt), ResultWriter(tmp_path / "out") as writer:
-        writer.add(found)
+
+    def interrupted() -> Iterator[Detections]:
+        yield found
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_results(interrupted(), tmp_path / "out")
     assert len(json.loads((tmp_path / "out" / "predictions.json.part").read_text())) == 1
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 
 @pytest.mark.parametrize("size", [(90, 60), (640, 360)])
 def test_a_video_becomes_a_drawn_video(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = clip(tmp_path / "v.mp4", 15, size)
+    path = clip(tmp_path / "v.mov", 15, size)
     write_results(run([path, scene(), path], keep_images=True, batch=4), tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "image 1.jpg", "predictions.csv", "predictions.json", "v-2.mp4", "v.mp4",
@@ -255,17 +261,17 @@ def test_a_video_becomes_a_drawn_video(tmp_path: Path, size: tuple[int, int]) ->
     items = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [item["source"] for item in items[:15]] == [f"{path}#{i}" for i in range(15)]
     left = [item["boxes"][item["names"].index("red")][0] for item in items[:15]]
-    assert max(abs(x - i) for i, x in enumerate(left)) < 4
+    assert max(abs(x - i) for i, x in enumerate(left)) <= 2 * max(size) / 192
 
 
 def test_frames_as_pictures(tmp_path: Path) -> None:
-    path = clip(tmp_path / "v.mp4", 3)
+    path = clip(tmp_path / "v.mov", 3)
     write_results(run(path, keep_images=True), tmp_path / "out", json=False, csv=False, video=False)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"v-{i:06d}.jpg" for i in range(3)]
 
 
 def test_odd_sides_can_be_encoded(tmp_path: Path) -> None:
-    path = clip(tmp_path / "v.mp4", 2)
+    path = clip(tmp_path / "v.mov", 2)
     with ResultWriter(tmp_path / "out") as writer:
         for index in range(2):
             (found,) = run(scene(61, 91), keep_images=True)
@@ -277,7 +283,7 @@ def test_odd_sides_can_be_encoded(tmp_path: Path) -> None:
 
 def test_memory_stays_flat_over_a_long_video(tmp_path: Path) -> None:
     def peak(frames: int) -> int:
-        path = clip(tmp_path / f"{frames}.mp4", frames, (320, 240))
+        path = clip(tmp_path / f"{frames}.mov", frames, (320, 240))
         tracemalloc.start()
         write_results(run(path, keep_images=True, imgsz=64, batch=2), tmp_path / f"out{frames}")
         used = tracemalloc.get_traced_memory()[1]
@@ -285,6 +291,6 @@ def test_memory_stays_flat_over_a_long_video(tmp_path: Path) -> None:
         return used
 
     peak(3)  # imports
-    short, long = peak(30), peak(180)
-    # 150 more frames are 35 MB.
-    assert long < short + 1_000_000, f"{short} bytes for 30 frames, {long} for 180"
+    short, long = peak(20), peak(100)
+    # 80 more frames are 18 MB.
+    assert long < short + 1_000_000, f"{short} bytes for 20 frames, {long} for 100"

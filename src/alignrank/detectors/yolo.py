@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignrank.boxes import distances_to_xyxy
+from alignrank.boxes import at_least_float32, distances_to_xyxy
 from alignrank.config import Config
 from alignrank.contracts import Built, Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
@@ -134,8 +134,8 @@ def _class_tower(in_channels: int, width: int, separable: bool) -> list[nn.Modul
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B,D,H,W] -> [B,H*W,D] float32."""
-    return x.flatten(2).transpose(1, 2).float()
+    """[B,D,H,W] -> [B,H*W,D], at least float32."""
+    return at_least_float32(x.flatten(2).transpose(1, 2))
 
 
 def grid_points(maps: Sequence[Tensor], strides: Sequence[int] = STRIDES) -> tuple[Tensor, Tensor]:

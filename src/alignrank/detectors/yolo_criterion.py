@@ -36,17 +36,17 @@ class YoloCriterion:
     def __init__(self, config: YoloConfig) -> None:
         self.config = config
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets]) -> LossTerms:
+    def __call__(self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False) -> LossTerms:
         topk = self.config.assign.topk
         if not self.config.head.dual:
-            parts = self._terms(predictions, targets, topk)
+            parts = self._terms(predictions, targets, topk, alone)
         else:
-            parts = {f"o2o_{name}": term for name, term in self._terms(predictions, targets, 1).items()}
+            parts = {f"o2o_{name}": term for name, term in self._terms(predictions, targets, 1, alone).items()}
             if predictions.one_to_many is not None:
-                parts |= self._terms(predictions.one_to_many, targets, topk)
+                parts |= self._terms(predictions.one_to_many, targets, topk, alone)
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
-    def _terms(self, predictions: Predictions, targets: Sequence[Targets], topk: int) -> dict[str, Tensor]:
+    def _terms(self, predictions: Predictions, targets: Sequence[Targets], topk: int, alone: bool) -> dict[str, Tensor]:
         gt_labels, gt_boxes, gt_mask = padded(targets)
         assert predictions.points is not None
         assert predictions.strides is not None
@@ -69,7 +69,7 @@ class YoloCriterion:
         boxes = predictions.boxes[image, point]  # [P,4]
         gt = assignment.boxes[image, point]
         weight = assignment.scores[image, point].sum(-1)  # [P]
-        normalizer = mean_over_ranks(weight.sum()).clamp(min=1)
+        normalizer = mean_over_ranks(weight.sum(), alone=alone).clamp(min=1)
 
         strides = predictions.strides[point]  # [P,1]
         distances = xyxy_to_distances(predictions.points[point], gt) / strides  # [P,4] bins
@@ -77,12 +77,18 @@ class YoloCriterion:
         dfl = distribution_focal_loss(distribution.flatten(0, 1), distances.flatten(), reduction="none")
         return {
             "box": config.loss.box * (ciou_loss(boxes, gt) * weight).sum() / normalizer,
-            "cls": config.loss.cls * self._classification(predictions, assignment, image, point, normalizer),
+            "cls": config.loss.cls * self._classification(predictions, assignment, image, point, normalizer, alone),
             "dfl": config.loss.dfl * (dfl.unflatten(0, (-1, 4)).mean(-1) * weight).sum() / normalizer,
         }
 
     def _classification(
-        self, predictions: Predictions, assignment: Assignment, image: Tensor, point: Tensor, normalizer: Tensor
+        self,
+        predictions: Predictions,
+        assignment: Assignment,
+        image: Tensor,
+        point: Tensor,
+        normalizer: Tensor,
+        alone: bool,
     ) -> Tensor:
         logits = predictions.logits
         kind = self.config.loss.classification
@@ -91,11 +97,11 @@ class YoloCriterion:
         labels = assignment.labels[image, point]
         if kind == "focal":
             target = torch.zeros_like(logits).index_put_((image, point, labels), logits.new_ones(len(labels)))
-            return sigmoid_focal_loss(logits, target) / mean_over_ranks(target.sum()).clamp(min=1)
+            return sigmoid_focal_loss(logits, target) / mean_over_ranks(target.sum(), alone=alone).clamp(min=1)
         iou = aligned_iou(predictions.boxes[image, point].detach(), assignment.boxes[image, point])
         quality = torch.zeros_like(logits).index_put_((image, point, labels), iou)
         loss = varifocal_loss if kind == "vfl" else quality_focal_loss
-        return loss(logits, quality) / mean_over_ranks(quality.sum()).clamp(min=1)
+        return loss(logits, quality) / mean_over_ranks(quality.sum(), alone=alone).clamp(min=1)
 
 
 def padded(targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:

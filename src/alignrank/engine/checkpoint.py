@@ -117,6 +117,8 @@ def _parse(path: Path, metadata: Mapping[str, str], weights: dict[str, Tensor]) 
         values, classes, metrics = (json.loads(metadata[key]) for key in ("recipe", "classes", "metrics"))
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: metadata is damaged ({error})") from None
+    if not (isinstance(values, dict) and isinstance(classes, list) and isinstance(metrics, dict)):
+        raise InputError(f"{path}: metadata is damaged (recipe, classes or metrics is of another type)")
     if checksum(weights) != metadata.get("checksum"):
         raise InputError(f"{path}: checksum does not match, the file is damaged")
     recipe = Recipe.parse(values, where=str(path))

@@ -44,14 +44,14 @@ def predict(
     max_dets: int = 300,
     batch: int = 1,
     keep_images: bool = False,
-    precision: str = "auto",
+    precision: str = "fp32",
 ) -> Iterator[Detections]:
     """Detections of each image or frame in order, boxes in its own pixels, computed `batch` at a time when asked for.
 
     model: as it shall run (deployed, on `device`); put into evaluation mode. names: class names by label.
     imgsz: side of the network's input, px, a multiple of `model.stride`. conf, iou: thresholds in 0..1.
     classes: only these, by label or name. keep_images: detections carry their image, to be drawn on.
-    precision: auto|fp32|bf16|fp16. What cannot be read is skipped with a counted warning at the end.
+    precision: auto|fp32|bf16|fp16; half precision rounds scores to 3 digits, which ties ranks. What cannot be read is skipped with a counted warning at the end.
     Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     _check(conf=conf, iou=iou, max_dets=max_dets, batch=batch)

@@ -68,10 +68,12 @@ class Recipe:
     @classmethod
     def parse(cls, values: Mapping[str, Any], *, where: str) -> Recipe:
         """Validate a resolved recipe. Raises InputError naming `where` and the field."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"{where}: must be a mapping of options, got {values!r}")
         rest = dict(values)
         name = str(rest.pop("name", where))
         detector = rest.pop("detector", None)
-        if detector not in DETECTORS:
+        if not isinstance(detector, str) or detector not in DETECTORS:
             raise InputError(
                 f"{where}: detector: unknown architecture {detector!r}; {nearest(str(detector), DETECTORS)}"
             )

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from alignrank.engine.averaging import AveragedWeights
     from alignrank.engine.train import Plan, TrainingModule
 
+# Figures that are logged every epoch; the others are in metrics.json at the end.
+SHOWN = ("ap", "ap50", "ap75")
+
 
 class Recorder(L.Callback):
     """Runs on the first process only; the others wait at the end of the epoch."""
@@ -116,7 +119,7 @@ class Recorder(L.Callback):
         )
         row |= {f"val/{name}": value for name, value in result.losses.items()}
         figures = {k: v for k, v in result.metrics.to_dict().items() if isinstance(v, float)}
-        row |= {f"metrics/{name}": value for name, value in figures.items()}
+        row |= {f"val/{name}": figures[name] for name in SHOWN if name in figures}
         ap = figures.get("ap", 0.0)
         weights = self.averaged.model.state_dict()
         about: dict[str, Any] = {"epoch": epoch, **figures}
@@ -139,7 +142,6 @@ class Recorder(L.Callback):
         epochs = self.plan.recipe.train.epochs
         epoch = int(row["epoch"])
         losses = "  ".join(f"{k.removeprefix('train/')} {v:.3f}" for k, v in row.items() if k.startswith("train/"))
-        names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
-        figures = "  ".join(f"{n} {row[f'metrics/{k}']:.3f}" for k, n in names.items() if f"metrics/{k}" in row)
+        figures = "  ".join(f"{k.upper()} {row[f'val/{k}']:.3f}" for k in SHOWN if f"val/{k}" in row)
         left = timedelta(seconds=round(self.seconds / epoch * (epochs - epoch)))
         say(f"epoch {epoch}/{epochs}  {losses}  {figures}  {left} left")

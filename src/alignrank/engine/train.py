@@ -100,6 +100,7 @@ class TrainingModule(L.LightningModule):
         return self
 
     def on_train_epoch_start(self) -> None:
+        self.train()  # Lightning leaves modes as they are
         self._sums, self._batches = {}, 0
 
     def training_step(self, batch: Batch, index: int) -> Tensor:

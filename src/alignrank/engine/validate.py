@@ -58,7 +58,7 @@ def validate(
         batch = batch.to(device)
         predictions = model(network_input(batch))
         if criterion is not None:
-            terms = criterion(predictions, batch.targets)
+            terms = criterion(predictions, batch.targets, alone=True)
             for name, value in terms.parts.items():
                 sums[name] += float(value) * len(batch.frames)
         count += len(batch.frames)

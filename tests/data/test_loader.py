@@ -1,0 +1,228 @@
+"""From a Split to batches: decoding, caching, order, determinism, frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from alignrank.contracts import Batch
+from alignrank.data.augment import AugmentConfig
+from alignrank.data.loader import (
+    EpochSampler,
+    EvaluationSet,
+    Images,
+    TrainingSet,
+    collate,
+    evaluation_loader,
+    training_loader,
+)
+from alignrank.data.samples import Sample, Split
+from alignrank.errors import InputError
+
+SIZES = [(60, 80), (50, 50), (200, 120), (64, 96), (30, 100)]  # height, width
+SIDE = 96
+
+
+def sample(folder: Path, index: int, *, crowd: bool = False, objects: bool = True) -> Sample:
+    """A black PNG with a white rectangle over its middle half, and that as its box (and a crowd region on all)."""
+    height, width = SIZES[index % len(SIZES)]
+    pixels = np.zeros((height, width, 3), np.uint8)
+    box = [width // 4, height // 4, 3 * width // 4, 3 * height // 4]
+    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    path = folder / f"{index}.png"
+    Image.fromarray(pixels).save(path)
+    boxes = [box] * objects + [[0, 0, width, height]] * crowd
+    flags = [False] * objects + [True] * crowd
+    return Sample(
+        path,
+        100 + index,
+        (height, width),
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.full(len(boxes), index % 2, np.int64),
+        np.ones(len(boxes), np.float32),
+        np.asarray(flags, bool),
+    )
+
+
+def split(folder: Path, count: int = 5) -> Split:
+    return Split(("even", "odd"), (1, 2), [sample(folder, i) for i in range(count)], folder)
+
+
+def white(pixels: torch.Tensor) -> list[int]:
+    """The extent of pixels nearer to white than to black or grey."""
+    near = (pixels > 180).all(0)
+    rows, columns = near.any(1).nonzero().flatten().tolist(), near.any(0).nonzero().flatten().tolist()
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+def test_images_fit_the_side_and_boxes_follow(tmp_path: Path) -> None:
+    images = Images(split(tmp_path), SIDE)
+    for i, (height, width) in enumerate(SIZES):
+        picture = images[i]
+        assert max(picture.pixels.shape[-2:]) == SIDE
+        assert picture.pixels.shape[-1] / picture.pixels.shape[-2] == pytest.approx(width / height, rel=0.02)
+        assert np.abs(np.subtract(white(picture.pixels), picture.boxes[0].tolist())).max() <= 1.5
+        assert picture.labels.tolist() == [i % 2]
+
+
+def test_crowd_regions_are_no_training_targets(tmp_path: Path) -> None:
+    samples = [sample(tmp_path, 0, crowd=True), sample(tmp_path, 1, crowd=True, objects=False)]
+    images = Images(Split(("a", "b"), (1, 2), samples, tmp_path), SIDE)
+    assert [len(images[i].boxes) for i in range(2)] == [1, 0]
+    assert images[1].boxes.shape == (0, 4)
+
+
+def test_keeping_changes_nothing_but_the_place(tmp_path: Path) -> None:
+    """Kept in memory: the same pictures, without reading the files again; the size estimate is right."""
+    images = Images(split(tmp_path), SIDE)
+    before = [images[i] for i in range(5)]
+    advanced: list[int] = []
+    assert images.keep_all(lambda: advanced.append(1)) == []
+    assert len(advanced) == 5
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for i, expected in enumerate(before):
+        assert torch.equal(images[i].pixels, expected.pixels)
+        assert torch.equal(images[i].boxes, expected.boxes)
+    held = sum(picture.pixels.numel() for picture in before)
+    assert images.num_bytes() == pytest.approx(held, rel=0.02)
+
+
+def test_broken_images_are_left_out_when_kept(tmp_path: Path) -> None:
+    """A damaged file and one of another size than annotated: skipped and told; the others keep their own boxes."""
+    data = split(tmp_path)
+    data.samples[1].image.write_bytes(b"no image")
+    Image.new("RGB", (7, 7)).save(data.samples[3].image)
+    images = Images(data, SIDE)
+    with pytest.raises(InputError, match=r"1\.png"):
+        images[1]
+    with pytest.raises(InputError, match="is 7x7 pixels, its annotation says 96x64"):
+        images[3]
+    skipped = images.keep_all()
+    assert [Path(s.where).name for s in skipped] == ["1.png", "3.png"]
+    assert data.skipped == skipped
+    assert len(images) == len(data) == 3
+    for i in range(3):
+        assert np.abs(np.subtract(white(images[i].pixels), images[i].boxes[0].tolist())).max() <= 1.5
+
+
+def test_same_seed_epoch_index_same_picture(tmp_path: Path) -> None:
+    images = Images(split(tmp_path), SIDE)
+    config = AugmentConfig(plain_epochs=0)
+    first = TrainingSet(images, config, seed=3, epochs=10)
+    second = TrainingSet(Images(split(tmp_path), SIDE), config, seed=3, epochs=10)
+    second[0, 0], second[4, 4]  # what was asked before does not matter
+    for key in [(0, 0), (0, 1), (7, 2)]:
+        a, b = first[key], second[key]
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1].boxes, b[1].boxes)
+        assert torch.equal(a[1].labels, b[1].labels)
+    for other in (first[1, 0], TrainingSet(images, config, seed=4, epochs=10)[0, 0]):
+        assert not torch.equal(first[0, 0][0], other[0])
+
+
+def test_last_epochs_are_plain(tmp_path: Path) -> None:
+    """Mosaic up to the last two of ten epochs: then each picture holds its own object alone."""
+    images = Images(split(tmp_path), SIDE)
+    config = AugmentConfig(plain_epochs=2, flip=0, scale=0, translate=0)
+    dataset = TrainingSet(images, config, seed=0, epochs=10)
+
+    def counts(epoch: int) -> list[int]:
+        return [len(dataset[epoch, i][1].labels) for i in range(5)]
+
+    assert max(max(counts(epoch)) for epoch in range(8)) > 1
+    assert counts(8) == counts(9) == [1] * 5
+
+
+def test_one_image_data_set(tmp_path: Path) -> None:
+    dataset = TrainingSet(Images(split(tmp_path, 1), SIDE), AugmentConfig(mixup=1), seed=0, epochs=20)
+    loader = training_loader(dataset, 4, workers=0, seed=0)
+    (batch,) = list(loader)
+    assert isinstance(batch, Batch)
+    assert batch.images.shape == (1, 3, SIDE, SIDE)
+
+
+def test_evaluation_boxes_frames_and_pixels_agree(tmp_path: Path) -> None:
+    """The target encloses the white pixels, and the frame maps it back to the annotation."""
+    data = split(tmp_path)
+    dataset = EvaluationSet(Images(data, SIDE))
+    for i, own in enumerate(data.samples):
+        pixels, targets, frame = dataset[i]
+        assert pixels.shape == (3, SIDE, SIDE)
+        assert np.abs(np.subtract(white(pixels), targets.boxes[0].tolist())).max() <= 1.5
+        assert_close(frame.to_original(targets.boxes), torch.from_numpy(own.boxes), atol=1e-2, rtol=0)
+        assert (frame.image_id, frame.size, frame.source) == (100 + i, own.size, str(own.image))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_loader_keeps_the_order(tmp_path: Path, workers: int) -> None:
+    batches = list(evaluation_loader(EvaluationSet(Images(split(tmp_path), SIDE)), 2, workers=workers))
+    assert [[f.image_id for f in b.frames] for b in batches] == [[100, 101], [102, 103], [104]]
+    assert all(b.images.dtype == torch.uint8 for b in batches)
+
+
+def test_workers_do_not_change_the_batches(tmp_path: Path) -> None:
+    def batches(workers: int) -> list[Batch]:
+        dataset = TrainingSet(Images(split(tmp_path), SIDE), AugmentConfig(mixup=0.5), seed=1, epochs=5)
+        return list(training_loader(dataset, 2, workers=workers, seed=1))
+
+    alone, helped = batches(0), batches(2)
+    assert len(alone) == len(helped)
+    for a, b in zip(alone, helped, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert [f.image_id for f in a.frames] == [f.image_id for f in b.frames]
+        assert all(torch.equal(s.boxes, t.boxes) for s, t in zip(a.targets, b.targets, strict=True))
+
+
+@pytest.mark.parametrize(("count", "batch", "batches"), [(5, 2, 2), (4, 2, 2), (5, 3, 2), (1, 4, 1), (5, 1, 5)])
+def test_a_last_batch_of_one_is_left_out(tmp_path: Path, count: int, batch: int, batches: int) -> None:
+    """5 by 2: the fifth image alone would meet a batch norm. 5 by 3 leaves two. One image alone is all there is.
+
+    With a batch of 1 every batch is one image and none may be left out.
+    """
+    dataset = TrainingSet(Images(split(tmp_path, count), SIDE), AugmentConfig.off(), seed=0, epochs=1)
+    assert len(list(training_loader(dataset, batch, workers=0, seed=0))) == batches
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(10, 1), (10, 2), (11, 2), (3, 4), (1, 2)])
+def test_ranks_split_the_order(count: int, ranks: int) -> None:
+    """Together the ranks see every image, in the order one process would, each the same number."""
+    alone = EpochSampler(count, seed=5)
+    parts = [EpochSampler(count, seed=5, rank=r, ranks=ranks) for r in range(ranks)]
+    for epoch in range(3):
+        for sampler in (alone, *parts):
+            sampler.set_epoch(epoch)
+        whole = list(alone)
+        assert sorted(index for _, index in whole) == list(range(count))
+        assert {e for e, _ in whole} == {epoch}
+        shares = [list(part) for part in parts]
+        assert all(len(share) == len(part) == -(-count // ranks) for share, part in zip(shares, parts, strict=True))
+        interleaved = [pair for row in zip(*shares, strict=True) for pair in row]
+        assert interleaved[:count] == whole
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
+        sampler = EpochSampler(30, seed=seed)
+        sampler.set_epoch(epoch)
+        return [index for _, index in sampler]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_collate(tmp_path: Path) -> None:
+    dataset = EvaluationSet(Images(split(tmp_path), SIDE))
+    batch = collate([dataset[i] for i in (2, 0)])
+    assert torch.equal(batch.images[0], dataset[2][0])
+    assert [len(t.labels) for t in batch.targets] == [1, 1]
+    assert [f.image_id for f in batch.frames] == [102, 100]
+    moved = batch.to("cpu")
+    assert torch.equal(moved.images, batch.images)
+    assert moved.frames == batch.frames

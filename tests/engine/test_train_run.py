@@ -1,0 +1,253 @@
+"""Whole training runs through the command line, on a data set of a few coloured squares."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+COLOURS = ((220, 40, 40), (40, 200, 60))
+TINY = [
+    "--imgsz",
+    "64",
+    "--batch",
+    "4",
+    "--device",
+    "cpu",
+    "model.size=t",
+    "train.precision=fp32",
+    "augment.plain_epochs=1",
+]
+
+
+def write_squares(
+    folder: Path, *, num_train: int = 8, num_val: int = 4, classes: tuple[str, ...] = ("red", "green")
+) -> Path:
+    """Images of 64 x 48 px with two squares each, in COCO form."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for split, count in (("train", num_train), ("val", num_val)):
+        images, annotations = [], []
+        for number in range(count):
+            pixels = rng.integers(90, 130, (48, 64, 3), dtype=np.uint8)
+            name = f"{split}{number}.png"
+            images.append({"id": number + 1, "file_name": name, "width": 64, "height": 48})
+            for column in range(2):
+                label = int(rng.integers(len(classes)))
+                side, x, y = int(rng.integers(12, 22)), int(rng.integers(0, 10)) + 32 * column, int(rng.integers(0, 26))
+                pixels[y : y + side, x : x + side] = COLOURS[label % 2]
+                annotations.append({
+                    "id": len(annotations) + 1, "image_id": number + 1, "category_id": label + 1,
+                    "bbox": [x, y, side, side], "area": side * side, "iscrowd": 0,
+                })  # fmt: skip
+            Image.fromarray(pixels).save(folder / "images" / name)
+        categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("data") / "squares")
+
+
+@pytest.fixture(scope="module")
+def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One finished run of two epochs with a dual head, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    done = alignrank(
+        "train", "--model", "yolov10-n", "--data", str(squares), "--epochs", "2", *TINY, "--out", str(out), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    return out, json.loads(done.stdout)
+
+
+def alignrank(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alignrank", *arguments], capture_output=True, text=True, env=environment(), check=False
+    )
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One line on stderr with `words`, nothing on stdout, exit code 2."""
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for word in words:
+        assert word in last
+
+
+def test_run_folder_holds_everything(run: tuple[Path, dict[str, Any]]) -> None:
+    out, printed = run
+    files = {path.name for path in out.iterdir()}
+    assert files >= {
+        "best.safetensors", "last.safetensors", "state.ckpt", "metrics.csv", "curves.png", "precision_recall.png",
+        "f1.png", "confusion.png", "train_samples.jpg", "val_predictions.jpg", "results.json", "metrics.json",
+    }  # fmt: skip
+    assert set(printed) == {"out", "weights", "metrics", "processed", "skipped"}
+    assert printed["processed"] == 12
+    assert printed["weights"] == str(out / "best.safetensors")
+    history = json.loads((out / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert {"train/o2o_cls", "train/cls", "val/ap", "lr"} <= set(history[-1])
+
+
+def test_printed_metrics_are_those_of_val(run: tuple[Path, dict[str, Any]], squares: Path) -> None:
+    out, printed = run
+    done = alignrank("val", "--weights", str(out), "--data", str(squares), "--json")
+    assert json.loads(done.stdout) == printed["metrics"]
+
+
+def test_a_second_run_does_not_overwrite_the_first(run: tuple[Path, dict[str, Any]], squares: Path) -> None:
+    out, _ = run
+    before = (out / "best.safetensors").read_bytes()
+    refused(
+        alignrank("train", "--data", str(squares), "--epochs", "1", *TINY, "--out", str(out)),
+        "already exists",
+        str(out),
+    )
+    assert (out / "best.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_is_not_resumed(run: tuple[Path, dict[str, Any]]) -> None:
+    refused(alignrank("train", "--resume", str(run[0])), "complete")
+
+
+def test_resume_takes_no_other_options(run: tuple[Path, dict[str, Any]]) -> None:
+    refused(alignrank("train", "--resume", str(run[0]), "--epochs", "9"), "--resume", "--epochs")
+
+
+def test_killed_run_continues_where_it_was(squares: Path, tmp_path: Path) -> None:
+    """Killed without warning in the middle, resumed: all epochs are there once, and the weights moved on."""
+    out = tmp_path / "run"
+    command = ["train", "--data", str(squares), "--epochs", "40", *TINY, "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command], stderr=subprocess.DEVNULL, env=environment()
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "state.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    reached = len(json.loads((out / "history.json").read_text()))
+    assert 1 <= reached < 40
+    before = load_file(out / "last.safetensors")
+    done = alignrank("train", "--resume", str(out))
+    assert done.returncode == 0, done.stderr
+    history = json.loads((out / "history.json").read_text())
+    assert [row["epoch"] for row in history] == list(range(1, 41))
+    assert f"epoch {reached - 1}/40" not in done.stderr
+    after = load_file(out / "last.safetensors")
+    assert any(not torch.equal(before[name], tensor) for name, tensor in after.items())
+    rows = (out / "metrics.csv").read_text().strip().splitlines()
+    assert len(rows) == 1 + 40
+
+
+def test_fine_tuning_on_other_classes_tells_what_was_loaded(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "three", num_train=4, num_val=2, classes=("a", "b", "c"))
+    out = tmp_path / "tuned"
+    done = alignrank(
+        "train",
+        "--weights",
+        str(run[0]),
+        "--data",
+        str(data),
+        "--epochs",
+        "1",
+        "--out",
+        str(out),
+        "train.freeze=[backbone]",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loaded" in done.stderr
+    assert "head.cls.0" in done.stderr
+    before, after = load_file(run[0] / "best.safetensors"), load_file(out / "last.safetensors")
+    assert after["head.cls.0.4.weight"].shape[0] == 3
+    frozen = [name for name in before if name.startswith("backbone.")]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["neck.down3.conv.weight"], after["neck.down3.conv.weight"])
+
+
+def test_two_processes_train(squares: Path, tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    done = alignrank(
+        "train", "--data", str(squares), "--epochs", "1", "--devices", "2", *TINY, "--out", str(out), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["weights"] == str(out / "best.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(out / "last.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "no/such/place"], ["no/such/place"]),
+        (["--model", "yolov9-n"], ["model", "yolov8-n"]),
+        (["--epochs", "0"], ["epochs"]),
+        (["--imgsz", "100"], ["imgsz", "32"]),
+        (["--lr", "-1"], ["lr"]),
+        (["--weights", "none.safetensors"], ["none.safetensors"]),
+        (["--device", "cuda:99"], ["cuda:99"]),
+        (["head.dua=true"], ["head.dua", "dual"]),
+        (["train.freeze=[stem]"], ["stem", "backbone"]),
+        (["model.backbone=resnet"], ["model.backbone", "timm:"]),
+        (["model.backbone=timm:mobilenetv2_100", "model.pretrained=none.safetensors"], ["model.pretrained", "none"]),
+    ],
+)
+def test_bad_options_are_one_sentence_and_leave_nothing(
+    squares: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    """In this process, which has torch already: the same path as the command line's."""
+    from typer.testing import CliRunner
+
+    from alignrank.cli import app
+    from alignrank.errors import InputError
+
+    out = tmp_path / "run"
+    given = ["train", "--out", str(out), *(["--data", str(squares)] if "--data" not in arguments else []), *arguments]
+    result = CliRunner().invoke(app, given)
+    assert isinstance(result.exception, InputError), result.output
+    for word in words:
+        assert word in str(result.exception)
+    assert not out.exists()
+
+
+def test_config_file_and_its_errors(squares: Path, tmp_path: Path) -> None:
+    from alignrank.engine.options import read_options
+    from alignrank.errors import InputError
+
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: yolov8-s\ndata: {squares}\nepochs: 7\naugment: {{mosaic: 0.5}}\nhead.bins: 8\n")
+    options, recipe = read_options(config, {"epochs": 9}, {"loss.classification": "vfl"})
+    assert (options.data, recipe.name, recipe.train.epochs) == (str(squares), "yolov8-s", 9)
+    assert recipe.augment.mosaic == 0.5
+    values = recipe.to_dict()
+    assert (values["head"]["bins"], values["loss"]["classification"]) == (8, "vfl")
+    for text, words in (
+        ("epoch: 3", ("epoch", "epochs")),
+        ("augment: {mozaic: 1.0}", ("mozaic", "mosaic")),
+        ("lr: .inf", ("lr",)),
+        ("batch: true", ("batch",)),
+    ):
+        config.write_text(f"model: yolov8-n\ndata: {squares}\n{text}\n")
+        with pytest.raises(InputError) as caught:
+            read_options(config, {}, {})
+        assert str(caught.value).startswith(str(config))
+        assert all(word in str(caught.value) for word in words)
