@@ -51,7 +51,8 @@ def predict(
     model: as it shall run (deployed, on `device`); put into evaluation mode. names: class names by label.
     imgsz: side of the network's input, px, a multiple of `model.stride`. conf, iou: thresholds in 0..1.
     classes: only these, by label or name. keep_images: detections carry their image, to be drawn on.
-    precision: auto|fp32|bf16|fp16; half precision rounds scores to 3 digits, which ties ranks. What cannot be read is skipped with a counted warning at the end.
+    precision: auto|fp32|bf16|fp16; half precision rounds scores to 3 digits, which ties ranks.
+    What cannot be read is skipped with a counted warning at the end.
     Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     _check(conf=conf, iou=iou, max_dets=max_dets, batch=batch)
