@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from alignrank.data.samples import Array
 
 SCENE_SIDE = 320
-MIN_HEIGHT, MAX_HEIGHT = 14.0, 110.0
-MAX_ANGLE = 25.0
+MIN_HEIGHT, MAX_HEIGHT = 32.0, 110.0
+MAX_ANGLE = 15.0
 # Of a digit's ink, what other digits may hide.
-MAX_HIDDEN = 0.35
+MAX_HIDDEN = 0.15
 # Ink opacity from which a pixel belongs to the digit's box.
 INKED = 0.4
 _MASK_SIDE = 96
@@ -62,12 +62,12 @@ class Artist:
         self.values = values
 
     def draw(self, rng: Rng) -> Scene:
-        """A new scene with 3 to 10 digits (fewer where they find no place)."""
+        """A new scene with 4 to 11 digits (fewer where they find no place)."""
         canvas = _Canvas(_background(self.photographs[rng.integers(len(self.photographs))], rng))
-        for _ in range(rng.integers(1, 5)):
+        for _ in range(rng.integers(0, 4)):
             self._add_distractor(canvas, rng)
         labels = []
-        for _ in range(rng.integers(3, 11)):
+        for _ in range(rng.integers(4, 12)):
             chosen = int(rng.integers(len(self.digits)))
             if self._add_digit(canvas, self.digits[chosen], rng):
                 labels.append(int(self.values[chosen]))
@@ -79,14 +79,14 @@ class Artist:
         for _ in range(_TRIES):
             left, top = _place(canvas, ink.shape, rng)
             if _accept(canvas, ink, left, top):
-                opacity = rng.uniform(0.6, 0.9) if rng.random() < 0.25 else 1.0
+                opacity = rng.uniform(0.7, 0.9) if rng.random() < 0.2 else 1.0
                 _lay(canvas.pixels, ink * opacity, left, top, _colour(canvas.pixels, ink, left, top, rng))
                 return True
         return False
 
     def _add_distractor(self, canvas: _Canvas, rng: Rng) -> None:
         kind = rng.random()
-        if kind < 0.5:
+        if kind < 0.25:
             ink = ink_mask(_scrambled(self.digits, rng), _height(rng), rng.uniform(-45, 45), 1.0)
         else:
             ink = _strokes(rng)
@@ -137,7 +137,7 @@ def _place(canvas: _Canvas, shape: tuple[int, int], rng: Rng) -> tuple[int, int]
     """Left and top: anywhere inside, or, in a third of the tries, touching a digit that is there."""
     height, width = shape
     room_x, room_y = SCENE_SIDE - width, SCENE_SIDE - height
-    if canvas.boxes and rng.random() < 0.35:
+    if canvas.boxes and rng.random() < 0.3:
         x1, y1, x2, y2 = canvas.boxes[rng.integers(len(canvas.boxes))]
         reach = rng.uniform(0.55, 1.0), rng.uniform(-0.5, 0.5)
         side = 1 if rng.random() < 0.5 else -1
@@ -174,7 +174,7 @@ def _colour(pixels: Array, ink: Array, left: int, top: int, rng: Rng) -> Array:
     height, width = ink.shape
     under = (pixels[top : top + height, left : left + width] @ _LUMINANCE)[ink >= INKED]
     middle, spread = float(under.mean()), float(under.std())
-    distance = rng.uniform(75, 150) + 0.5 * spread
+    distance = rng.uniform(90, 160) + 0.5 * spread
     lighter = middle + distance <= 255 if middle < 128 else middle - distance < 0
     if rng.random() < 0.25 and 100 < middle < 155:
         lighter = not lighter

@@ -1,0 +1,162 @@
+"""The verbs other than `train`, and the `Detector` object, on random weights and a few small images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import alignrank
+from alignrank.cli import app
+from alignrank.engine import checkpoint
+from alignrank.engine.recipe import load_recipe
+
+CLASSES = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A yolov10-n in tiny form whose class biases make it say something everywhere."""
+    torch.manual_seed(0)
+    recipe = load_recipe("yolov10-n", num_classes=3, overrides={"model.size": "t", "train.imgsz": 64})
+    model = recipe.build().model
+    for branch in model.one_to_one.cls:
+        torch.nn.init.constant_(branch[-1].bias, 0.0)
+        torch.nn.init.normal_(branch[-1].weight, std=0.3)
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    checkpoint.save(path, model.state_dict(), recipe=recipe, classes=CLASSES, metrics={})
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images of different sizes, and their COCO annotations."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number, (height, width) in enumerate([(48, 64), (80, 40), (64, 64), (50, 50)]):
+        name = f"photo{number}.png"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(folder / "images" / name)
+        images.append({"id": number + 1, "file_name": name, "width": width, "height": height})
+        box = [5, 6, 20, 24]
+        annotations.append(
+            {"id": number + 1, "image_id": number + 1, "category_id": number % 3 + 1, "bbox": box, "area": 480}
+        )
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def invoke(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_predict_writes_and_prints_the_same(weights: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    printed = json.loads(
+        invoke("predict", photos / "images", "--weights", weights, "--conf", 0.3, "--out", out, "--json")
+    )
+    assert set(printed) == {"images", "processed", "skipped"}
+    assert (printed["processed"], printed["skipped"]) == (4, {"image": 0})
+    assert set(printed["images"][0]) == {"source", "boxes", "scores", "labels", "names"}
+    assert json.loads((out / "predictions.json").read_text()) == printed["images"]
+    assert len(list(out.glob("*.jpg"))) == 4
+    for image, (height, width) in zip(printed["images"], [(48, 64), (80, 40), (64, 64), (50, 50)], strict=True):
+        boxes = np.array(image["boxes"])
+        assert len(boxes) > 0
+        assert (boxes >= 0).all()
+        assert (boxes <= [width, height, width, height]).all()
+        assert image["scores"] == sorted(image["scores"], reverse=True)
+        assert min(image["scores"]) > 0.3
+
+
+def test_predict_of_chosen_classes(weights: Path, photos: Path, tmp_path: Path) -> None:
+    common = [photos / "images", "--weights", weights, "--conf", 0.3, "--no-pictures", "--json"]
+    printed = json.loads(invoke("predict", *common, "--classes", "green,2", "--out", tmp_path / "some"))
+    names = {name for image in printed["images"] for name in image["names"]}
+    assert names == {"green", "blue"}
+
+
+def test_detector_predicts_like_the_command(weights: Path, photos: Path, tmp_path: Path) -> None:
+    detector = alignrank.Detector.load(weights)
+    found = detector.predict(photos / "images", conf=0.3)
+    printed = json.loads(
+        invoke(
+            "predict",
+            photos / "images",
+            "--weights",
+            weights,
+            "--conf",
+            0.3,
+            "--no-pictures",
+            "--out",
+            tmp_path / "o",
+            "--json",
+        )
+    )
+    assert [len(detections) for detections in found] == [len(image["boxes"]) for image in printed["images"]]
+    for detections, image in zip(found, printed["images"], strict=True):
+        np.testing.assert_allclose(detections.boxes.numpy(), image["boxes"], atol=2e-3)
+    array = np.asarray(Image.open(photos / "images" / "photo0.png"))
+    torch.testing.assert_close(detector.predict(array, conf=0.3)[0].scores, found[0].scores)
+
+
+def test_val_of_a_single_file(weights: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    arguments = ["val", "--weights", weights, "--data", photos / "annotations.json", "--split", "train"]
+    printed = json.loads(invoke(*arguments, "--out", out, "--json"))
+    assert set(printed["per_class"]) == {"1", "2", "3"}
+    assert 0 <= printed["ap"] <= printed["ap50"] <= 1
+    assert {"metrics.json", "detections.json", "confusion.png", "f1.png"} <= {path.name for path in out.iterdir()}
+    metrics = alignrank.Detector.load(weights).val(photos / "annotations.json", split="train")
+    assert metrics.ap == printed["ap"]
+
+
+def test_val_refuses_other_classes_and_missing_splits(weights: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(alignrank.InputError, match=r"no split 'val'.*train"):
+        invoke("val", "--weights", weights, "--data", photos / "annotations.json")
+    other = json.loads((photos / "annotations.json").read_text())
+    other["categories"][0]["name"] = "pink"
+    (photos / "other.json").write_text(json.dumps(other))
+    with pytest.raises(alignrank.InputError, match=r"red.*pink"):
+        invoke("val", "--weights", weights, "--data", photos / "other.json", "--split", "train")
+
+
+def test_models_lists_every_recipe() -> None:
+    rows = json.loads(invoke("models", "--json"))["models"]
+    assert {row["name"] for row in rows} == {"yolov8-n", "yolov8-s", "yolov10-n", "yolov10-s"}
+    assert all(row["parameters"] > 2e6 for row in rows)
+
+
+def test_data_verbs(photos: Path, tmp_path: Path) -> None:
+    source = photos / "annotations.json"
+    invoke("data", "show", source, "--augmented", "--imgsz", 64, "--count", 3, "--out", tmp_path / "sheet.jpg")
+    assert Image.open(tmp_path / "sheet.jpg").size[0] > 400
+    with pytest.raises(alignrank.InputError, match="already exists"):
+        invoke("data", "show", source, "--imgsz", 64, "--out", tmp_path / "sheet.jpg")
+    made = json.loads(invoke("data", "split", source, "--out", tmp_path / "split", "--val-fraction", 0.25, "--json"))
+    assert (made["train"], made["val"]) == (3, 1)
+    written = json.loads(
+        invoke("data", "convert", tmp_path / "split", "--to", "yolo", "--out", tmp_path / "yolo", "--json")
+    )
+    assert (written["images"], written["objects"]) == (4, 4)
+    assert (tmp_path / "yolo" / "data.yaml").exists()
+
+
+def test_new_detector_has_no_weights_to_use() -> None:
+    detector = alignrank.Detector("yolov8-n", classes=["cat"], **{"model.size": "t"})
+    with pytest.raises(alignrank.InputError, match="random weights"):
+        detector.predict("nothing.jpg")
+    with pytest.raises(alignrank.InputError, match=r"yolov8-x.*yolov8-n"):
+        alignrank.Detector("yolov8-x")
