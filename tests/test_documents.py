@@ -150,7 +150,7 @@ def check_calls(text: str) -> None:
 
 @pytest.mark.parametrize(("path", "line", "text"), all_blocks("yaml"))
 def test_yaml_examples_are_valid_configurations(path: Path, line: int, text: str, tmp_path: Path) -> None:
-    from alignrank.engine.run import read_options
+    from alignrank.engine.options import read_options
 
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")

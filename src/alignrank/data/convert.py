@@ -126,7 +126,7 @@ def _write_coco(folder: Path, splits: dict[str, Split], names: dict[Path, str], 
 
 
 def _write_yolo(folder: Path, splits: dict[str, Split], names: dict[Path, str], link: bool) -> None:
-    head: dict[str, object] = {"path": "."}
+    head: dict[str, object] = {}  # no `path`: every reader then starts at the file itself
     for name, split in splits.items():
         head[name] = f"images/{name}"
         (folder / "labels" / name).mkdir(parents=True)

@@ -27,7 +27,7 @@ from alignrank.losses import (
     sigmoid_focal_loss,
     varifocal_loss,
 )
-from alignrank.losses.normalizer import mean_over_ranks
+from alignrank.losses.normalizer import shared_normalizer
 
 
 class YoloCriterion:
@@ -69,7 +69,7 @@ class YoloCriterion:
         boxes = predictions.boxes[image, point]  # [P,4]
         gt = assignment.boxes[image, point]
         weight = assignment.scores[image, point].sum(-1)  # [P]
-        normalizer = mean_over_ranks(weight.sum(), alone=alone).clamp(min=1)
+        normalizer = shared_normalizer(weight.sum(), alone=alone)
 
         strides = predictions.strides[point]  # [P,1]
         distances = xyxy_to_distances(predictions.points[point], gt) / strides  # [P,4] bins
@@ -97,11 +97,11 @@ class YoloCriterion:
         labels = assignment.labels[image, point]
         if kind == "focal":
             target = torch.zeros_like(logits).index_put_((image, point, labels), logits.new_ones(len(labels)))
-            return sigmoid_focal_loss(logits, target) / mean_over_ranks(target.sum(), alone=alone).clamp(min=1)
+            return sigmoid_focal_loss(logits, target) / shared_normalizer(target.sum(), alone=alone)
         iou = aligned_iou(predictions.boxes[image, point].detach(), assignment.boxes[image, point])
         quality = torch.zeros_like(logits).index_put_((image, point, labels), iou)
         loss = varifocal_loss if kind == "vfl" else quality_focal_loss
-        return loss(logits, quality) / mean_over_ranks(quality.sum(), alone=alone).clamp(min=1)
+        return loss(logits, quality) / shared_normalizer(quality.sum(), alone=alone)
 
 
 def padded(targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:

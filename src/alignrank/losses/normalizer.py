@@ -8,16 +8,16 @@ from torch import Tensor
 from alignrank.boxes import at_least_float32
 
 
-def mean_over_ranks(count: Tensor, *, alone: bool = False) -> Tensor:
-    """The mean of a 0-dim `count` over all processes, without gradient; `count` itself in a single one.
+def shared_normalizer(count: Tensor, *, alone: bool = False) -> Tensor:
+    """max(sum of a 0-dim `count` over all processes, 1) / number of processes, without gradient.
 
-    Gradients are averaged over processes, so a sum divided by this mean gives the gradient that one
-    process would have had on the joined batch. alone: this process computes by itself (evaluation on one
-    rank); asking the others would wait for ever.
+    Gradients are averaged over processes, so a sum divided by this gives the gradient that one process
+    would have had on the joined batch. alone: this process computes by itself (evaluation on one rank);
+    asking the others would wait for ever.
     """
     count = at_least_float32(count.detach())
-    if not alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        count = count.clone()
-        dist.all_reduce(count)
-        count /= dist.get_world_size()
-    return count
+    if alone or not (dist.is_available() and dist.is_initialized()):
+        return count.clamp(min=1)
+    total = count.clone()
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
