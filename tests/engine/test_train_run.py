@@ -251,3 +251,19 @@ def test_config_file_and_its_errors(squares: Path, tmp_path: Path) -> None:
             read_options(config, {}, {})
         assert str(caught.value).startswith(str(config))
         assert all(word in str(caught.value) for word in words)
+
+
+def test_options_of_the_loop_together(squares: Path, tmp_path: Path) -> None:
+    """SGD, cosine, accumulation, multi-scale, mixup, workers, auto batch, early stop: the run ends by itself, early."""
+    out = tmp_path / "run"
+    done = alignrank(
+        "train", "--data", str(squares), "--epochs", "30", "--imgsz", "64", "--batch", "auto", "--workers", "2",
+        "--device", "cpu", "--out", str(out), "model.size=t", "train.optimizer=sgd", "train.lr=1e-6",
+        "train.schedule=cosine", "train.accumulate=2", "train.patience=3", "augment.multi_scale=0.5",
+        "augment.mixup=0.5", "loss.classification=vfl", "train.precision=bf16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "auto chose 16" in done.stderr
+    history = json.loads((out / "history.json").read_text())
+    assert 3 <= len(history) < 30
+    assert (out / "results.json").exists()
