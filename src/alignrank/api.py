@@ -40,12 +40,14 @@ class Detector:
         """A trained detector from a `.safetensors` file or a run's folder."""
         from alignrank.engine import checkpoint
 
-        loaded = checkpoint.load(path)
         detector = cls.__new__(cls)
-        detector._name, detector._overrides = loaded.recipe.name, {}
-        detector.recipe, detector.classes = loaded.recipe, loaded.classes
-        detector.weights, detector._loaded, detector._deployed = loaded.path, loaded, None
+        detector._adopt(checkpoint.load(path))
         return detector
+
+    def _adopt(self, loaded: Checkpoint) -> None:
+        self.recipe, self.classes, self.weights = loaded.recipe, loaded.classes, loaded.path
+        self._name, self._overrides = loaded.recipe.name, {}
+        self._loaded, self._deployed = loaded, None
 
     def __repr__(self) -> str:
         weights = str(self.weights) if self.weights else None
@@ -58,7 +60,7 @@ class Detector:
         workers, device, devices, out, val) and `**{"section.field": value}`. A trained detector goes on
         from its weights. Returns {out, weights, metrics, processed, skipped}.
         """
-        from alignrank.engine import run
+        from alignrank.engine import checkpoint, run
         from alignrank.engine.options import read_options
 
         dotted = {key: value for key, value in options.items() if "." in key}
@@ -68,14 +70,11 @@ class Detector:
         given["data"] = str(data)
         if self.weights is None:
             given["model"] = self._name
-            if self.classes:
-                run.require_classes(str(data), self.classes)
         else:
             given.setdefault("weights", str(self.weights))
-        result = run.train(*read_options(None, given, {**self._overrides, **dotted}))
-        trained = Detector.load(result["weights"])
-        self.recipe, self.classes, self.weights = trained.recipe, trained.classes, trained.weights
-        self._loaded, self._deployed, self._overrides = trained._loaded, None, {}
+        classes = self.classes if self.classes and self.weights is None else None
+        result = run.train(*read_options(None, given, {**self._overrides, **dotted}), classes=classes)
+        self._adopt(checkpoint.load(result["weights"]))
         return result
 
     def val(self, data: str | Path, *, split: str = "val", out: str | Path | None = None, **options: Any) -> Metrics:
@@ -100,20 +99,14 @@ class Detector:
         device: str = "auto",
     ) -> list[Detections]:
         """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them."""
-        from alignrank.engine.predict import predict
-
         if self._deployed is None or (device != "auto" and str(self._deployed.device) != device):
             from alignrank.engine.deploy import deploy
 
             self._deployed = deploy(self._loaded or self._weights(), device)
         return list(
-            predict(
-                self._deployed.network,
-                self._deployed.postprocess,
+            self._deployed.detect(
                 source,
-                names=self.classes,
-                imgsz=imgsz or self.recipe.train.imgsz,
-                device=self._deployed.device,
+                imgsz=imgsz,
                 conf=conf,
                 iou=iou,
                 classes=classes,

@@ -29,9 +29,13 @@ app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value of the recipe", show_default=False)]
-Data = Annotated[str, typer.Option(help="folder or file in COCO, YOLO, VOC or VisDrone form, or digits")]
+DATA_HELP, DEVICE_HELP = (
+    "folder or file in COCO, YOLO, VOC or VisDrone form, or digits",
+    "auto, cpu, cuda, cuda:N or mps",
+)
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Weights = Annotated[str, typer.Option(help="a .safetensors file or a run's folder")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 
 def _examples(*lines: str) -> str:
@@ -54,9 +58,7 @@ def _overrides(items: list[str] | None) -> dict[str, Any]:
 def train(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="recipe name (see `alignrank models`) or YAML file")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="folder or file in COCO, YOLO, VOC or VisDrone form, or digits")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     val: Annotated[str | None, typer.Option(help="validation data, where DATA has none")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these options and of recipe sections")] = None,
     resume: Annotated[Path | None, typer.Option(help="continue the run in this folder")] = None,
@@ -67,7 +69,7 @@ def train(
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
     workers: Annotated[int | None, typer.Option(help="loader processes")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE_HELP)] = None,
     devices: Annotated[int | None, typer.Option(help="number of processes (one per GPU, or CPU processes)")] = None,
     out: Annotated[str | None, typer.Option(help="new folder for the run [default: runs/MODEL]")] = None,
     as_json: Json = False,

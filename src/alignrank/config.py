@@ -34,36 +34,29 @@ class Config(BaseModel):
 
 def _first_problem(cls: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
+    field, section = _known_part(cls, problem["loc"])
     if problem["type"] == "extra_forbidden":
-        *section, name = problem["loc"]
-        known = _fields_at(cls, tuple(section))
-        return f"unknown option {'.'.join(map(str, problem['loc']))!r}; {nearest(str(name), known)}"
+        dotted = ".".join(map(str, problem["loc"]))
+        return f"unknown option {dotted!r}; {nearest(str(problem['loc'][-1]), section.model_fields)}"
     given = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
-    field = ".".join(_known_part(cls, problem["loc"]))
     return f"{field}: {problem['msg'].removeprefix('Value error, ')}{given}"
 
 
-def _known_part(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The field names at the head of `location`; behind them pydantic names the member of a union."""
+def _known_part(cls: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
+    """The dotted field at the head of `location`, and the innermost section on the way.
+
+    Behind the field pydantic names the member of a union, which is no name of ours.
+    """
     known: list[str] = []
-    for part in location:
-        if str(part) not in cls.model_fields:
+    for part in map(str, location):
+        if part not in cls.model_fields:
             break
-        known.append(str(part))
-        annotation = cls.model_fields[str(part)].annotation
+        known.append(part)
+        annotation = cls.model_fields[part].annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             break
         cls = annotation
-    return known
-
-
-def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        annotation = cls.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        cls = annotation
-    return list(cls.model_fields)
+    return ".".join(known), cls
 
 
 class _StrictLoader(yaml.SafeLoader):

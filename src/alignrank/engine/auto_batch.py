@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from alignrank.contracts import Targets
-from alignrank.engine.device import choose_precision
+from alignrank.engine.device import half_dtype
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import Recipe
 
@@ -29,9 +30,7 @@ def with_batch(recipe: Recipe, device: torch.device) -> Recipe:
         total = torch.cuda.get_device_properties(device).total_memory
         batch = largest_batch(used, int(total * MEMORY_SHARE))
     say(f"batch: auto chose {batch}")
-    values = recipe.to_dict()
-    values["train"] |= {"batch": batch}
-    return Recipe.parse(values, where=recipe.name)
+    return replace(recipe, train=recipe.train.model_copy(update={"batch": batch}))
 
 
 def largest_batch(used: Mapping[int, int], budget: int) -> int:
@@ -52,9 +51,7 @@ def _memory_of_step(recipe: Recipe, batch: int, device: torch.device) -> int:
     corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * side / 2
     boxes = torch.cat([corners, corners + side / 4], 1)
     targets = [Targets(boxes, torch.zeros(TRIAL_OBJECTS, dtype=torch.int64, device=device)) for _ in range(batch)]
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(
-        choose_precision(recipe.train.precision, device)
-    )
+    half = half_dtype(recipe.train.precision, device)
     torch.cuda.reset_peak_memory_stats(device)
     with torch.autocast(device.type, half, enabled=half is not None):
         built.criterion(model(images), targets).total.backward()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 import alignrank
 from alignrank.detectors import DETECTORS
+from alignrank.engine.folders import replacing
 from alignrank.engine.recipe import Recipe
 from alignrank.errors import InputError
 
@@ -37,7 +37,7 @@ class Checkpoint:
 
     def build_model(self) -> Any:
         """The network with these weights, in evaluation mode. Raises InputError where they do not fit."""
-        model = DETECTORS[self.recipe.detector].model(_without_pretrained(self.recipe).architecture)
+        model = DETECTORS[self.recipe.detector].model(self.recipe.without_pretrained().architecture)
         expected = model.state_dict()
         for name, tensor in expected.items():
             if name not in self.weights:
@@ -54,14 +54,6 @@ class Checkpoint:
         return model.eval()
 
 
-def _without_pretrained(recipe: Recipe) -> Recipe:
-    """The recipe that does not ask for backbone weights: they are in the checkpoint."""
-    values = recipe.to_dict()
-    if values.get("model", {}).get("pretrained"):
-        values["model"] = values["model"] | {"pretrained": ""}
-    return Recipe.parse(values, where=recipe.name)
-
-
 def save(
     path: Path, weights: Mapping[str, Tensor], *, recipe: Recipe, classes: Sequence[str], metrics: Mapping[str, Any]
 ) -> None:
@@ -76,9 +68,8 @@ def save(
         "checksum": checksum(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    save_file(tensors, beside, metadata=metadata)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        save_file(tensors, beside, metadata=metadata)
 
 
 def weights_file(path: Path) -> Path:

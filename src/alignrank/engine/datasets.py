@@ -8,18 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from alignrank.data.convert import convert as write_format
-from alignrank.data.samples import DataSource, Skipped, Split
+from alignrank.data.samples import Skipped, Split
 from alignrank.data.source import read
 from alignrank.data.split import split as make_split
 from alignrank.engine.progress import say, warn
 from alignrank.errors import InputError, nearest
 
 
-def choose_split(source: DataSource, name: str) -> Split:
-    """The split called `name`. Raises InputError if the data set does not have it."""
+def open_split(data: str, name: str) -> Split:
+    """One split of a data set, for use; what was left out is reported.
+
+    Raises InputError if the data set does not have it, or no image of it can be used.
+    """
+    source = read(data, require_val=False)
     splits = source.splits()
     if name not in splits:
         raise InputError(f"{source.path}: has no split {name!r}; {nearest(name, splits)}")
+    report_skipped(splits[name].skipped)
+    if not splits[name].samples:
+        raise InputError(f"{splits[name].source}: the {name} split has no usable image")
     return splits[name]
 
 
@@ -50,11 +57,7 @@ def show(
         raise InputError(f"out: {out} already exists; choose another name")
     settings = {"train.imgsz": imgsz, "train.seed": seed, **overrides}
     recipe = load_recipe("yolov8-n", overrides=settings, where="command line")
-    source = read(data, require_val=False)
-    chosen = choose_split(source, split)
-    report_skipped(chosen.skipped)
-    if not chosen.samples:
-        raise InputError(f"{chosen.source}: the {split} split has no usable image")
+    chosen = open_split(data, split)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_training_sheet(chosen, recipe, out, count=count, augmented=augmented)
     say(f"{chosen.num_boxes} objects of {len(chosen.classes)} classes in {len(chosen)} images; wrote {out}")

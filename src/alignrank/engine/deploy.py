@@ -16,7 +16,7 @@ from alignrank.engine.device import choose_device
 from alignrank.engine.folders import new_run_folder
 from alignrank.engine.predict import class_labels, predict, write_results
 from alignrank.engine.progress import say
-from alignrank.engine.sources import Sources
+from alignrank.engine.sources import Source, Sources
 from alignrank.errors import InputError, nearest
 
 FORMATS = ("onnx",)
@@ -32,6 +32,18 @@ class Deployed:
     imgsz: int
     recipe: str
     device: torch.device
+
+    def detect(self, source: Source | Sources, *, imgsz: int | None = None, **options: Any) -> Iterator[Detections]:
+        """`predict` with this network, at the size it was trained for unless `imgsz` is given; options are its own."""
+        return predict(
+            self.network,
+            self.postprocess,
+            source,
+            names=self.classes,
+            imgsz=imgsz or self.imgsz,
+            device=self.device,
+            **options,
+        )
 
 
 def deploy(weights: Path | checkpoint.Checkpoint, device: str | torch.device = "auto") -> Deployed:
@@ -68,13 +80,9 @@ def predict_to_folder(
     detector = deploy(weights, device)
     wanted = None if classes is None else class_labels([c.strip() for c in classes.split(",")], detector.classes)
     opened = Sources(list(sources))
-    found = predict(
-        detector.network,
-        detector.postprocess,
+    found = detector.detect(
         opened,
-        names=detector.classes,
-        imgsz=imgsz or detector.imgsz,
-        device=detector.device,
+        imgsz=imgsz,
         conf=conf,
         iou=iou,
         classes=wanted,

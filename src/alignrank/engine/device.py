@@ -46,6 +46,11 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     return names[wanted]
 
 
+def half_dtype(wanted: str, device: torch.device) -> torch.dtype | None:
+    """The type autocast computes in under `choose_precision(wanted, device)`; None for fp32."""
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(choose_precision(wanted, device))
+
+
 def _cpu_has_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -21,7 +21,7 @@ from alignrank.engine.progress import say, steps
 from alignrank.engine.recipe import Recipe
 from alignrank.engine.validate import CONF, IOU, MAX_DETS, Validation, validate
 from alignrank.errors import InputError
-from alignrank.metrics import Metrics, confusion_matrix, operating_curves, read_inputs
+from alignrank.metrics import Metrics, confusion_matrix, operating_curves
 from alignrank.report import curves, pictures
 
 NUM_PICTURES = 8
@@ -78,12 +78,11 @@ def write_evaluation(result: Validation, split: Split, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(result.metrics.to_dict(), indent=1) + "\n", encoding="utf-8")
     (out / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
-    inputs = read_inputs(split.to_coco(), result.results)
-    points = operating_curves(inputs)
+    points = operating_curves(result.inputs)
     names = [str(name) for name in split.classes]
     curves.plot_precision_recall(points.recalls, points.precision_at_recall, names, out / "precision_recall.png")
     curves.plot_f1(points.thresholds, points.precision, points.recall, points.f1, names, out / "f1.png")
-    curves.plot_confusion(confusion_matrix(inputs, conf=SHOWN_CONF), names, out / "confusion.png")
+    curves.plot_confusion(confusion_matrix(result.inputs, conf=SHOWN_CONF), names, out / "confusion.png")
     _write_comparison(result.results, split, out / "val_predictions.jpg")
 
 
@@ -128,14 +127,16 @@ def write_training_sheet(split: Split, recipe: Recipe, path: Path, *, count: int
     pictures.sheet(tiles, path, captions=captions, tile=400)
 
 
+def shown(value: float | None) -> str:
+    """A figure of merit as people read it."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def say_metrics(metrics: Metrics) -> None:
     """The headline figures and a line for each class."""
     from rich.table import Table
 
     from alignrank.engine.progress import console
-
-    def shown(value: Any) -> str:
-        return "-" if value is None else f"{value:.3f}"
 
     values = metrics.to_dict()
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

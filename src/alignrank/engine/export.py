@@ -9,7 +9,6 @@ import copy
 import importlib
 import io
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 import alignrank
 from alignrank.contracts import Postprocess
 from alignrank.detectors.postprocess import TopK, top_k
+from alignrank.engine.folders import replacing
 from alignrank.errors import InputError
 
 # Largest differences between ONNX Runtime and PyTorch: of boxes relative to their coordinate (at least
@@ -171,12 +171,9 @@ def _require(*packages: str) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that `path` is always whole."""
-    beside = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            beside.write_bytes(content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None

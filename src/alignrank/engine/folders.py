@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alignrank.errors import InputError
+
+# What a training run keeps of itself, to be resumed from.
+RUN_FILE, STATE_FILE = "run.json", "state.ckpt"
 
 
 def new_run_folder(out: str | Path | None, name: str) -> Path:
@@ -15,10 +21,21 @@ def new_run_folder(out: str | Path | None, name: str) -> Path:
     if out is not None:
         path = Path(out)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            resume = f", or --resume {path}" if (path / "run.json").exists() else ""
+            resume = f", or --resume {path}" if (path / RUN_FILE).exists() else ""
             raise InputError(f"out: {path} already exists and is not empty; choose another folder{resume}")
         return path
     number = 1
     while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
     return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its name at the end; so `path` is always whole."""
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -30,10 +30,10 @@ def schedule(settings: TrainConfig, total: int) -> Callable[[int], float]:
 
 def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
     """Weights decay; norms and biases do not. The backbone's rate is `backbone_lr` of the others'."""
+    for module in frozen_modules(model, settings.freeze):
+        module.requires_grad_(False)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in settings.freeze):
-            parameter.requires_grad_(False)
         if parameter.requires_grad:
             groups[name.startswith("backbone.body"), parameter.ndim > 1].append(parameter)
     return [

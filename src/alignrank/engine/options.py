@@ -65,16 +65,9 @@ def read_options(
     if options.model is not None or options.weights is None:
         recipe = load_recipe(options.model or DEFAULT_MODEL, overrides=sections, where=where)
     else:
-        recipe = changed(checkpoint.load(options.weights).recipe, sections, where=where)
+        values = checkpoint.load(options.weights).recipe.without_pretrained().to_dict()
+        recipe = Recipe.parse(apply_overrides(values, sections, where=where), where=where)
     return options, recipe
-
-
-def changed(recipe: Recipe, overrides: Mapping[str, Any], *, where: str) -> Recipe:
-    """A recipe with some of its fields set anew; backbone weights are not read again, a checkpoint has them."""
-    values = recipe.to_dict()
-    if "pretrained" in values.get("model", {}):
-        values["model"]["pretrained"] = ""
-    return Recipe.parse(apply_overrides(values, overrides, where=where), where=where)
 
 
 def _check_names(values: Mapping[str, Any], where: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from alignrank.contracts import Batch, Detections, Frame, Postprocess, Targets
 from alignrank.data.augment import letterbox
 from alignrank.data.samples import Array
-from alignrank.engine.device import choose_precision
+from alignrank.engine.device import half_dtype
 from alignrank.engine.progress import steps
 from alignrank.engine.sources import Source, SourceImage, Sources, frame_rate, split_frame_name
 from alignrank.engine.validate import network_input
@@ -60,7 +60,7 @@ def predict(
         raise InputError(f"imgsz: must be a multiple of {model.stride}, got {imgsz}")
     wanted = None if classes is None else class_labels(classes, names)
     sources = source if isinstance(source, Sources) else Sources(source)
-    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(choose_precision(precision, device))
+    half = half_dtype(precision, device)
     model.eval()
 
     def prepare(item: SourceImage) -> _Prepared:

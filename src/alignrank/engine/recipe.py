@@ -87,6 +87,13 @@ class Recipe:
         values = self.architecture.model_dump() | {"num_classes": num_classes}
         return replace(self, architecture=type(self.architecture).parse(values, where="num_classes"))
 
+    def without_pretrained(self) -> Recipe:
+        """The recipe that does not ask for backbone weights: where a checkpoint brings them."""
+        values = self.to_dict()
+        if values.get("model", {}).get("pretrained"):
+            values["model"] |= {"pretrained": ""}
+        return Recipe.parse(values, where=self.name)
+
     def build(self) -> Built:
         """Fresh network, criterion and postprocess."""
         return DETECTORS[self.detector].build(self.architecture)

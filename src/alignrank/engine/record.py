@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.progress import Progress, TaskID
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.engine import checkpoint
+from alignrank.engine.folders import STATE_FILE, replacing
 from alignrank.engine.images import opened
 from alignrank.engine.progress import bar, say
 from alignrank.engine.validate import Validation, validate
@@ -85,11 +87,9 @@ class Recorder(L.Callback):
             self._say(row)
         if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
             trainer.should_stop = True
-        path = self.plan.out / "state.ckpt"
-        beside = path.with_name(path.name + ".tmp")
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            os.replace(beside, path)
+        # Every process takes part in saving; the first one writes.
+        with replacing(self.plan.out / STATE_FILE) if trainer.is_global_zero else nullcontext(os.devnull) as path:
+            trainer.save_checkpoint(path)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop_progress()

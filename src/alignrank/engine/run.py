@@ -18,10 +18,10 @@ import torch
 import alignrank
 from alignrank.data.samples import DataSource, Split
 from alignrank.data.source import read
-from alignrank.engine.datasets import choose_split, report_skipped
+from alignrank.engine.datasets import open_split, report_skipped
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
-from alignrank.engine.evaluation import evaluate_weights, write_training_sheet
-from alignrank.engine.folders import new_run_folder
+from alignrank.engine.evaluation import evaluate_weights, shown, write_training_sheet
+from alignrank.engine.folders import RUN_FILE, STATE_FILE, new_run_folder
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import Recipe, TrainConfig
@@ -33,13 +33,21 @@ from alignrank.report.curves import plot_training
 if TYPE_CHECKING:
     from alignrank.engine.train import Plan
 
-RUN_FILE = "run.json"
 
+def train(
+    options: RunOptions, recipe: Recipe, *, command: str = "", classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked.
 
-def train(options: RunOptions, recipe: Recipe, *, command: str = "") -> dict[str, Any]:
-    """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked."""
+    classes: those the data set must have, if given.
+    """
     out = new_run_folder(options.out, recipe.name)
     plan = _plan(options, recipe, out, resume=False, command=command)
+    found = plan.train.classes
+    if classes is not None and found != tuple(classes):
+        raise InputError(
+            f"{options.data}: its classes are {', '.join(found)}, the detector was made for {', '.join(classes)}"
+        )
     return _execute(
         plan, {"options": options.located().model_dump(), "recipe": plan.recipe.to_dict(), "command": command}
     )
@@ -47,8 +55,6 @@ def train(options: RunOptions, recipe: Recipe, *, command: str = "") -> dict[str
 
 def resume(run: Path) -> dict[str, Any]:
     """Continue an interrupted run in its own folder. Raises InputError if there is nothing to continue."""
-    from alignrank.engine.train import STATE_FILE
-
     file = run / RUN_FILE
     if not file.is_file():
         raise InputError(f"{run}: is not a training run: there is no {RUN_FILE} in it")
@@ -164,11 +170,7 @@ def validate_weights(
     chosen_device = choose_device(device)
     if imgsz is not None:
         check_imgsz(imgsz)
-    source = read(data, require_val=False)
-    chosen = choose_split(source, split)
-    report_skipped(chosen.skipped)
-    if not chosen.samples:
-        raise InputError(f"{chosen.source}: the {split} split has no usable image")
+    chosen = open_split(data, split)
     metrics = evaluate_weights(
         weights, chosen, out=folder, device=chosen_device, imgsz=imgsz, batch=batch, conf=conf, iou=iou,
         max_dets=max(MAX_DETS, max_dets), coco_max_dets=max_dets,
@@ -183,21 +185,10 @@ def check_imgsz(imgsz: int) -> None:
     TrainConfig.parse({"imgsz": imgsz}, where="command line")
 
 
-def require_classes(data: str, classes: Sequence[str]) -> None:
-    """Raises InputError if a data set's classes are not `classes`."""
-    found = read(data, check_images=False).classes
-    if tuple(found) != tuple(classes):
-        raise InputError(f"{data}: its classes are {', '.join(found)}, the detector was made for {', '.join(classes)}")
-
-
 def say_result(result: Mapping[str, Any]) -> None:
     """The end of a run: headline figures and where everything is."""
     metrics, out = result["metrics"], Path(result["out"])
-    shown = "  ".join(
-        f"{name} {metrics[key]:.3f}" if metrics[key] is not None else f"{name} -"
-        for key, name in (("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75"))
-    )
-    say(shown)
+    say("  ".join(f"{key.upper()} {shown(metrics[key])}" for key in ("ap", "ap50", "ap75")))
     say(f"weights   {result['weights']}")
     say(f"curves    {out / 'curves.png'}, {out / 'precision_recall.png'}, {out / 'f1.png'}, {out / 'confusion.png'}")
     say(f"pictures  {out / 'train_samples.jpg'}, {out / 'val_predictions.jpg'}")

@@ -28,13 +28,13 @@ from alignrank.data.samples import Split
 from alignrank.engine import checkpoint
 from alignrank.engine.averaging import AveragedWeights
 from alignrank.engine.device import choose_precision
+from alignrank.engine.folders import STATE_FILE
 from alignrank.engine.images import opened
 from alignrank.engine.optimization import frozen_modules, parameter_groups, schedule
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import SIDE_STEP, Recipe
 from alignrank.engine.validate import network_input
 
-STATE_FILE = "state.ckpt"
 TERMINATED = 143
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from alignrank.boxes import xyxy_to_xywh
 from alignrank.contracts import Batch, Criterion, Postprocess
 from alignrank.data.samples import Split
-from alignrank.metrics import Metrics, evaluate
+from alignrank.metrics import CocoInputs, Metrics, evaluate, read_inputs
 
 # COCO's practice: low enough that recall is complete, high enough that NMS stays cheap.
 CONF, IOU, MAX_DETS = 0.001, 0.7, 300
@@ -21,9 +21,10 @@ CONF, IOU, MAX_DETS = 0.001, 0.7, 300
 
 @dataclass(slots=True)
 class Validation:
-    """metrics; detections as COCO results; mean loss parts (empty without a criterion)."""
+    """metrics, and the arrays they are of; detections as COCO results; mean loss parts (empty without a criterion)."""
 
     metrics: Metrics
+    inputs: CocoInputs
     results: list[dict[str, Any]]
     losses: dict[str, float]
 
@@ -70,5 +71,6 @@ def validate(
                 results.append({"image_id": frame.image_id, "category_id": category, "bbox": box, "score": score})
         advance()
     model.train(was_training)
-    metrics = evaluate(split.to_coco(), results, max_dets=coco_max_dets)
-    return Validation(metrics, results, {name: total / max(count, 1) for name, total in sums.items()})
+    inputs = read_inputs(split.to_coco(), results)
+    metrics = evaluate(inputs, max_dets=coco_max_dets)
+    return Validation(metrics, inputs, results, {name: total / max(count, 1) for name, total in sums.items()})
