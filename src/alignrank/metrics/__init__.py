@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from alignrank.metrics.average_precision import AveragePrecision, average_precision
+from alignrank.metrics.comparison import Comparison, Interval, compare
+from alignrank.metrics.diagnosis import Diagnosis
 from alignrank.metrics.inputs import CocoInputs, Source, read_inputs
 from alignrank.metrics.operating_point import OperatingCurves, confusion_matrix, operating_curves
 from alignrank.metrics.summary import Metrics
@@ -10,9 +12,13 @@ from alignrank.metrics.summary import Metrics
 __all__ = [
     "AveragePrecision",
     "CocoInputs",
+    "Comparison",
+    "Diagnosis",
+    "Interval",
     "Metrics",
     "OperatingCurves",
     "average_precision",
+    "compare",
     "confusion_matrix",
     "evaluate",
     "operating_curves",
@@ -27,9 +33,7 @@ def evaluate(gt: Source | CocoInputs, dt: Source | None = None, *, max_dets: int
     max_dets: detections that count per image and category (100 as COCO; more where images hold more).
     Raises InputError for input on which the figures are not defined.
     """
-    inputs = _inputs(gt, dt)
-    parts = [average_precision(inputs, max_dets=max_dets)]
-    return Metrics.of(parts)
+    return Diagnosis(_inputs(gt, dt), max_dets=max_dets).metrics
 
 
 def _inputs(gt: Source | CocoInputs, dt: Source | None) -> CocoInputs:

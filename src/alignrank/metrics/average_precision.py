@@ -1,10 +1,10 @@
-"""COCO's twelve figures, computed by faster-coco-eval behind this one adapter.
+"""COCO's twelve figures from one matching, without a loop over detections, thresholds or classes.
 
-Images, categories and annotations are renumbered from 1 on the way in: the library (as pycocotools)
-takes an annotation id of 0 for "no match", which would cost AP.
+Between two true detections recall stands still and precision only falls, so the whole curve is known from the true
+ones. Each needs its place among the detections that count, which is a cumulative sum.
 
-Array axes: T 10 IoU thresholds .50:.05:.95, R 101 recalls 0:.01:1, K categories,
-A sizes (all, small, medium, large), M detections allowed per image and category.
+Array axes: T IoU thresholds, R 101 recalls 0:.01:1, K categories, A sizes (all, small, medium, large) or all only,
+H detections that overlap an object, I images.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ from typing import Any
 import numpy as np
 
 from alignrank.metrics.inputs import Array, CocoInputs, Id
+from alignrank.metrics.matching import SIZES, Matching, match
+from alignrank.metrics.overlaps import find_overlaps
 
+# As pycocotools computes them: to the last bit, because a curve may reach a recall exactly.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-SIZES = ("all", "small", "medium", "large")  # by area: below 32^2 px^2, below 96^2 px^2, above
 
 
 @dataclass(frozen=True, slots=True)
 class AveragePrecision:
-    """precision [T,R,K,A,M] in 0..1 and recall [T,K,A,M] in 0..1, -1 where there is no ground truth.
+    """precision [T,R,K,A] and recall [T,K,A] in 0..1 with `max_dets` detections; -1 without ground truth.
 
-    category_ids, names: K each, in the order of axis K. max_dets: the M = 3 allowances, the last is
-    the one of AP.
+    fewer: recall [K,A] at each of the two smaller allowances, mean over T. category_ids, names: K each.
     """
 
+    thresholds: tuple[float, ...]
     precision: Array
     recall: Array
+    fewer: tuple[Array, Array]
     category_ids: tuple[Id, ...]
     names: tuple[str, ...]
-    max_dets: tuple[int, int, int]
 
     def figures(self) -> dict[str, float | None]:
         """The twelve figures by name, fractions; None where no ground truth defines one."""
         p, r = self.precision, self.recall
         return {
-            "ap": mean_defined(p[:, :, :, 0, 2]),
-            "ap50": mean_defined(p[0, :, :, 0, 2]),
-            "ap75": mean_defined(p[5, :, :, 0, 2]),
-            **{f"ap_{size}": mean_defined(p[:, :, :, a, 2]) for a, size in enumerate(SIZES) if a},
-            "ar1": mean_defined(r[:, :, 0, 0]),
-            "ar10": mean_defined(r[:, :, 0, 1]),
-            "ar100": mean_defined(r[:, :, 0, 2]),
-            **{f"ar_{size}": mean_defined(r[:, :, a, 2]) for a, size in enumerate(SIZES) if a},
+            "ap": mean_defined(p[:, :, :, 0]),
+            "ap50": mean_defined(p[0, :, :, 0]),
+            "ap75": mean_defined(p[5, :, :, 0]),
+            **{f"ap_{size}": mean_defined(p[:, :, :, a]) for a, size in enumerate(SIZES) if a},
+            "ar1": mean_defined(self.fewer[0][:, 0]),
+            "ar10": mean_defined(self.fewer[1][:, 0]),
+            "ar100": mean_defined(r[:, :, 0]),
+            **{f"ar_{size}": mean_defined(r[:, :, a]) for a, size in enumerate(SIZES) if a},
         }
 
     def per_class(self) -> dict[Id, dict[str, Any]]:
@@ -55,11 +57,11 @@ class AveragePrecision:
         return {
             category: {
                 "name": name,
-                "ap": mean_defined(p[:, :, k, 0, 2]),
-                "ap50": mean_defined(p[0, :, k, 0, 2]),
-                "ap75": mean_defined(p[5, :, k, 0, 2]),
-                **{f"ap_{size}": mean_defined(p[:, :, k, a, 2]) for a, size in enumerate(SIZES) if a},
-                "ar100": mean_defined(r[:, k, 0, 2]),
+                "ap": mean_defined(p[:, :, k, 0]),
+                "ap50": mean_defined(p[0, :, k, 0]),
+                "ap75": mean_defined(p[5, :, k, 0]),
+                **{f"ap_{size}": mean_defined(p[:, :, k, a]) for a, size in enumerate(SIZES) if a},
+                "ar100": mean_defined(r[:, k, 0]),
             }
             for k, (category, name) in enumerate(zip(self.category_ids, self.names, strict=True))
         }
@@ -67,12 +69,12 @@ class AveragePrecision:
     def curve(self, iou: float = 0.5) -> Array:
         """[K,R] interpolated precision at the recalls `RECALLS`, NaN for classes without ground truth.
 
-        Raises ValueError if `iou` is not one of COCO's ten thresholds.
+        Raises ValueError if `iou` is not one of the thresholds.
         """
-        index = np.flatnonzero(np.isclose(IOU_THRESHOLDS, iou))
+        index = np.flatnonzero(np.isclose(self.thresholds, iou))
         if not len(index):
-            raise ValueError(f"iou is {iou}, expected one of {', '.join(f'{t:.2f}' for t in IOU_THRESHOLDS)}")
-        curve = self.precision[index[0], :, :, 0, 2].T
+            raise ValueError(f"iou is {iou}, expected one of {', '.join(f'{t:.2f}' for t in self.thresholds)}")
+        curve = self.precision[index[0], :, :, 0].T
         return np.where(curve < 0, np.nan, curve)
 
 
@@ -84,14 +86,45 @@ def average_precision(inputs: CocoInputs, *, max_dets: int = 100) -> AveragePrec
     """
     if max_dets < 1:
         raise ValueError(f"max_dets is {max_dets}, expected at least 1")
-    allowed = (1, min(10, max_dets), max_dets)
-    kinds = len(inputs.category_ids)
-    precision = np.full((10, 101, kinds, 4, 3), -1.0)
-    recall = np.full((10, kinds, 4, 3), -1.0)
-    if kinds and len(inputs.image_ids):
-        evaluated = _run_library(inputs, allowed)
-        precision, recall = np.asarray(evaluated["precision"]), np.asarray(evaluated["recall"])
-    return AveragePrecision(precision, recall, inputs.category_ids, inputs.names, allowed)
+    matching = match(find_overlaps(inputs), thresholds=tuple(IOU_THRESHOLDS), sizes=True, max_dets=max_dets)
+    return of_matching(matching)
+
+
+def of_matching(matching: Matching, *, weights: Array | None = None) -> AveragePrecision:
+    """The same from a matching. weights [I]: how often each image counts (once, unless resampled)."""
+    inputs = matching.inputs
+    num_gt, true, seen = running(matching, weights)
+    label = inputs.dt_category[matching.order[matching.position]]
+    recalled = true.last / np.where(num_gt > 0, num_gt, np.nan)[:, None, :]
+
+    precision = np.zeros((len(matching.thresholds), len(RECALLS), *num_gt.shape))
+    h, t, a = np.nonzero(true.here)
+    k = label[h]
+    total = true.upto[h, t, a]
+    # A true detection gives its precision to every recall up to its own; the curve is the best that a recall gets.
+    reached = np.searchsorted(RECALLS, total / num_gt[k, a], side="right") - 1
+    np.maximum.at(precision, (t, reached, k, a), total / seen[h, t, a])
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    precision[:, :, num_gt == 0] = -1
+
+    rank = matching.rank[matching.position]
+    fewer = []
+    for allowed in (1, 10):
+        within = sum_by_class(np.where((rank < allowed)[:, None, None], true.here, 0), label, len(num_gt))
+        fewer.append(_undefined_as_minus_one((within / np.where(num_gt > 0, num_gt, np.nan)[:, None, :]).mean(1)))
+    return AveragePrecision(
+        matching.thresholds,
+        precision,
+        _undefined_as_minus_one(recalled.transpose(1, 0, 2)),
+        (fewer[0], fewer[1]),
+        inputs.category_ids,
+        inputs.names,
+    )
+
+
+def mean_ap(matching: Matching, *, weights: Array | None = None) -> float | None:
+    """AP alone, over the matching's thresholds and all sizes."""
+    return mean_defined(of_matching(matching, weights=weights).precision[:, :, :, 0])
 
 
 def mean_defined(values: Array) -> float | None:
@@ -100,40 +133,71 @@ def mean_defined(values: Array) -> float | None:
     return float(defined.mean()) if defined.size else None
 
 
-def _run_library(inputs: CocoInputs, max_dets: tuple[int, int, int]) -> dict[str, Any]:
-    from faster_coco_eval.core import COCO, COCOeval_faster
+def count_objects(matching: Matching, weights: Array | None = None) -> Array:
+    """[K,A] objects to be found, by class and size."""
+    inputs = matching.inputs
+    weight = matching.gt_counts if weights is None else matching.gt_counts * weights[inputs.gt_image][:, None]
+    kinds = len(inputs.category_ids)
+    columns = [np.bincount(inputs.gt_category, weight[:, a], minlength=kinds) for a in range(weight.shape[1])]
+    return np.stack(columns, axis=1)
 
-    images = [{"id": i} for i in range(1, len(inputs.image_ids) + 1)]
-    categories = [{"id": k, "name": name} for k, name in enumerate(inputs.names, start=1)]
-    truth = _records(inputs.gt_image, inputs.gt_category, inputs.gt_boxes)
-    for record, area, crowd in zip(truth, inputs.gt_area.tolist(), inputs.gt_crowd.tolist(), strict=True):
-        record.update(area=area, iscrowd=int(crowd))
-    found = _records(inputs.dt_image, inputs.dt_category, inputs.dt_boxes)
-    areas = (inputs.dt_boxes[:, 2] * inputs.dt_boxes[:, 3]).tolist()
-    for record, area, score in zip(found, areas, inputs.dt_scores.tolist(), strict=True):
-        record.update(area=area, score=score, iscrowd=0)
 
-    shared = {"images": images, "categories": categories}
-    evaluation = COCOeval_faster(
-        COCO({**shared, "annotations": truth}, print_function=_silent),
-        COCO({**shared, "annotations": found}, print_function=_silent),
-        iouType="bbox",
-        print_function=_silent,
-    )
-    evaluation.params.maxDets = list(max_dets)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    result: dict[str, Any] = evaluation.eval
+def sum_by_class(values: Array, label: Array, kinds: int) -> Array:
+    """values [H,...] with rising labels [H] -> [K,...]."""
+    total = np.zeros((kinds, *values.shape[1:]))
+    if len(label):
+        starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
+        total[label[starts]] = np.add.reduceat(values, starts, axis=0)
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """here [H,T,A]: weight of a true detection, else 0; upto [H,T,A]: running sum in its class; last [K,T,A]."""
+
+    here: Array
+    upto: Array
+    last: Array
+
+
+def running(
+    matching: Matching, weights: Array | None = None, *, threshold: int | None = None
+) -> tuple[Array, Running, Array]:
+    """num_gt [K,A], the true detections, and seen [H,T,A]: counting detections of the class up to each of the H.
+
+    threshold: index of the only threshold wanted (T is then 1).
+    """
+    chosen = slice(None) if threshold is None else slice(threshold, threshold + 1)
+    inputs = matching.inputs
+    num_gt = count_objects(matching, weights)
+    kinds = len(num_gt)
+    label = inputs.dt_category[matching.order]
+    weight = np.ones(len(label)) if weights is None else weights[inputs.dt_image[matching.order]]
+    counts = np.concatenate([np.zeros((1, num_gt.shape[1])), np.cumsum(matching.in_range * weight[:, None], axis=0)])
+    first = np.searchsorted(label, np.arange(kinds))
+
+    position = matching.position
+    hit_label, hit_weight = label[position], weight[position][:, None, None]
+    in_range = matching.in_range[position][:, None, :]
+    true, taken, ignored = matching.true[:, chosen], matching.gt_index[:, chosen] >= 0, matching.ignored[:, chosen]
+    here = true * hit_weight
+    # What the H add to or take from the count of detections by area alone.
+    change = (np.where(taken, true, in_range & ~ignored) - in_range.astype(float)) * hit_weight
+    seen = (counts[position + 1] - counts[first[hit_label]])[:, None, :] + running_sum(change, hit_label)
+    return num_gt, Running(here, running_sum(here, hit_label), sum_by_class(here, hit_label, kinds)), seen
+
+
+def running_sum(values: Array, label: Array) -> Array:
+    """values [H,...] with rising labels [H] -> cumulative sums that begin anew with each label."""
+    total = np.cumsum(values, axis=0)
+    if not len(label):
+        return total
+    starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
+    before = np.concatenate([np.zeros((1, *values.shape[1:])), total[starts[1:] - 1]])
+    result: Array = total - np.repeat(before, np.diff(np.r_[starts, len(label)]), axis=0)
     return result
 
 
-def _records(image: Array, category: Array, boxes: Array) -> list[dict[str, Any]]:
-    columns = zip((image + 1).tolist(), (category + 1).tolist(), boxes.tolist(), strict=True)
-    return [
-        {"id": i, "image_id": image_id, "category_id": category_id, "bbox": box}
-        for i, (image_id, category_id, box) in enumerate(columns, start=1)
-    ]
-
-
-def _silent(*_: object) -> None:
-    """The library prints through a function it is given."""
+def _undefined_as_minus_one(values: Array) -> Array:
+    result: Array = np.where(np.isnan(values), -1.0, values)
+    return result

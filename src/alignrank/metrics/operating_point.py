@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignrank.metrics.inputs import Array, CocoInputs
-from alignrank.metrics.matching import match
+from alignrank.metrics.matching import Matching, match
+from alignrank.metrics.overlaps import find_overlaps
 
 
 def confusion_matrix(inputs: CocoInputs, *, conf: float = 0.25, iou: float = 0.5) -> Array:
@@ -23,9 +24,10 @@ def confusion_matrix(inputs: CocoInputs, *, conf: float = 0.25, iou: float = 0.5
     detection. Crowd regions, and detections on them, are left out.
     """
     kinds = len(inputs.category_ids)
-    matching = match(inputs, iou=iou, same_class=False, conf=conf)
-    counted = ~matching.ignored
-    gt_index = matching.gt_index[counted]
+    overlaps = find_overlaps(inputs, minimum=iou, same_class=False)
+    taken, left_out = match(overlaps, thresholds=(iou,), same_class=False, conf=conf).at(iou)
+    counted = ~left_out
+    gt_index = taken[counted]
     hit = gt_index >= 0
     missed = ~inputs.gt_crowd
     missed[gt_index[hit]] = False
@@ -36,6 +38,51 @@ def confusion_matrix(inputs: CocoInputs, *, conf: float = 0.25, iou: float = 0.5
     np.add.at(matrix, (true_class, inputs.dt_category[counted]), 1)
     np.add.at(matrix, (inputs.gt_category[missed], np.full(int(missed.sum()), kinds)), 1)
     return matrix
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Counts over all classes at one score threshold (a detection counts if its score is at least that), and the
+    precision, recall and F1 of the counts in 0..1, None where they are 0 / 0 (FINE, table 5)."""
+
+    threshold: float
+    tp: int
+    fp: int
+    fn: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """threshold, tp, fp, fn, precision, recall, f1."""
+        ratios = {
+            "precision": (self.tp, self.tp + self.fp),
+            "recall": (self.tp, self.tp + self.fn),
+            "f1": (2 * self.tp, 2 * self.tp + self.fp + self.fn),
+        }
+        shown = {name: above / below if below else None for name, (above, below) in ratios.items()}
+        return {"threshold": self.threshold, "tp": self.tp, "fp": self.fp, "fn": self.fn, **shown}
+
+
+def operating_points(matching: Matching, *, conf: float = 0.25) -> tuple[OperatingPoint, OperatingPoint | None]:
+    """The point at `conf`, and that of highest F1 over all thresholds: the highest such score; None without a hit.
+
+    From a matching that has the threshold .5. Leaving out low scores does not change what the others match.
+    """
+    inputs = matching.inputs
+    taken, left_out = matching.at(0.5)
+    counted = np.flatnonzero(~left_out)
+    counted = counted[np.argsort(-inputs.dt_scores[counted], kind="stable")]
+    scores = inputs.dt_scores[counted]
+    tp = np.r_[0, np.cumsum(taken[counted] >= 0)]
+    objects = int((~inputs.gt_crowd).sum())
+
+    def point(threshold: float, count: int) -> OperatingPoint:
+        return OperatingPoint(threshold, int(tp[count]), count - int(tp[count]), objects - int(tp[count]))
+
+    chosen = point(conf, int(np.searchsorted(-scores, -conf, side="right")))
+    if not tp[-1]:
+        return chosen, None
+    last = np.r_[np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1] + 1  # a threshold takes all that tie
+    best = int(last[np.argmax(2 * tp[last] / (last + objects))])
+    return chosen, point(float(scores[best - 1]), best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +133,12 @@ def operating_curves(
 
     Thresholds are spaced evenly over 0..1 (wider if scores lie outside): .001 apart by default.
     """
-    matching = match(inputs, iou=iou, max_dets=max_dets)
-    counted = np.flatnonzero(~matching.ignored)
+    taken, left_out = match(find_overlaps(inputs, minimum=iou), thresholds=(iou,), max_dets=max_dets).at(iou)
+    counted = np.flatnonzero(~left_out)
     # Ties across images go by ascending image id, as COCO concatenates them.
     counted = counted[np.lexsort((inputs.dt_image[counted], -inputs.dt_scores[counted]))]
     scores, labels = inputs.dt_scores[counted], inputs.dt_category[counted]
-    hits = matching.gt_index[counted] >= 0
+    hits = taken[counted] >= 0
     kinds = len(inputs.category_ids)
     num_gt = np.bincount(inputs.gt_category[~inputs.gt_crowd], minlength=kinds)
 

@@ -1,0 +1,160 @@
+"""One detector's results, matched once, and every figure and curve that can be read off them.
+
+Shape letters: I images, N detections, G objects, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+from alignrank.metrics import calibration as calibrations
+from alignrank.metrics.average_precision import IOU_THRESHOLDS, AveragePrecision, mean_ap, of_matching
+from alignrank.metrics.duplicates import OVERLAPS, duplicates
+from alignrank.metrics.errors import Errors, errors
+from alignrank.metrics.inputs import Array, CocoInputs, Id
+from alignrank.metrics.localization_recall_precision import LocalizationRecallPrecision, localization_recall_precision
+from alignrank.metrics.matching import SIZES, match
+from alignrank.metrics.operating_point import OperatingPoint, operating_points
+from alignrank.metrics.oracle import with_oracle_scores, with_perfect_suppression
+from alignrank.metrics.overlaps import find_overlaps
+from alignrank.metrics.ranking import CANDIDATE_IOU, GAP, candidates, matched
+from alignrank.metrics.summary import Figures, Metrics
+
+
+class Diagnosis:
+    """inputs: validated results. max_dets: detections that count per image and class. tau: LRP's IoU threshold, in
+    [0, 1). gap: IoU difference above which a pair of candidates has an order, 0..1. conf: score of the operating
+    point. before_nms: the same detector's candidates before suppression, on the same ground truth.
+    advance: called after each of `STEPS` pieces of work. Raises ValueError for options outside their range.
+    """
+
+    STEPS = 5
+
+    def __init__(
+        self,
+        inputs: CocoInputs,
+        *,
+        max_dets: int = 100,
+        tau: float = 0.5,
+        gap: float = GAP,
+        conf: float = 0.25,
+        before_nms: CocoInputs | None = None,
+        advance: Callable[[], object] = lambda: None,
+    ) -> None:
+        if max_dets < 1:
+            raise ValueError(f"max_dets is {max_dets}, expected at least 1")
+        if not 0 <= tau < 1:
+            raise ValueError(f"tau is {tau}, expected a number in [0, 1)")
+        if not 0 <= gap <= 1:
+            raise ValueError(f"gap is {gap}, expected a number in 0..1")
+        self.inputs, self.max_dets, self.tau, self.gap, self.conf = inputs, max_dets, tau, gap, conf
+        self.before_nms = before_nms
+        self.overlaps = find_overlaps(inputs)
+        advance()
+        self.matching = match(self.overlaps, thresholds=tuple(IOU_THRESHOLDS), sizes=True, max_dets=max_dets)
+        advance()
+        self.oracle = with_oracle_scores(self.overlaps, self.matching, max_dets=max_dets)
+        self.suppressed = with_perfect_suppression(self.overlaps, self.matching)
+        advance()
+        self._lrp_matching = self.matching
+        if not np.isclose(self.matching.thresholds, tau, rtol=0, atol=1e-9).any():
+            overlaps = self.overlaps if tau >= CANDIDATE_IOU else find_overlaps(inputs, minimum=tau)
+            self._lrp_matching = match(overlaps, thresholds=(tau,), sizes=True, max_dets=max_dets)
+        self.matched = matched(self.matching)
+        self.candidates = candidates(self.overlaps, self.matching.order, gap=gap)
+        self.duplicates = duplicates(self.matching, self.lrp.threshold[:, 0])
+        advance()
+        self.errors: Errors = errors(self.overlaps, self.matching)
+        advance()
+
+    @cached_property
+    def average_precision(self) -> AveragePrecision:
+        return of_matching(self.matching)
+
+    @cached_property
+    def lrp(self) -> LocalizationRecallPrecision:
+        return localization_recall_precision(self._lrp_matching, tau=self.tau)
+
+    @cached_property
+    def calibration(self) -> calibrations.Calibration:
+        return calibrations.calibration(self.matching, self.matched)
+
+    @cached_property
+    def operating_points(self) -> tuple[OperatingPoint, OperatingPoint | None]:
+        return operating_points(self.matching, conf=self.conf)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """All figures."""
+        chosen, best = self.operating_points
+        return Metrics(
+            **self.average_precision.figures(),
+            **self.lrp.figures(),
+            max_dets=self.max_dets,
+            rank=self.rank(self.average_precision),
+            rank_before_nms=self._rank_before_nms(),
+            rank_by_size={size: self._rank_where(gt_size=a) for a, size in enumerate(SIZES) if a},
+            errors=self.errors.to_dict(),
+            operating_points={"chosen": chosen.to_dict(), "best": None if best is None else best.to_dict()},
+            per_class=self._per_class(),
+        )
+
+    def resampled(self, weights: Array) -> tuple[Figures, dict[Id, Figures]]:
+        """`Metrics.scalars` (what is before NMS left out), and {category id: {ap, lrp}}, with each image counted
+        weights [I] times. Score thresholds of classes stay those of the whole data."""
+        precision = of_matching(self.matching, weights=weights)
+        lrp = localization_recall_precision(self._lrp_matching, tau=self.tau, weights=weights)
+        rank = {f"rank.{name}": value for name, value in self.rank(precision, weights).items()}
+        rows = {category: {"ap": row["ap"]} for category, row in precision.per_class().items()}
+        for category, row in lrp.per_class().items():
+            rows[category]["lrp"] = row["lrp"]
+        return {**precision.figures(), **lrp.figures(), **rank}, rows
+
+    def rank(self, precision: AveragePrecision, weights: Array | None = None) -> Figures:
+        """The figures of `Metrics.rank`; precision: of the same weights [I], which say how often an image counts."""
+        inputs = self.inputs
+        of_dt = None if weights is None else weights[inputs.dt_image]
+        ap = precision.figures()["ap"]
+        ap_oracle = mean_ap(self.oracle, weights=weights)
+        ap_suppressed = mean_ap(self.suppressed, weights=weights)
+        calibration = self.calibration
+        if of_dt is not None:
+            calibration = calibrations.calibration(self.matching, self.matched, weights=of_dt)
+        return {
+            **self.matched.correlation(repeats=None if of_dt is None else of_dt[self.matched.dt]),
+            **self.candidates.figures(None if weights is None else weights[inputs.gt_image]),
+            "ap_oracle": ap_oracle,
+            "ap_lost_ranking": _minus(ap_oracle, ap),
+            "ap_suppressed": ap_suppressed,
+            "ap_lost_duplicates": _minus(ap_suppressed, ap),
+            **{f"duplicates_{round(100 * iou)}": self.duplicates.rate(iou, of_dt) for iou in OVERLAPS},
+            "laece": calibration.laece,
+        }
+
+    def _rank_before_nms(self) -> Figures | None:
+        if self.before_nms is None:
+            return None
+        counted = np.arange(len(self.before_nms.dt_scores))
+        before = candidates(find_overlaps(self.before_nms), counted, gap=self.gap)
+        return {**before.figures(), "suppressed": before.suppressed(self.candidates)}
+
+    def _rank_where(self, *, category: int | None = None, gt_size: int = 0) -> Figures:
+        """Correlations and candidates' figures over the objects of one class (by index) or size."""
+        inputs = self.inputs
+        objects = self.matching.gt_counts[:, gt_size]
+        if category is not None:
+            objects = objects & (inputs.gt_category == category)
+        return {**self.matched.correlation(objects[self.matched.gt]), **self.candidates.figures(objects.astype(float))}
+
+    def _per_class(self) -> dict[Id, Figures]:
+        rows = self.average_precision.per_class()
+        for k, (category, row) in enumerate(self.lrp.per_class().items()):
+            rows[category] |= row | self._rank_where(category=k)
+        return rows
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

@@ -1,0 +1,157 @@
+"""Do scores rank boxes by how well they fit? Correlation over matched detections, order among an object's candidates.
+
+A *matched* detection is a true one of COCO's matching at IoU .5. A *candidate* of an object is a detection of its
+class whose best-IoU object of that class it is, with IoU >= .5; crowd regions have none. Formulas, ranges and good
+values: docs/rank-report.md.
+
+Shape letters: S matched detections, C candidates, G objects, N detections, I images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import kendalltau, rankdata
+
+from alignrank.metrics.inputs import Array
+from alignrank.metrics.matching import Matching
+from alignrank.metrics.overlaps import Overlaps, pair_iou
+
+CANDIDATE_IOU = 0.5
+GAP = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """dt [S] int64 true detections at IoU .5, gt [S] their objects, scores [S], ious [S]."""
+
+    dt: Array
+    gt: Array
+    scores: Array
+    ious: Array
+
+    def correlation(self, chosen: Array | None = None, repeats: Array | None = None) -> dict[str, float | None]:
+        """spearman, kendall (tau-b) and pearson of scores and IoUs in -1..1, None where either is constant.
+
+        chosen [S] bool: only these. repeats [S]: how often each counts.
+        """
+        index = np.arange(len(self.dt)) if chosen is None else np.flatnonzero(chosen)
+        if repeats is not None:
+            index = np.repeat(index, repeats[index].astype(np.int64))
+        scores, ious = self.scores[index], self.ious[index]
+        if len(index) < 2 or np.ptp(scores) == 0 or np.ptp(ious) == 0:
+            return {"spearman": None, "kendall": None, "pearson": None}
+        return {
+            "spearman": _pearson(rankdata(scores), rankdata(ious)),
+            "kendall": float(kendalltau(scores, ious).statistic),
+            "pearson": _pearson(scores, ious),
+        }
+
+
+def matched(matching: Matching) -> Matched:
+    """The true detections of a matching that has the threshold .5, best of each class first."""
+    t = matching.threshold_index(0.5)
+    hits = np.flatnonzero(matching.true[:, t, 0])
+    dt, gt = matching.order[matching.position[hits]], matching.gt_index[hits, t, 0].astype(np.int64)
+    inputs = matching.inputs
+    return Matched(dt, gt, inputs.dt_scores[dt], pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt]))
+
+
+def _pearson(a: Array, b: Array) -> float | None:
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a @ a) * (b @ b))
+    return float(np.clip(a @ b / size, -1, 1)) if size > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Of each of the G objects: num [G] candidates; pairs [G] of them with an IoU gap, wrong [G] those whose scores
+    are in the wrong order (ties half). best_iou [G] of all candidates, chosen_iou [G] of the best-scored one (mean of
+    those that tie); missed [G]: 1 where no best-scored candidate has the best IoU, 1/2 where one of several has.
+    best_dt, chosen_dt [G] int64: such detections, -1 without candidates.
+    """
+
+    num: Array
+    pairs: Array
+    wrong: Array
+    best_iou: Array
+    chosen_iou: Array
+    missed: Array
+    best_dt: Array
+    chosen_dt: Array
+
+    def figures(self, weights: Array | None = None) -> dict[str, float | None]:
+        """misranked, best_box_missed, iou_lost, fractions over the objects; weights [G]: how often each counts.
+
+        None where no object has a candidate; misranked is 0 where no pair has the gap.
+        """
+        weight = (self.num > 0) * (1.0 if weights is None else weights)
+        objects, pairs = float(weight.sum()), float(weight @ self.pairs)
+        if not objects:
+            return {"misranked": None, "best_box_missed": None, "iou_lost": None}
+        return {
+            "misranked": float(weight @ self.wrong) / pairs if pairs else 0.0,
+            "best_box_missed": float(weight @ self.missed) / objects,
+            "iou_lost": float(weight @ (self.best_iou - self.chosen_iou)) / objects,
+        }
+
+    def suppressed(self, kept: Candidates) -> float | None:
+        """Share of objects with a candidate here, before NMS, whose best box was dropped and a worse one `kept`."""
+        objects = self.num > 0
+        worse = objects & (kept.num > 0) & (kept.best_iou < self.best_iou - 1e-9)
+        return float(worse.sum() / objects.sum()) if objects.any() else None
+
+
+def candidates(overlaps: Overlaps, counted: Array, *, gap: float = GAP) -> Candidates:
+    """The candidates among the detections `counted` (indices). gap: pairs count whose IoUs differ by more, 0..1."""
+    inputs = overlaps.inputs
+    dt = counted[overlaps.best_iou[counted] >= CANDIDATE_IOU]
+    dt = dt[np.lexsort((dt, overlaps.best_gt[dt]))]
+    gt, iou, score = overlaps.best_gt[dt], overlaps.best_iou[dt], inputs.dt_scores[dt]
+    num_objects = len(inputs.gt_image)
+
+    num = np.bincount(gt, minlength=num_objects)
+    pairs, wrong = np.zeros(num_objects), np.zeros(num_objects)
+    for i, j in _pairs_in_runs(num[gt], gt):
+        apart = np.abs(iou[i] - iou[j]) > gap
+        i, j = i[apart], j[apart]
+        agreement = np.sign(score[i] - score[j]) * np.sign(iou[i] - iou[j])
+        pairs += np.bincount(gt[i], minlength=num_objects)
+        wrong += np.bincount(gt[i], (1 - agreement) / 2, minlength=num_objects)
+
+    top_score, top_iou = np.full(num_objects, -np.inf), np.zeros(num_objects)
+    np.maximum.at(top_score, gt, score)
+    np.maximum.at(top_iou, gt, iou)
+    chosen, best = score == top_score[gt], iou == top_iou[gt]
+    num_chosen = np.bincount(gt[chosen], minlength=num_objects)
+    num_both = np.bincount(gt[chosen & best], minlength=num_objects)
+    chosen_iou = np.bincount(gt[chosen], iou[chosen], minlength=num_objects)
+    missed = np.where(num_both == num_chosen, 0.0, np.where(num_both == 0, 1.0, 0.5))
+    return Candidates(
+        num=num,
+        pairs=pairs,
+        wrong=wrong,
+        best_iou=top_iou,
+        chosen_iou=chosen_iou / np.maximum(num_chosen, 1),
+        missed=missed,
+        best_dt=_first_of_each(dt, gt, best, num_objects),
+        chosen_dt=_first_of_each(dt, gt, chosen, num_objects),
+    )
+
+
+def _pairs_in_runs(length: Array, run: Array) -> Iterator[tuple[Array, Array]]:
+    """All pairs (i, j) of equal `run` [C] (sorted; `length` [C] of each one's run), by distance j - i."""
+    place = np.arange(len(run)) - np.searchsorted(run, run)
+    i = np.arange(len(run))
+    distance = 1
+    while len(i := i[place[i] + distance < length[i]]):
+        yield i, i + distance
+        distance += 1
+
+
+def _first_of_each(dt: Array, gt: Array, chosen: Array, num_objects: int) -> Array:
+    result = np.full(num_objects, -1, dtype=np.int64)
+    result[gt[chosen][::-1]] = dt[chosen][::-1]
+    return result
