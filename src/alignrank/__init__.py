@@ -13,16 +13,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from alignrank.api import Detector
     from alignrank.contracts import Detections
+    from alignrank.engine.diagnose import diagnose
     from alignrank.engine.recipe import build_detector
     from alignrank.errors import InputError
 
-__all__ = ["Detections", "Detector", "InputError", "build_detector"]
+__all__ = ["Detections", "Detector", "InputError", "build_detector", "diagnose"]
 
 _HOMES = {
     "Detector": "alignrank.api",
     "Detections": "alignrank.contracts",
     "InputError": "alignrank.errors",
     "build_detector": "alignrank.engine.recipe",
+    "diagnose": "alignrank.engine.diagnose",
 }
 
 

@@ -112,20 +112,55 @@ def val(
     iou: Annotated[float, typer.Option(min=0, max=1, help="NMS threshold (not used by NMS-free models)")] = 0.7,
     max_dets: Annotated[int, typer.Option(min=1, help="detections per image that count in COCO's figures")] = 100,
     device: Device = "auto",
-    out: Annotated[str | None, typer.Option(help="new folder for plots, detections and metrics.json")] = None,
+    out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate weights: COCO's 12 figures, per class, PR and F1 curves, confusion matrix."""
+    """Evaluate weights: COCO's 12 figures, oLRP, ranking before and after NMS, by class; plots and an HTML report."""
     from alignrank.engine import run
-    from alignrank.engine.evaluation import say_metrics
+    from alignrank.engine.figure_tables import say_figures
 
     metrics = run.validate_weights(
         Path(weights), data, split=split, out=out, imgsz=imgsz, batch=batch, conf=conf, iou=iou, max_dets=max_dets,
         device=device,
     )  # fmt: skip
-    say_metrics(metrics)
+    say_figures({"value": metrics})
     if as_json:
         _print_json(metrics.to_dict())
+
+
+@app.command(epilog=_examples("alignrank diagnose --gt gt.json --dt dt.json --images images/ --html report.html"))
+def diagnose(
+    gt: Annotated[str, typer.Option(help="ground truth, a COCO JSON file")],
+    dt: Annotated[str, typer.Option(help="results of any detector, a COCO JSON file")],
+    dt2: Annotated[str | None, typer.Option(help="results of a second detector, to compare with the first")] = None,
+    images: Annotated[str | None, typer.Option(help="folder of the images, for pictures in the report")] = None,
+    html: Annotated[str | None, typer.Option(help="file to write the report to, for a browser")] = None,
+    classes: Annotated[str | None, typer.Option(help="only these, names or category ids, separated by commas")] = None,
+    max_dets: Annotated[int, typer.Option(help="detections per image and class that count")] = 100,
+    tau: Annotated[float, typer.Option(help="IoU threshold of oLRP")] = 0.5,
+    gap: Annotated[float, typer.Option(help="IoU difference from which on two boxes have an order")] = 0.05,
+    conf: Annotated[float, typer.Option(help="score of the operating point")] = 0.25,
+    replicates: Annotated[int, typer.Option(help="draws of the images for intervals of --dt2, 0: none")] = 200,
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure how well the scores of any detector rank its boxes."""
+    from alignrank.engine.diagnose import diagnose as run
+    from alignrank.engine.figure_tables import say_figures
+    from alignrank.engine.folders import new_file
+    from alignrank.engine.progress import say
+
+    report = None if html is None else new_file(html, "html")
+    wanted = None if classes is None else [name.strip() for name in classes.split(",")]
+    result = run(
+        gt, dt, dt2, images=images, classes=wanted, max_dets=max_dets, tau=tau, gap=gap, conf=conf,
+        replicates=replicates, seed=seed,
+    )  # fmt: skip
+    say_figures({name: of.metrics for name, of in result.diagnoses.items()}, result.comparison)
+    if report is not None:
+        say(f"wrote {result.save(report)}")
+    if as_json:
+        _print_json(result.to_dict())
 
 
 @app.command(epilog=_examples("alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4"))

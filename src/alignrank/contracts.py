@@ -207,11 +207,17 @@ class Criterion(Protocol):
 
 
 class Postprocess(Protocol):
-    """Predictions -> per-image selections in input pixels, scores descending."""
+    """Predictions -> per-image selections in input pixels, scores descending.
+
+    `candidates` gives what the selection is made from: every (point, class) scored above `conf`, at most the best
+    few thousand of an image, in no order.
+    """
 
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]: ...
+
+    def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]: ...
 
 
 @dataclass(slots=True)

@@ -45,6 +45,9 @@ class TopK:
         keep = scores > conf
         return [Selection(b[m], s[m], c[m]) for b, s, c, m in zip(boxes, scores, labels, keep, strict=True)]
 
+    def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
+        return _candidates(predictions, predictions.logits.float().sigmoid(), conf)
+
 
 class NonMaximumSuppression:
     """For one-to-many heads: every (point, class) above `conf`, then class-wise greedy suppression at `iou`."""
@@ -54,16 +57,26 @@ class NonMaximumSuppression:
     ) -> list[Selection]:
         all_scores = _of_classes(predictions.logits.float().sigmoid(), classes)
         selections = []
-        for image_scores, image_boxes in zip(all_scores, predictions.boxes, strict=True):
-            point, label = (image_scores > conf).nonzero(as_tuple=True)
-            scores = image_scores[point, label]
-            if len(scores) > MAX_CANDIDATES:
-                scores, best = scores.topk(MAX_CANDIDATES)
-                point, label = point[best], label[best]
-            boxes = image_boxes[point]
-            keep = batched_nms(boxes, scores, label, iou)[:max_dets]
-            selections.append(Selection(boxes[keep], scores[keep], label[keep]))
+        for found in _candidates(predictions, all_scores, conf):
+            keep = batched_nms(found.boxes, found.scores, found.labels, iou)[:max_dets]
+            selections.append(Selection(found.boxes[keep], found.scores[keep], found.labels[keep]))
         return selections
+
+    def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
+        return _candidates(predictions, predictions.logits.float().sigmoid(), conf)
+
+
+def _candidates(predictions: Predictions, all_scores: Tensor, conf: float) -> list[Selection]:
+    """Every (point, class) of each image scored above `conf`, the best MAX_CANDIDATES where there are more."""
+    selections = []
+    for image_scores, image_boxes in zip(all_scores, predictions.boxes, strict=True):
+        point, label = (image_scores > conf).nonzero(as_tuple=True)
+        scores = image_scores[point, label]
+        if len(scores) > MAX_CANDIDATES:
+            scores, best = scores.topk(MAX_CANDIDATES)
+            point, label = point[best], label[best]
+        selections.append(Selection(image_boxes[point], scores, label))
+    return selections
 
 
 def _of_classes(scores: Tensor, classes: Sequence[int] | None) -> Tensor:

@@ -11,6 +11,7 @@ from alignrank.data.convert import convert as write_format
 from alignrank.data.samples import Skipped, Split
 from alignrank.data.source import read
 from alignrank.data.split import split as make_split
+from alignrank.engine.folders import new_file
 from alignrank.engine.progress import say, warn
 from alignrank.errors import InputError, nearest
 
@@ -53,8 +54,7 @@ def show(
     from alignrank.engine.evaluation import write_training_sheet
     from alignrank.engine.recipe import load_recipe
 
-    if out.exists():
-        raise InputError(f"out: {out} already exists; choose another name")
+    new_file(out, "out")
     settings = {"train.imgsz": imgsz, "train.seed": seed, **overrides}
     recipe = load_recipe("yolov8-n", overrides=settings, where="command line")
     chosen = open_split(data, split)

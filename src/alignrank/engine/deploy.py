@@ -13,7 +13,7 @@ from alignrank.contracts import Detections, Postprocess
 from alignrank.detectors import DETECTORS
 from alignrank.engine import checkpoint
 from alignrank.engine.device import choose_device
-from alignrank.engine.folders import new_run_folder
+from alignrank.engine.folders import new_file, new_run_folder
 from alignrank.engine.predict import class_labels, predict, write_results
 from alignrank.engine.progress import say
 from alignrank.engine.sources import Source, Sources
@@ -110,9 +110,7 @@ def export_weights(weights: Path, format: str, *, imgsz: int | None = None, out:
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
     detector = deploy(weights, "cpu")
-    path = Path(out) if out is not None else checkpoint.weights_file(weights).with_suffix(".onnx")
-    if path.exists():
-        raise InputError(f"out: {path} already exists; choose another name with --out")
+    path = new_file(out if out is not None else checkpoint.weights_file(weights).with_suffix(".onnx"), "out")
     return export_onnx(
         detector.network,
         detector.postprocess,

@@ -17,16 +17,20 @@ from alignrank.drawing import draw_boxes
 from alignrank.engine import checkpoint
 from alignrank.engine.deploy import deploy
 from alignrank.engine.images import opened
-from alignrank.engine.progress import say, steps
+from alignrank.engine.progress import steps
+from alignrank.engine.rank_report import report_content
 from alignrank.engine.recipe import Recipe
 from alignrank.engine.validate import CONF, IOU, MAX_DETS, Validation, validate
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics, confusion_matrix, operating_curves
+from alignrank.metrics.inputs import Id
 from alignrank.report import curves, pictures
+from alignrank.report.html import write_html
 
 NUM_PICTURES = 8
 # Confidence of boxes in pictures and in the confusion matrix: what `predict` shows.
 SHOWN_CONF = 0.25
+REPORT = "report.html"
 
 
 def evaluate_weights(
@@ -66,6 +70,7 @@ def evaluate_weights(
             iou=iou,
             max_dets=max_dets,
             coco_max_dets=coco_max_dets,
+            keep_candidates=True,
             advance=advance,
         )
     if out is not None:
@@ -74,16 +79,21 @@ def evaluate_weights(
 
 
 def write_evaluation(result: Validation, split: Split, out: Path) -> None:
-    """metrics.json, detections.json (COCO results), PR, F1 and confusion plots, and a sheet of pictures in `out`."""
+    """Into `out`: metrics.json, detections.json (COCO results), the rank report, plots, and a sheet of pictures."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(result.metrics.to_dict(), indent=1) + "\n", encoding="utf-8")
     (out / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
-    points = operating_curves(result.inputs)
+    inputs = result.diagnosis.inputs
+    points = operating_curves(inputs)
     names = [str(name) for name in split.classes]
     curves.plot_precision_recall(points.recalls, points.precision_at_recall, names, out / "precision_recall.png")
     curves.plot_f1(points.thresholds, points.precision, points.recall, points.f1, names, out / "f1.png")
-    curves.plot_confusion(confusion_matrix(result.inputs, conf=SHOWN_CONF), names, out / "confusion.png")
+    curves.plot_confusion(confusion_matrix(inputs, conf=SHOWN_CONF), names, out / "confusion.png")
     _write_comparison(result.results, split, out / "val_predictions.jpg")
+    path_of: dict[Id, Path] = {sample.image_id: sample.image for sample in split.samples}
+    files = [path_of.get(image_id) for image_id in inputs.image_ids]
+    content = report_content({out.name: result.diagnosis}, title=f"Rank report: {out.name}", images=files)
+    write_html(content, out / REPORT)
 
 
 def _write_comparison(results: list[dict[str, Any]], split: Split, path: Path) -> None:
@@ -125,29 +135,3 @@ def write_training_sheet(split: Split, recipe: Recipe, path: Path, *, count: int
         tiles.append(draw_boxes(image, targets.boxes.numpy(), targets.labels.numpy(), split.classes))
         captions.append(f"{Path(frame.source).name}: {len(targets.labels)} objects")
     pictures.sheet(tiles, path, captions=captions, tile=400)
-
-
-def shown(value: float | None) -> str:
-    """A figure of merit as people read it."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def say_metrics(metrics: Metrics) -> None:
-    """The headline figures and a line for each class."""
-    from rich.table import Table
-
-    from alignrank.engine.progress import console
-
-    values = metrics.to_dict()
-    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    say("  ".join(f"{name.upper().replace('_', ' ')} {shown(values[name])}" for name in names))
-    say(
-        "  ".join(
-            f"{name.upper().replace('_', ' ')} {shown(values[name])}"
-            for name in ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
-        )
-    )
-    table = Table("class", "AP", "AP50", "AP75")
-    for row in values["per_class"].values():
-        table.add_row(str(row["name"]), *(shown(row.get(key)) for key in ("ap", "ap50", "ap75")))
-    console.print(table)

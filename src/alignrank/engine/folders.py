@@ -30,6 +30,13 @@ def new_run_folder(out: str | Path | None, name: str) -> Path:
     return path
 
 
+def new_file(path: str | Path, option: str) -> Path:
+    """The path of a file to be written. Raises InputError naming the option if there is something already."""
+    if Path(path).exists():
+        raise InputError(f"{option}: {path} already exists; choose another name")
+    return Path(path)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its name at the end; so `path` is always whole."""

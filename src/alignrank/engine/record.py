@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from alignrank.engine.averaging import AveragedWeights
     from alignrank.engine.train import Plan, TrainingModule
 
-# Figures that are logged every epoch; the others are in metrics.json at the end.
-SHOWN = ("ap", "ap50", "ap75")
+# Figures that are logged every epoch, under their last name; the others are in metrics.json at the end.
+LOGGED = (
+    *("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.misranked", "rank.best_box_missed"),
+    *("rank.ap_lost_ranking", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.laece"),
+)
+SHOWN = ("ap", "ap50", "ap75", "misranked")  # of them, on the terminal
 
 
 class Recorder(L.Callback):
@@ -118,8 +122,8 @@ class Recorder(L.Callback):
             criterion=module.criterion,
         )
         row |= {f"val/{name}": value for name, value in result.losses.items()}
-        figures = {k: v for k, v in result.metrics.to_dict().items() if isinstance(v, float)}
-        row |= {f"val/{name}": figures[name] for name in SHOWN if name in figures}
+        figures = {name: value for name, value in result.metrics.scalars().items() if value is not None}
+        row |= {f"val/{name.removeprefix('rank.')}": figures[name] for name in LOGGED if name in figures}
         ap = figures.get("ap", 0.0)
         weights = self.averaged.model.state_dict()
         about: dict[str, Any] = {"epoch": epoch, **figures}

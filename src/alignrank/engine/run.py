@@ -20,7 +20,8 @@ from alignrank.data.samples import DataSource, Split
 from alignrank.data.source import read
 from alignrank.engine.datasets import open_split, report_skipped
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
-from alignrank.engine.evaluation import evaluate_weights, shown, write_training_sheet
+from alignrank.engine.evaluation import REPORT, evaluate_weights, write_training_sheet
+from alignrank.engine.figure_tables import shown
 from alignrank.engine.folders import RUN_FILE, STATE_FILE, new_run_folder
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say
@@ -189,9 +190,15 @@ def say_result(result: Mapping[str, Any]) -> None:
     """The end of a run: headline figures and where everything is."""
     metrics, out = result["metrics"], Path(result["out"])
     say("  ".join(f"{key.upper()} {shown(metrics[key])}" for key in ("ap", "ap50", "ap75")))
+    rank = {key: shown(metrics["rank"][key]) for key in ("spearman", "misranked", "ap_lost_ranking")}
+    say(
+        f"oLRP {shown(metrics['lrp'])}  score-IoU Spearman {rank['spearman']}  mis-ranked {rank['misranked']}  "
+        f"AP lost to ranking {rank['ap_lost_ranking']}"
+    )
     say(f"weights   {result['weights']}")
     say(f"curves    {out / 'curves.png'}, {out / 'precision_recall.png'}, {out / 'f1.png'}, {out / 'confusion.png'}")
     say(f"pictures  {out / 'train_samples.jpg'}, {out / 'val_predictions.jpg'}")
+    say(f"report    {out / REPORT}")
     say(f"results   {out / 'results.json'}")
 
 

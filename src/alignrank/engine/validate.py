@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alignrank.boxes import xyxy_to_xywh
-from alignrank.contracts import Batch, Criterion, Postprocess
-from alignrank.data.samples import Split
-from alignrank.metrics import CocoInputs, Metrics, evaluate, read_inputs
+from alignrank.contracts import Batch, Criterion, Frame, Postprocess, Selection
+from alignrank.data.samples import Array, Split
+from alignrank.metrics import CocoInputs, Diagnosis, Metrics, read_inputs
 
 # COCO's practice: low enough that recall is complete, high enough that NMS stays cheap.
 CONF, IOU, MAX_DETS = 0.001, 0.7, 300
@@ -21,12 +22,16 @@ CONF, IOU, MAX_DETS = 0.001, 0.7, 300
 
 @dataclass(slots=True)
 class Validation:
-    """metrics, and the arrays they are of; detections as COCO results; mean loss parts (empty without a criterion)."""
+    """What was measured; detections as COCO results; mean loss parts (empty without a criterion)."""
 
-    metrics: Metrics
-    inputs: CocoInputs
+    diagnosis: Diagnosis
     results: list[dict[str, Any]]
     losses: dict[str, float]
+
+    @property
+    def metrics(self) -> Metrics:
+        """All figures."""
+        return self.diagnosis.metrics
 
 
 def network_input(batch: Batch) -> Tensor:
@@ -47,12 +52,17 @@ def validate(
     iou: float = IOU,
     max_dets: int = MAX_DETS,
     coco_max_dets: int = 100,
+    keep_candidates: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> Validation:
-    """Run `model` (as it is: fold or not, EMA or not) over `batches` of `split` in evaluation mode."""
+    """Run `model` (as it is: fold or not, EMA or not) over `batches` of `split` in evaluation mode.
+
+    keep_candidates: diagnose what the selection is made from, too (a few kB an image).
+    """
     was_training = model.training
     model.eval()
     results: list[dict[str, Any]] = []
+    kept = _Candidates()
     sums: dict[str, float] = defaultdict(float)
     count = 0
     for batch in batches:
@@ -69,8 +79,42 @@ def validate(
             for box, score, label in zip(boxes, selection.scores.tolist(), selection.labels.tolist(), strict=True):
                 category = split.category_ids[label]
                 results.append({"image_id": frame.image_id, "category_id": category, "bbox": box, "score": score})
+        if keep_candidates:
+            for selection, frame in zip(postprocess.candidates(predictions, conf=conf), batch.frames, strict=True):
+                kept.add(selection, frame)
         advance()
     model.train(was_training)
     inputs = read_inputs(split.to_coco(), results)
-    metrics = evaluate(inputs, max_dets=coco_max_dets)
-    return Validation(metrics, inputs, results, {name: total / max(count, 1) for name, total in sums.items()})
+    before_nms = kept.inputs(inputs, split) if keep_candidates else None
+    diagnosis = Diagnosis(inputs, max_dets=coco_max_dets, before_nms=before_nms)
+    return Validation(diagnosis, results, {name: total / max(count, 1) for name, total in sums.items()})
+
+
+class _Candidates:
+    """The candidates of every image as flat arrays: dictionaries as in COCO results would take ten times the memory."""
+
+    def __init__(self) -> None:
+        self.image_ids: list[int] = []
+        self.boxes: list[Array] = []
+        self.scores: list[Array] = []
+        self.labels: list[Array] = []
+
+    def add(self, selection: Selection, frame: Frame) -> None:
+        self.image_ids.append(frame.image_id)
+        self.boxes.append(xyxy_to_xywh(frame.to_original(selection.boxes)).cpu().numpy())
+        self.scores.append(selection.scores.cpu().numpy())
+        self.labels.append(selection.labels.cpu().numpy())
+
+    def inputs(self, of_detections: CocoInputs, split: Split) -> CocoInputs:
+        """The same ground truth with the candidates for detections."""
+        image_index = {image_id: i for i, image_id in enumerate(of_detections.image_ids)}
+        category_index = {category: k for k, category in enumerate(of_detections.category_ids)}
+        kind_of_label = np.array([category_index[category] for category in split.category_ids], dtype=np.int64)
+        images = np.array([image_index[image_id] for image_id in self.image_ids], dtype=np.int64)
+        return replace(
+            of_detections,
+            dt_image=np.repeat(images, [len(scores) for scores in self.scores]),
+            dt_category=kind_of_label[np.concatenate([np.zeros(0, dtype=np.int64), *self.labels])],
+            dt_boxes=np.concatenate([np.zeros((0, 4)), *self.boxes]).astype(np.float64),
+            dt_scores=np.concatenate([np.zeros(0), *self.scores]).astype(np.float64),
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -29,7 +29,8 @@ Id = int | str
 class CocoInputs:
     """Validated ground truth and detections; file order is kept, ids are replaced by indices.
 
-    image_ids: I ids, ascending; category_ids: K ids, ascending; names: K class names.
+    image_ids: I ids, ascending; image_files: the I `file_name`s as they stand in the file, None where one is absent;
+    category_ids: K ids, ascending; names: K class names.
     gt_image [T], gt_category [T] int64 indices into the two; gt_boxes [T,4] float64;
     gt_area [T] px^2 (the file's `area`, else width * height: sizes go by it); gt_crowd [T] bool.
     dt_image [N], dt_category [N] int64; dt_boxes [N,4] float64; dt_scores [N] float64.
@@ -38,6 +39,7 @@ class CocoInputs:
     """
 
     image_ids: tuple[Id, ...]
+    image_files: tuple[object, ...]
     category_ids: tuple[Id, ...]
     names: tuple[str, ...]
     gt_image: Array
@@ -49,6 +51,28 @@ class CocoInputs:
     dt_category: Array
     dt_boxes: Array
     dt_scores: Array
+
+    def only(self, categories: Sequence[Id]) -> CocoInputs:
+        """The same with these classes alone, by id. Raises KeyError for an id that is not there."""
+        place = {category: k for k, category in enumerate(self.category_ids)}
+        kept = sorted(place[category] for category in categories)
+        new_index = np.full(len(self.category_ids), -1, dtype=np.int64)
+        new_index[kept] = np.arange(len(kept))
+        gt, dt = (new_index[category] >= 0 for category in (self.gt_category, self.dt_category))
+        return replace(
+            self,
+            category_ids=tuple(self.category_ids[k] for k in kept),
+            names=tuple(self.names[k] for k in kept),
+            gt_image=self.gt_image[gt],
+            gt_category=new_index[self.gt_category[gt]],
+            gt_boxes=self.gt_boxes[gt],
+            gt_area=self.gt_area[gt],
+            gt_crowd=self.gt_crowd[gt],
+            dt_image=self.dt_image[dt],
+            dt_category=new_index[self.dt_category[dt]],
+            dt_boxes=self.dt_boxes[dt],
+            dt_scores=self.dt_scores[dt],
+        )
 
 
 def read_inputs(gt: Source, dt: Source) -> CocoInputs:
@@ -72,6 +96,7 @@ def read_inputs(gt: Source, dt: Source) -> CocoInputs:
     image_ids, category_ids = images.unique_ids(), categories.unique_ids()
     image_index = {value: i for i, value in enumerate(image_ids)}
     category_index = {value: i for i, value in enumerate(category_ids)}
+    file_of = {record["id"]: record.get("file_name") for record in truth["images"]}
     name_of = {record["id"]: str(record.get("name", record["id"])) for record in truth["categories"]}
 
     objects = _Column(truth_name, "annotation", truth["annotations"])
@@ -81,6 +106,7 @@ def read_inputs(gt: Source, dt: Source) -> CocoInputs:
     found = _Column(results_name, "detection", results)
     return CocoInputs(
         image_ids=image_ids,
+        image_files=tuple(file_of[value] for value in image_ids),
         category_ids=category_ids,
         names=tuple(name_of[value] for value in category_ids),
         gt_image=objects.indices("image_id", image_index, "an image"),

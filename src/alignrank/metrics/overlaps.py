@@ -43,7 +43,7 @@ def find_overlaps(inputs: CocoInputs, *, minimum: float = 0.5, same_class: bool 
     gt_group = inputs.gt_image * kinds + (inputs.gt_category if same_class else 0)
     best = _Best(len(inputs.dt_scores))
     kept = []
-    for dt, gt in _pairs(dt_group, gt_group):
+    for dt, gt in pairs_of_group(dt_group, gt_group):
         iou = pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt], inputs.gt_crowd[gt])
         best.add(dt, gt, np.where(inputs.gt_crowd[gt], 0.0, iou))
         enough = iou >= min(minimum, _ALMOST_ONE)
@@ -57,7 +57,7 @@ def find_overlaps(inputs: CocoInputs, *, minimum: float = 0.5, same_class: bool 
 def best_of_other_class(inputs: CocoInputs) -> tuple[Array, Array]:
     """best_iou [N], best_gt [N] as in `Overlaps`, among objects of other classes than the detection's."""
     best = _Best(len(inputs.dt_scores))
-    for dt, gt in _pairs(inputs.dt_image, inputs.gt_image):
+    for dt, gt in pairs_of_group(inputs.dt_image, inputs.gt_image):
         iou = pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt])
         left_out = inputs.gt_crowd[gt] | (inputs.gt_category[gt] == inputs.dt_category[dt])
         best.add(dt, gt, np.where(left_out, 0.0, iou))
@@ -103,7 +103,7 @@ class _Best:
         self.iou[dt[starts]] = top
 
 
-def _pairs(dt_group: Array, gt_group: Array) -> Iterator[tuple[Array, Array]]:
+def pairs_of_group(dt_group: Array, gt_group: Array) -> Iterator[tuple[Array, Array]]:
     """Indices of all detections and objects of equal group, by detection, then object, in pieces of bounded size."""
     gt_order = np.argsort(gt_group, kind="stable")
     sorted_group = gt_group[gt_order]

@@ -23,6 +23,14 @@ Log = Mapping[str, Any]
 
 _INK, _FAINT, _MEAN = "#1e293b", "#cbd5e1", "#0f172a"
 _FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
+# Panels of further figures, and what a line in them is called.
+_GROUPS = {
+    "oLRP, lower is better": {"lrp": "oLRP"},
+    "score-IoU correlation": {"spearman": "Spearman"},
+    "wrong order, share": {"misranked": "mis-ranked pairs", "best_box_missed": "best box not chosen"},
+    "AP lost to": {"ap_lost_ranking": "ranking", "ap_lost_duplicates": "duplicates"},
+    "boxes, lower is better": {"duplicates_70": "duplicates, IoU > .7", "laece": "LaECE"},
+}
 _MANY = 10  # classes, above which lines are no longer told apart by colour
 
 
@@ -31,7 +39,7 @@ def plot_training(log: str | PathLike[str] | Iterable[Log], path: str | PathLike
 
     log: path of a CSV, or rows {epoch, train/<loss>, val/<loss>, val/ap, val/ap50, val/ap75, lr...}.
     Rows of one epoch are merged, blank and absent values left out. One panel for each loss name, one
-    for the AP figures, one for each other `val/` name and for the learning rates.
+    for the AP figures, some for the ranking figures, one for each other `val/` name and for the learning rates.
     Raises ValueError if no row carries an epoch.
     """
     series = _series(log)
@@ -179,7 +187,7 @@ def _number(value: Any) -> float | None:
 
 
 def _panels(series: Mapping[str, Any]) -> dict[str, list[str]]:
-    """{title: names}: total loss first, further losses, AP, what else was validated, learning rate."""
+    """{title: names}: total loss first, further losses, AP, ranking, what else was validated, learning rate."""
     rates = [n for n in series if n.split("/")[-1].split("-")[0] in ("lr", "learning_rate") or n.startswith("lr")]
     parts = sorted(n for n in series if n.startswith("train/") and n not in rates)
     losses = sorted((n.removeprefix("train/") for n in parts), key=lambda n: (n not in ("loss", "total"), n))
@@ -187,6 +195,7 @@ def _panels(series: Mapping[str, Any]) -> dict[str, list[str]]:
     panels["loss"] = panels.pop("loss loss", [])
     panels = {"loss": panels.pop("loss"), **panels}
     panels["average precision"] = [f"val/{n}" for n in _FIGURES]
+    panels |= {title: [f"val/{n}" for n in names] for title, names in _GROUPS.items()}
     grouped = {name for names in panels.values() for name in names}
     panels |= {n.removeprefix("val/"): [n] for n in series if n.startswith("val/") and n not in grouped | set(rates)}
     panels["learning rate"] = rates
@@ -195,14 +204,15 @@ def _panels(series: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _unit(title: str) -> str:
-    if title == "average precision":
+    if title == "average precision" or title in _GROUPS:
         return "fraction of 1"
     return "loss" if title.endswith("loss") else title
 
 
 def _label(name: str) -> str:
     part, _, rest = name.partition("/")
-    return _FIGURES.get(rest, {"train": "training", "val": "validation"}.get(part, name))
+    named = _FIGURES | {name: label for group in _GROUPS.values() for name, label in group.items()}
+    return named.get(rest, {"train": "training", "val": "validation"}.get(part, name))
 
 
 def _class_lines(axis: Any, x: Array, y: Array, names: Sequence[str], shown: Array, *, scores: Array) -> None:

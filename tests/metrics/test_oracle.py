@@ -1,0 +1,111 @@
+"""AP with perfect ranking and with perfect suppression: hand-worked at each of the ten IoU thresholds.
+
+IoUs lie between the thresholds .50, .55 ... .95: .62 reaches three of them, .92 reaches nine.
+"""
+
+from __future__ import annotations
+
+import pytest
+from cases import FAR, A, B, Found, Objects, cut, diagnose, results, truth
+
+from alignrank.metrics import evaluate
+
+
+def test_perfect_ranking() -> None:
+    """A: .9 at IoU .62, .8 at IoU .92; and a box on nothing at .95. By score: nothing, .62, .92.
+
+    IoU .50 - .60 (3): F T F, AP 1/2. .65 - .90 (6): F F T, 1/3. .95: 0. AP = (3/2 + 2) / 10 = .35.
+    Oracle scores .92, .62, 0: at .50 - .90 (9) the first is true, AP 1; at .95 none: .9. Lost: .55.
+    """
+    rank = diagnose([(1, 1, A)], [(1, 1, cut(A, 0.62), 0.9), (1, 1, cut(A, 0.92), 0.8), (1, 1, FAR, 0.95)]).metrics.rank
+    assert rank["ap_oracle"] == pytest.approx(0.9, abs=1e-12)
+    assert rank["ap_lost_ranking"] == pytest.approx(0.55, abs=1e-12)
+
+
+def test_oracle_scores_are_of_the_own_class_and_of_no_crowd_region() -> None:
+    """Class 1: A at .5 with IoU .92. Better-scored boxes of class 1: on B, which is of class 2 (.9), and on a crowd
+    region of class 1 (.8), which counts neither way. Class 2: B at .7 exactly.
+
+    Class 1 by score: F (left out) T: AP 1/2 at nine thresholds. Oracle: A's box .92, the two others 0: 1 at nine.
+    Class 2: 1. AP = (.45 + 1) / 2, oracle (.9 + 1) / 2, lost .225.
+    """
+    crowd = [100, 100, 60, 60]
+    found: Found = [(1, 1, B, 0.9), (1, 1, [110, 110, 10, 10], 0.8), (1, 1, cut(A, 0.92), 0.5), (1, 2, B, 0.7)]
+    rank = diagnose([(1, 1, A), (1, 2, B), (1, 1, crowd, True)], found).metrics.rank
+    assert rank["ap_oracle"] == pytest.approx(0.95, abs=1e-12)
+    assert rank["ap_lost_ranking"] == pytest.approx(0.225, abs=1e-12)
+
+
+def test_a_good_box_beyond_the_allowance_comes_back() -> None:
+    """One detection an image and class. By score it is the box on nothing: AP 0; by oracle score A's: 1."""
+    metrics = evaluate(truth([(1, 1, A)]), results([(1, 1, FAR, 0.9), (1, 1, A, 0.5)]), max_dets=1)
+    assert (metrics.ap, metrics.rank["ap_oracle"]) == (0, pytest.approx(1, abs=1e-12))
+    assert metrics.rank["ap_lost_ranking"] == pytest.approx(1, abs=1e-12)
+
+
+def test_of_equal_ious_the_detectors_score_decides() -> None:
+    """One detection an image and class; two boxes of A's IoU .5 in class 1: its left half at .4, its right half at .6.
+
+    Both have oracle score .5, the better-scored one stays: either way AP50 1, AP .1, nothing is lost. In image 2, B
+    of class 2: two boxes on nothing, oracle scores 0, the true one (IoU .62) wins: AP .3 instead of 0.
+    AP = (.1 + 0) / 2, oracle (.1 + .3) / 2.
+    """
+    found: Found = [
+        (1, 1, [0, 0, 5, 10], 0.4),
+        (1, 1, [5, 0, 5, 10], 0.6),
+        (2, 2, FAR, 0.9),
+        (2, 2, [180, 0, 10, 10], 0.8),
+        (2, 2, cut(B, 0.62), 0.1),
+    ]
+    diagnosis = diagnose([(1, 1, A), (2, 2, B)], found, max_dets=1)
+    rank = diagnosis.metrics.rank
+    assert diagnosis.metrics.ap == pytest.approx(0.05, abs=1e-12)
+    assert rank["ap_oracle"] == pytest.approx(0.2, abs=1e-12)
+    assert 1 in diagnosis.oracle.order
+    assert 0 not in diagnosis.oracle.order
+
+
+def test_perfect_suppression() -> None:
+    """A: .9 at IoU .92, .8 at IoU .72. B: .7 exactly. Objects A, B.
+
+    IoU .50 - .90 (9): T F T: precision 1 for 51 recalls, 2/3 for 50: (51 + 100/3) / 101 = 253/303.
+    .95: F F T: 1/3 for 51 recalls: 17/101 = 51/303. AP = (9 * 253 + 51) / 3030 = 776/1010.
+    Without A's second box: 1 at nine thresholds; at .95 A is not found, so its boxes stay: 17/101.
+    ap_suppressed = (9 + 17/101) / 10 = 926/1010, lost 150/1010.
+    """
+    found: Found = [(1, 1, cut(A, 0.92), 0.9), (1, 1, cut(A, 0.72), 0.8), (1, 1, B, 0.7)]
+    metrics = diagnose([(1, 1, A), (1, 1, B)], found).metrics
+    assert metrics.ap == pytest.approx(776 / 1010, abs=1e-12)
+    assert metrics.rank["ap_suppressed"] == pytest.approx(926 / 1010, abs=1e-12)
+    assert metrics.rank["ap_lost_duplicates"] == pytest.approx(150 / 1010, abs=1e-12)
+
+
+def test_suppression_takes_the_better_scored_box_too() -> None:
+    """A: .95 at IoU .62, .9 at IoU .92. IoU .50 - .60: T F, AP 1. .65 - .90: F T, 1/2. .95: 0. AP .6.
+
+    The box that found A stays, whichever it is: 1 at nine thresholds, ap_suppressed .9, lost .3.
+    """
+    rank = diagnose([(1, 1, A)], [(1, 1, cut(A, 0.62), 0.95), (1, 1, cut(A, 0.92), 0.9)]).metrics.rank
+    assert rank["ap_suppressed"] == pytest.approx(0.9, abs=1e-12)
+    assert rank["ap_lost_duplicates"] == pytest.approx(0.3, abs=1e-12)
+
+
+def test_what_is_no_duplicate() -> None:
+    """By score: on A in class 2 (.95), A at IoU .4 (.9), on nothing (.8), A exactly (.7). Objects: A of class 1.
+
+    None of the three is a second candidate of A, so nothing is suppressed: F F T in class 1, AP 1/3 with and without.
+    """
+    objects: Objects = [(1, 1, A)]
+    found: Found = [(1, 2, A, 0.95), (1, 1, cut(A, 0.4), 0.9), (1, 1, FAR, 0.8), (1, 1, A, 0.7)]
+    rank = diagnose(objects, found).metrics.rank
+    assert rank["ap_suppressed"] == pytest.approx(1 / 3, abs=1e-12)
+    assert rank["ap_lost_duplicates"] == 0
+
+
+def test_undefined_without_objects() -> None:
+    rank = diagnose([], [(1, 1, A, 0.5)]).metrics.rank
+    assert [rank[name] for name in ("ap_oracle", "ap_lost_ranking", "ap_suppressed", "ap_lost_duplicates")] == [
+        None
+    ] * 4
+    nothing = diagnose([(1, 1, A)], []).metrics.rank
+    assert [nothing[name] for name in ("ap_oracle", "ap_lost_ranking", "ap_lost_duplicates")] == [0, 0, 0]
