@@ -59,10 +59,11 @@ def diagnose(objects: Objects, found: Found, *, images: int = 2, classes: int = 
 def random_case(
     seed: int, *, images: int = 10, most: int = 7, ties: bool = False, whole: bool = False
 ) -> tuple[Truth, Results]:
-    """At most `most` objects an image, one in ten a crowd region. Six classes: the fifth has objects and no detection, the sixth detections and no object. Objects and
-    detections on one another, sizes on both sides of COCO's limits, areas that are not width * height.
+    """At most `most` objects an image, one in ten a crowd region; objects and detections on one another; sizes on both
+    sides of COCO's limits; areas that are not width * height. Of six classes the fifth has objects and no detection,
+    the sixth detections and no object.
 
-    ties: scores of two digits, else all distinct. whole: boxes on a coarse grid, so that IoUs tie as well.
+    ties: scores of one digit, else all distinct. whole: boxes on a coarse grid, so that IoUs tie as well.
     """
     rng = np.random.default_rng(seed)
     objects: Objects = []

@@ -6,7 +6,6 @@ names wrap on a phone.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,17 @@ import numpy as np
 
 from alignrank.report.content import DetectorFigures
 from alignrank.report.figures import plain_number
-from alignrank.report.plotly_parts import Chart, LegendEntry, Plot, evenly, line_trace, note, plain_layout, step_trace
+from alignrank.report.plotly_parts import (
+    Chart,
+    LegendEntry,
+    Plot,
+    evenly,
+    line_trace,
+    note,
+    plain_layout,
+    plain_text,
+    step_trace,
+)
 
 MAX_POINTS = 2000  # matched detections drawn as points; the shading behind them counts all
 MAX_STEPS = 600  # places of a curve, more than a screen has pixels for
@@ -69,7 +78,7 @@ def _alignment(detectors: Sequence[DetectorFigures], names: Sequence[str]) -> Ch
         f"means that a high score promises no better box.{sampled}"
     )
     legend = [
-        LegendEntry("number of detections, stronger where more", "muted", filled=True),
+        LegendEntry("detections, stronger where more", "muted", filled=True),
         LegendEntry("mean IoU of each tenth by score", "ink"),
     ]
     return Chart("alignment", "Score and fit of matched detections", caption, plots, legend, wide=len(plots) > 1)
@@ -143,7 +152,7 @@ def _precision_recall(detectors: Sequence[DetectorFigures], names: Sequence[str]
     layout = plain_layout("recall (share of objects found)", "precision (share of true boxes)", [0, 1.005], [0, 1.02])
     caption = (
         "Going down in score, more objects are found and more boxes are false; the area below a curve is the average "
-        "precision at that IoU. A wide gap between the curve of a low and of a high IoU means many loose boxes."
+        "precision at that IoU. Curves fall with rising IoU: a wide gap between them means many loose boxes."
     )
     return Chart("precision-recall", "Precision and recall", caption, [Plot("", data, layout)], legend)
 
@@ -257,9 +266,9 @@ def _errors(detectors: Sequence[DetectorFigures], names: Sequence[str]) -> Chart
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": html.escape(name),
+                "name": plain_text(name),
                 "x": shown,
-                "y": [html.escape(KINDS.get(kind, kind)) for kind in kinds],
+                "y": [plain_text(KINDS.get(kind, kind)) for kind in kinds],
                 "text": text,
                 "textposition": "outside",
                 "cliponaxis": False,

@@ -21,7 +21,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "ap_large": ("AP, large", "AP of objects above 96² pixels; higher is better."),
     "ar1": ("AR1", "Mean recall with one detection per image and class; higher is better."),
     "ar10": ("AR10", "Mean recall with ten detections per image and class; higher is better."),
-    "ar100": ("AR100", "Mean recall with all detections that count (100 per image and class); higher is better."),
+    "ar100": ("AR100", "Mean recall with all detections that count; higher is better."),
     "ar_small": ("AR, small", "Mean recall of objects below 32² pixels; higher is better."),
     "ar_medium": ("AR, medium", "Mean recall of objects from 32² to 96² pixels; higher is better."),
     "ar_large": ("AR, large", "Mean recall of objects above 96² pixels; higher is better."),

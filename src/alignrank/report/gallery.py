@@ -58,6 +58,7 @@ def misranked_section(content: ReportContent) -> Html | None:
             _legend(("object", "chosen", "better"), _ROLE_NAMES),
             _controls("misranked", controls),
             element("ul", cards, class_="cards"),
+            element("button", "Show more", type="button", class_="more", hidden=True),
         ]
     )
 

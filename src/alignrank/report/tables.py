@@ -98,10 +98,13 @@ def figures_table(content: ReportContent) -> Html | None:
     """Every scalar figure of the metrics, in groups; None where there is none."""
     labels, two = labels_of(content), len(content.detectors) > 1
     head = [element("th", "Figure", scope="col")]
-    head += [element("th", detector_mark(i, n) if two else n, scope="col", class_="n") for i, n in enumerate(labels)]
     if two:
+        head += [element("th", detector_mark(i, name), scope="col", class_="n") for i, name in enumerate(labels)]
         head += [element("th", "Difference", scope="col", class_="n"), element("th", "95 % interval", scope="col")]
         head.append(element("th", "Verdict", scope="col"))
+    else:
+        head.append(element("th", "Value", scope="col", class_="n"))
+    head.append(element("th", "Meaning", scope="col"))
     bodies = []
     for title, keys in _grouped(keys_of([detector.metrics for detector in content.detectors])):
         heading = element("tr", element("th", title, scope="rowgroup", colspan=len(head), class_="group"))
@@ -122,15 +125,14 @@ def _grouped(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def _figure_row(content: ReportContent, key: str) -> Html:
-    meaning = meaning_of(key)
-    name = [element("span", name_of(key)), " ", element("code", key), element("small", meaning) if meaning else None]
-    cells = [element("th", name, scope="row")]
+    cells = [element("th", name_of(key), " ", element("code", key), scope="row")]
     cells += [element("td", written(value_of(d.metrics, key)), class_="n") for d in content.detectors]
     if len(content.detectors) > 1:
         difference = difference_of(content, key)
         cells.append(element("td", written(difference.difference if difference else None, signed=True), class_="n"))
         cells.append(element("td", interval(difference), class_="interval"))
         cells.append(element("td", _badge(verdict(difference, key)) or DASH))
+    cells.append(element("td", meaning_of(key), class_="meaning"))
     return element("tr", cells, data_figure=key)
 
 

@@ -64,7 +64,9 @@
     body.append(...rows.map(({ row }) => row));
   }
 
-  function filterCards(section, controls) {
+  const batch = 24; // cards that "Show more" adds: a page of all of them is long on a phone
+
+  function filterCards(section, controls, most) {
     const byClass = controls.querySelector('select[data-filter="class"]');
     const byDetector = controls.querySelector('select[data-filter="detector"]');
     const cards = [...section.querySelectorAll(".card")];
@@ -80,8 +82,15 @@
     const chosen = byClass.selectedOptions[0];
     const every = chosen.hasAttribute("data-all");
     const kept = new Set(eligible.filter((card) => every || card.dataset.class === chosen.value));
+    const more = section.querySelector("button.more");
+    const shown = new Set(more ? [...kept].slice(0, most) : kept);
     for (const card of cards) {
-      card.hidden = !kept.has(card);
+      card.hidden = !shown.has(card);
+    }
+    if (more) {
+      const left = kept.size - shown.size;
+      more.hidden = left === 0;
+      more.textContent = `Show ${Math.min(batch, left)} more of ${left}`;
     }
     for (const group of section.querySelectorAll("div.group")) {
       const left = group.querySelectorAll(".card:not([hidden])").length;
@@ -99,8 +108,14 @@
   for (const controls of document.querySelectorAll(".controls")) {
     const section = controls.closest("section");
     controls.hidden = false;
-    controls.addEventListener("change", () => filterCards(section, controls));
-    filterCards(section, controls);
+    let most = batch;
+    const refresh = (number) => {
+      most = number;
+      filterCards(section, controls, most);
+    };
+    controls.addEventListener("change", () => refresh(batch));
+    section.querySelector("button.more")?.addEventListener("click", () => refresh(most + batch));
+    refresh(batch);
   }
   drawCharts();
   scheme.addEventListener("change", drawCharts);
