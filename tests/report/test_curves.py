@@ -36,7 +36,7 @@ def test_panels_of_a_log() -> None:
         "loss": ["train/loss"],
         "box loss": ["train/box", "val/box"],
         "average precision": ["val/ap", "val/ap50"],
-        "lrp": ["val/lrp"],
+        "oLRP, lower is better": ["val/lrp"],
         "learning rate": ["lr"],
     }
 

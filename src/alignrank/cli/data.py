@@ -1,0 +1,70 @@
+"""The verbs below `alignrank data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignrank.cli.options import Json, examples, print_json, read_overrides
+
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, convert and split data sets.")
+
+
+@data_app.command(epilog=examples("alignrank data show cells/ --augmented --out sheet.jpg"))
+def show(
+    data: Annotated[str, typer.Argument(help="a data set, or digits")],
+    out: Annotated[str, typer.Option(help="picture to write")] = "samples.jpg",
+    split: Annotated[str, typer.Option(help="train, val or test")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=400)] = 16,
+    imgsz: Annotated[int, typer.Option(help="px, a multiple of 32")] = 640,
+    augmented: Annotated[bool, typer.Option("--augmented", help="as the training sees them")] = False,
+    seed: int = 0,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="augment.field=value")] = None,
+) -> None:
+    """Draw a sheet of samples with their boxes."""
+    from alignrank.engine.datasets import show as draw
+
+    draw(
+        data,
+        Path(out),
+        split=split,
+        count=count,
+        imgsz=imgsz,
+        augmented=augmented,
+        seed=seed,
+        overrides=read_overrides(overrides),
+    )
+
+
+@data_app.command(epilog=examples("alignrank data convert cells/data.yaml --to coco --out cells-coco/"))
+def convert(
+    data: Annotated[str, typer.Argument(help="a data set, or digits")],
+    to: Annotated[str, typer.Option(help="coco, yolo or voc")],
+    out: Annotated[str, typer.Option(help="new folder")],
+    link: Annotated[bool, typer.Option("--link", help="hard links instead of copies of images")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a data set in another format."""
+    from alignrank.engine.datasets import convert as write
+
+    result = write(data, Path(out), to=to, link=link)
+    if as_json:
+        print_json(result)
+
+
+@data_app.command(epilog=examples("alignrank data split photos.json --out photos/ --val-fraction 0.2"))
+def split(
+    data: Annotated[str, typer.Argument(help="a data set")],
+    out: Annotated[str, typer.Option(help="new folder, in COCO form")],
+    val_fraction: Annotated[float, typer.Option(help="share of the validation split")] = 0.2,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a training and a validation split; near-equal images stay together."""
+    from alignrank.engine.datasets import split as write
+
+    result = write(data, Path(out), val_fraction=val_fraction, seed=seed)
+    if as_json:
+        print_json(result)

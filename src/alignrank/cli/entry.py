@@ -1,0 +1,51 @@
+"""The program: errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+from alignrank.cli.verbs import app
+from alignrank.errors import InputError, nearest
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"alignrank: {message}\n")
+    raise SystemExit(code)
+
+
+# Typer brings its own copy of click in some releases; this class is the same to both.
+UsageError: Any = typer.BadParameter.__base__
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; a training run goes on with `alignrank train --resume RUN`", 130)
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+    except UsageError as error:
+        _fail(_usage_message(error), 2)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _usage_message(error: Any) -> str:
+    """What was typed wrong, with the nearest right word."""
+    message = str(error.format_message())
+    command = error.ctx.command if error.ctx is not None else None
+    if command is not None and hasattr(error, "option_name"):
+        known = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        return f"unknown option {error.option_name}; {nearest(error.option_name, known)}"
+    if command is not None and message.startswith("No such command"):
+        given = message.split("'")[1]
+        return f"unknown command {given!r}; {nearest(given, command.commands)}"
+    parameter = getattr(error, "param", None)
+    if parameter is not None and not any(name in message for name in [*parameter.opts, parameter.name]):
+        message = f"{parameter.opts[-1]}: {message}"
+    return message

@@ -1,0 +1,36 @@
+"""What several verbs share: option types, worked examples in the help, JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value of the recipe", show_default=False)]
+DATA_HELP, DEVICE_HELP = (
+    "folder or file in COCO, YOLO, VOC or VisDrone form, or digits",
+    "auto, cpu, cuda, cuda:N or mps",
+)
+Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Weights = Annotated[str, typer.Option(help="a .safetensors file or a run's folder")]
+Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+
+
+def examples(*lines: str) -> str:
+    """The end of a verb's help."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def print_json(value: Any) -> None:
+    """One object on stdout."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def read_overrides(items: list[str] | None) -> dict[str, Any]:
+    """The `section.field=value` words of a command line, by field."""
+    from alignrank.config import parse_overrides
+
+    return parse_overrides(items or [])
