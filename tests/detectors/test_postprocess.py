@@ -131,3 +131,15 @@ def test_nms_candidates_are_capped_by_score() -> None:
     (selection,) = NonMaximumSuppression()(Predictions(logits, boxes[None]), conf=0.1, iou=0.5, max_dets=count)
     assert len(selection.scores) == MAX_CANDIDATES
     assert set((selection.boxes[:, 0] / 20).long().tolist()) == set((order >= 50).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("postprocess", BOTH, ids=["top-k", "nms"])
+def test_candidates_are_all_that_reach_conf(postprocess: TopK | NonMaximumSuppression) -> None:
+    """Both of the overlapping boxes, and both classes of a point; the selection is among them."""
+    made = predictions([[0.9, 0.01], [0.8, 0.7], [0.6, 0.02]], [A, B, FAR])
+    (found,) = postprocess.candidates(made, conf=0.05)
+    assert sorted(rows(found)) == sorted([(A, 0.9, 0), (B, 0.8, 0), (B, 0.7, 1), (FAR, 0.6, 0)])
+    (chosen,) = postprocess(made, conf=0.05, iou=0.3, max_dets=10)
+    assert all(row in rows(found) for row in rows(chosen))
+    (nothing,) = postprocess.candidates(made, conf=0.95)
+    assert nothing.boxes.shape == (0, 4)

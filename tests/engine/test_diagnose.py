@@ -68,8 +68,8 @@ def invoke(*arguments: object, code: int = 0) -> tuple[str, str]:
 
 
 def test_one_results_file(folder: Path) -> None:
-    """In half of the images the pairs are the wrong way round: mis-ranked .5. The worse boxes are shifted by 8 px, their
-    IoUs are 42/58 and 32/48, so those images lose 1 - 42/58 and 1 - 32/48, and the mean is half of the mean of the two.
+    """In half of the images the pairs are the wrong way round: mis-ranked .5. The worse boxes are shifted by 8 px: IoU
+    42/58 and 32/48. Those images lose 1 - 42/58 and 1 - 32/48, and the mean is half of the mean of the two.
     """
     stdout, stderr = invoke("--gt", folder / "gt.json", "--dt", folder / "a.json", "--json")
     found = json.loads(stdout)

@@ -101,13 +101,14 @@ def test_run_folder_holds_everything(run: tuple[Path, dict[str, Any]]) -> None:
     assert files >= {
         "best.safetensors", "last.safetensors", "state.ckpt", "metrics.csv", "curves.png", "precision_recall.png",
         "f1.png", "confusion.png", "train_samples.jpg", "val_predictions.jpg", "results.json", "metrics.json",
+        "report.html",
     }  # fmt: skip
     assert set(printed) == {"out", "weights", "metrics", "processed", "skipped"}
     assert printed["processed"] == 12
     assert printed["weights"] == str(out / "best.safetensors")
     history = json.loads((out / "history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2]
-    assert {"train/o2o_cls", "train/cls", "val/ap", "lr"} <= set(history[-1])
+    assert {"train/o2o_cls", "train/cls", "val/ap", "val/lrp", "val/ap_lost_ranking", "lr"} <= set(history[-1])
 
 
 def test_printed_metrics_are_those_of_val(run: tuple[Path, dict[str, Any]], squares: Path) -> None:
