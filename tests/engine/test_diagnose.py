@@ -157,7 +157,7 @@ def test_as_a_function(folder: Path) -> None:
         (["--dt", "a.json", "--images", "nowhere"], "images: nowhere is not a folder"),
         (["--dt", "a.json", "--html", "a.json"], "html: a.json already exists"),
         (["--dt", "a.json", "--max-dets", "0"], "max_dets: must be at least 1"),
-        (["--dt", "a.json", "--tau", "1"], "tau: must be from 0 to below 1"),
+        (["--dt", "a.json", "--tau", "1"], "tau: must be between 0 and 1"),
         (["--dt", "a.json", "--gap", "-1"], "gap: must be from 0 to 1"),
         (["--dt", "a.json", "--conf", "nan"], "conf: must be from 0 to 1"),
         (["--dt", "a.json", "--replicates", "-1"], "replicates: must be at least 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from cases import A, B, C, Found, Objects, cut, inputs, random_case
 
@@ -50,8 +51,32 @@ def test_one_image_leaves_nothing_to_draw() -> None:
     assert (interval.difference, interval.low, interval.high) == pytest.approx((0.6, 0.6, 0.6), abs=1e-12)
 
 
-def test_percentiles_of_known_draws() -> None:
-    """One replicate: the interval is a point, one of the three differences. Many seeds meet all three."""
+class Draws:
+    """Stands for numpy's generator: gives the listed draws of image indices, one a call."""
+
+    def __init__(self, draws: list[list[int]]) -> None:
+        self.draws = iter(draws)
+
+    def integers(self, low: int, high: int, size: int) -> np.ndarray:
+        assert (low, high, size) == (0, 2, 2)
+        return np.array(next(self.draws))
+
+
+def test_percentiles_of_known_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """41 draws: (2, 0) twice, (1, 1) 37 times, (0, 2) twice: the differences of AP are 0, 0, 50/101 ..., 1, 1.
+
+    The 2.5 and 97.5 percentiles of 41 values in order are the second and the last but one: 0 and 1. With one draw of
+    each end and 39 of (1, 1) both are 50/101.
+    """
+    for ends, expected in ((2, (0, 1)), (1, (50 / 101, 50 / 101))):
+        draws = [[0, 0]] * ends + [[0, 1]] * (41 - 2 * ends) + [[1, 1]] * ends
+        monkeypatch.setattr(np.random, "default_rng", lambda _, draws=draws: Draws(draws))
+        interval = compare(diagnosis(FIRST), diagnosis(SECOND), replicates=41).figures["ap"]
+        assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-12)
+
+
+def test_draws_depend_on_the_seed() -> None:
+    """One replicate: the interval is a point, one of the three differences. Twelve seeds meet all three."""
     met = set()
     for seed in range(12):
         interval = compare(diagnosis(FIRST), diagnosis(SECOND), replicates=1, seed=seed).figures["ap"]
@@ -101,7 +126,7 @@ def test_without_replicates_without_images_and_with_progress() -> None:
 
 
 def test_needs_the_same_images_and_classes() -> None:
-    with pytest.raises(ValueError, match="same images and classes"):
+    with pytest.raises(ValueError, match="same ground truth"):
         compare(diagnosis(FIRST), diagnosis(FIRST, images=3))
     with pytest.raises(ValueError, match="same images and classes"):
         compare(diagnosis(FIRST), Diagnosis(inputs(OBJECTS, FIRST, classes=3)))

@@ -56,6 +56,16 @@ def test_only_of_the_same_image_and_class() -> None:
     assert (result.rate(0.7), result.rate(0.9)) == (0.2, 0.2)
 
 
+def test_the_better_scored_box_is_no_duplicate() -> None:
+    """A .9 exactly, .8 its left and .7 its right 7.5 px: IoU .75 with A, 5/10 with one another. The two lie on A: 2/3.
+
+    The other way round, A would be the only one that lies on another above .7.
+    """
+    found: Found = [(1, 1, [2.5, 0, 7.5, 10], 0.7), (1, 1, A, 0.9), (1, 1, cut(A, 0.75), 0.8)]
+    result = duplicates(match(find_overlaps(inputs([], found)), max_dets=100), np.zeros(2))
+    assert result.rate(0.7) == pytest.approx(2 / 3, abs=1e-12)
+
+
 def test_above_means_more_than() -> None:
     """B's left half in B: IoU .5, exact in binary: not above .5, above .49."""
     matching = match(find_overlaps(inputs([], [(1, 1, B, 0.9), (1, 1, cut(B, 0.5), 0.8)])), max_dets=100)

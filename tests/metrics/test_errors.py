@@ -160,12 +160,26 @@ def test_the_first_rule_that_holds_decides() -> None:
 
 
 def test_only_the_best_scored_of_several_is_put_right_and_only_on_an_object_not_found() -> None:
-    """A is aimed at by two boxes of IoU .4 (.9) and .3 (.8); B is found (.7) and hit at IoU .2 (.6).
+    """A is aimed at by two boxes of IoU .4 (.9) and .3 (.8), between them a box on nothing (.85); B is found (.7) and
+    hit at IoU .2 (.6); C is missed.
 
-    F F T F of two objects: precision 1/3 for 51 recalls: 17/101. Put right: T (.9) T (.7), the others gone: 1.
+    F F F T F of three objects: precision 1/4 for 34 recalls: 8.5/101. Put right: T (.9) F (.85) T (.7), the other two
+    gone: 1 for 34 recalls, 2/3 for 33: 56/101. Without the box on nothing F F T F: (34/3)/101. Without C, one of two:
+    1/4 for 51 recalls.
     """
-    found: Found = [(1, 1, cut(A, 0.4), 0.9), (1, 1, cut(A, 0.3), 0.8), (1, 1, B, 0.7), (1, 1, cut(B, 0.2), 0.6)]
-    check(errors([(1, 1, A), (1, 1, B)], found), localization=(3, 84 / 101))
+    found: Found = [
+        (1, 1, cut(A, 0.4), 0.9),
+        (1, 1, FAR, 0.85),
+        (1, 1, cut(A, 0.3), 0.8),
+        (1, 1, B, 0.7),
+        (1, 1, cut(B, 0.2), 0.6),
+    ]
+    check(
+        errors([(1, 1, A), (1, 1, B), (1, 1, C)], found),
+        localization=(3, 47.5 / 101),
+        background=(1, (34 / 3 - 8.5) / 101),
+        missed=(1, (51 - 34) / 404),
+    )
 
 
 def test_put_right_a_box_keeps_its_score_in_its_new_class() -> None:
@@ -186,7 +200,8 @@ def test_crowd_regions_and_the_allowance_are_left_out() -> None:
     A (.6) does not count.
     """
     objects: Objects = [(1, 1, A), (1, 1, [100, 100, 45, 45], True)]
-    found: Found = [(1, 1, A, 0.9), (1, 1, [110, 110, 9, 9], 0.8), (1, 2, [110, 110, 9, 9], 0.7), (1, 1, A, 0.6)]
+    region = [100, 100, 40, 45]
+    found: Found = [(1, 1, A, 0.9), (1, 1, region, 0.8), (1, 2, region, 0.7), (1, 1, A, 0.6)]
     counts = {kind: row["count"] for kind, row in errors(objects, found).items() if row["count"]}
     assert counts == {"background": 1, "duplicate": 1}
     counts = {kind: row["count"] for kind, row in errors(objects, found, max_dets=1).items() if row["count"]}

@@ -102,6 +102,18 @@ def test_what_is_no_duplicate() -> None:
     assert rank["ap_lost_duplicates"] == 0
 
 
+def test_a_box_between_an_object_and_a_crowd_region_is_no_duplicate() -> None:
+    """A exactly (.9). Scored .95, a box 5 px to the right: IoU 1/3 with A, 6.2 of its 10 px in a crowd region.
+
+    IoU .50 - .60 (3): it is left out, T: 1. From .65 on (7): F T, 1/2. AP .65. It is no candidate of A: nothing is
+    suppressed.
+    """
+    objects: Objects = [(1, 1, A), (1, 1, [8.8, 0, 50, 10], True)]
+    metrics = diagnose(objects, [(1, 1, [5, 0, 10, 10], 0.95), (1, 1, A, 0.9)]).metrics
+    assert metrics.ap == pytest.approx(0.65, abs=1e-12)
+    assert metrics.rank["ap_suppressed"] == pytest.approx(0.65, abs=1e-12)
+
+
 def test_undefined_without_objects() -> None:
     rank = diagnose([], [(1, 1, A, 0.5)]).metrics.rank
     assert [rank[name] for name in ("ap_oracle", "ap_lost_ranking", "ap_suppressed", "ap_lost_duplicates")] == [

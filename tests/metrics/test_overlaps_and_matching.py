@@ -63,10 +63,12 @@ def test_pairs_of_any_class() -> None:
 
 
 def test_best_of_other_class() -> None:
-    """Class 1 at .8: R, of class 2. Class 2 at .3: A comes before Q. The region over FAR is left out."""
-    iou, gt = best_of_other_class(inputs(OBJECTS, FOUND))
-    np.testing.assert_allclose(iou, [0.8, 0, 0.3, 0])
-    assert gt.tolist() == [2, -1, 0, -1]
+    """Class 1 at .8: R, of class 2. Class 2 at .3: A comes before Q. The crowd region is nobody's best, not even of
+    class 2's box over it.
+    """
+    iou, gt = best_of_other_class(inputs(OBJECTS, [*FOUND, (1, 2, [100, 100, 60, 60], 0.5)]))
+    np.testing.assert_allclose(iou, [0.8, 0, 0.3, 0, 0])
+    assert gt.tolist() == [2, -1, 0, -1, -1]
 
 
 def test_of_equal_ious_the_earliest_object_is_best_and_the_latest_is_matched() -> None:

@@ -11,7 +11,7 @@ CORRELATIONS = ("spearman", "kendall", "pearson")
 
 
 def test_correlation_of_score_and_iou() -> None:
-    """Matched, by score: A .9 at IoU .8, B .8 at .9, C .7 at .6, D .6 at .7; and a box on nothing scored .95.
+    """One candidate each, by score: A .9 at IoU .8, B .8 at .9, C .7 at .6, D .6 at .7; and .95 on nothing.
 
     Ranks of scores 4 3 2 1, of IoUs 3 4 1 2: d^2 = 1 each, Spearman 1 - 6 * 4 / (4 * 15) = .6.
     Of 6 pairs (A, B) and (C, D) are discordant: Kendall (4 - 2) / 6 = 1/3.
@@ -43,13 +43,29 @@ def test_correlation_with_ties() -> None:
         [(1, 1, A, 0.9)],
         [(1, 1, A, 0.9), (1, 1, cut(B, 0.6), 0.9)],
         [(1, 1, A, 0.9), (1, 1, B, 0.5)],
-        [(1, 1, A, 0.9), (1, 1, cut(A, 0.8), 0.5)],
+        [(1, 1, A, 0.9), (1, 1, cut(A, 0.4), 0.5)],
     ],
-    ids=["one detection", "scores equal", "IoUs equal", "one matched"],
+    ids=["one detection", "scores equal", "IoUs equal", "one candidate"],
 )
 def test_correlation_undefined(found: Found) -> None:
     rank = diagnose([(1, 1, A), (1, 1, B)], found).metrics.rank
     assert [rank[name] for name in CORRELATIONS] == [None] * 3
+
+
+def test_correlation_over_candidates_and_over_true_detections() -> None:
+    """A: .9 at IoU .6, .7 at IoU .9. B: .8 at IoU .8. All three are candidates: ranks of scores 3 1 2, of IoUs 1 3 2:
+    Spearman and Kendall -1. The true ones are A's .9 and B's .8: ranks 2 1 and 1 2: -1 as well; with B at .95 they are
+    in order, 1, while over the candidates ranks 2 1 3 and 1 3 2 give 1 - 6 * (1 + 4 + 1) / (3 * 8) = -.5.
+    One true detection has no correlation.
+    """
+    objects: Objects = [(1, 1, A), (1, 1, B)]
+    found: Found = [(1, 1, cut(A, 0.6), 0.9), (1, 1, cut(A, 0.9), 0.7)]
+    rank = diagnose(objects, [*found, (1, 1, cut(B, 0.8), 0.8)]).metrics.rank
+    assert (rank["spearman"], rank["kendall"], rank["spearman_true"]) == pytest.approx((-1, -1, -1), abs=1e-12)
+    rank = diagnose(objects, [*found, (1, 1, cut(B, 0.8), 0.95)]).metrics.rank
+    assert (rank["spearman"], rank["spearman_true"]) == pytest.approx((-0.5, 1), abs=1e-12)
+    rank = diagnose(objects, found).metrics.rank
+    assert (rank["spearman"], rank["spearman_true"]) == (pytest.approx(-1), None)
 
 
 def test_correlation_undefined_where_boxes_are_equal_up_to_rounding() -> None:
@@ -161,9 +177,11 @@ def test_only_counted_detections_are_candidates() -> None:
 
 
 def test_by_class_and_by_size() -> None:
-    """Class 1, small: A .9 at IoU .8, B .8 at .6: in order, correlation 1; A has a second, worse-scored and better
-    box (.7 at .9): missed, .1 lost, its pair wrong. Class 2, 40 x 40 px = 1600 px^2, medium: G .9 at IoU .6, H .8 at
-    .8: reversed, correlation -1; one candidate each, nothing missed.
+    """Class 1, small: A .9 at IoU .8, B .8 at .6; A has a second, worse-scored and better box (.7 at .9): missed, .1
+    lost, its pair wrong. Ranks 3 2 1 and 2 1 3: Spearman 1 - 6 * 6 / 24 = -.5; one pair of three in order: Kendall
+    -1/3; deviations .1 0 -.1 and 1/30 * (1, -5, 4): Pearson -.01 / sqrt(.02 * 42/900).
+    Class 2, 40 x 40 px = 1600 px^2, medium: G .9 at IoU .6, H .8 at .8: reversed, correlation -1; one candidate each,
+    nothing missed.
 
     Class 1: misranked 1 of 1, best_box_missed 1/2, iou_lost .05. Class 2: 0, 0, 0. Nothing is large.
     """
@@ -176,7 +194,8 @@ def test_by_class_and_by_size() -> None:
         (1, 2, cut(h, 0.8), 0.8),
     ]
     metrics = diagnose([(1, 1, A), (1, 1, B), (1, 2, g), (1, 2, h)], found).metrics
-    expected = {"misranked": 1, "best_box_missed": 0.5, "iou_lost": 0.05} | dict.fromkeys(CORRELATIONS, 1)
+    expected = {"misranked": 1, "best_box_missed": 0.5, "iou_lost": 0.05}
+    expected |= {"spearman": -0.5, "kendall": -1 / 3, "pearson": -0.01 / (0.02 * 42 / 900) ** 0.5}
     assert metrics.rank_by_size["small"] == pytest.approx(expected, abs=1e-12)
     assert {name: metrics.per_class[1][name] for name in expected} == pytest.approx(expected, abs=1e-12)
     expected = dict.fromkeys(("misranked", "best_box_missed", "iou_lost"), 0) | dict.fromkeys(CORRELATIONS, -1)

@@ -106,8 +106,8 @@ def diagnose(
 def _check(*, max_dets: int, tau: float, gap: float, conf: float, replicates: int) -> None:
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
-    if not 0 <= tau < 1:
-        raise InputError(f"tau: must be from 0 to below 1, got {tau}")
+    if not 0 < tau < 1:
+        raise InputError(f"tau: must be between 0 and 1, got {tau}")
     for option, share in (("gap", gap), ("conf", conf)):
         if not 0 <= share <= 1:
             raise InputError(f"{option}: must be from 0 to 1, got {share}")

@@ -82,8 +82,8 @@ def detector_figures(name: str, diagnosis: Diagnosis) -> DetectorFigures:
     return DetectorFigures(
         name=name,
         metrics=metrics,
-        scores=diagnosis.matched.scores,
-        ious=diagnosis.matched.ious,
+        scores=diagnosis.fits.scores,
+        ious=diagnosis.fits.ious,
         recalls=RECALLS,
         precision={iou: mean_over_classes(diagnosis.average_precision.curve(iou)) for iou in CURVES},
         confidence=confidence,

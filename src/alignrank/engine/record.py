@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Figures that are logged every epoch, under their last name; the others are in metrics.json at the end.
 LOGGED = (
-    *("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.misranked", "rank.best_box_missed"),
+    *("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.spearman_true", "rank.misranked", "rank.best_box_missed"),
     *("rank.ap_lost_ranking", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.laece"),
 )
 SHOWN = ("ap", "ap50", "ap75", "misranked")  # of them, on the terminal

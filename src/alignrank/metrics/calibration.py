@@ -1,6 +1,6 @@
 """Can a score be read as a quality? Reliability, LaECE (Oksuz et al., CVPR 2023), and what unmatched boxes look like.
 
-Shape letters: N detections, B 25 bins of equal width over 0..1, K classes.
+Shape letters: I images, N detections, B 25 bins of equal width over 0..1, K classes.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alignrank.metrics.average_precision import count_objects
 from alignrank.metrics.inputs import Array
 from alignrank.metrics.matching import Matching
 from alignrank.metrics.overlaps import Overlaps
-from alignrank.metrics.ranking import Matched
+from alignrank.metrics.ranking import Fits
 
 BINS = 25
 DENSITY_BINS = 50
@@ -50,19 +51,18 @@ class Calibration:
         return self.score.sum(0) / safe, self.iou.sum(0) / safe, count
 
 
-def calibration(matching: Matching, matched: Matched, *, weights: Array | None = None) -> Calibration:
-    """weights [N]: how often each detection counts. Scores beyond 0..1 fall into the outer bins."""
+def calibration(matching: Matching, matched: Fits, *, weights: Array | None = None) -> Calibration:
+    """weights [I]: how often each image counts. Scores beyond 0..1 fall into the outer bins."""
     inputs = matching.inputs
     kinds = len(inputs.category_ids)
     dt = counted_detections(matching)
     iou = np.zeros(len(inputs.dt_scores))
     iou[matched.dt] = matched.ious
     score = inputs.dt_scores[dt]
-    weight = np.ones(len(dt)) if weights is None else weights[dt]
+    weight = np.ones(len(dt)) if weights is None else weights[inputs.dt_image[dt]]
     cell = inputs.dt_category[dt] * BINS + np.clip((score * BINS).astype(np.int64), 0, BINS - 1)
     sums = [np.bincount(cell, values * weight, minlength=kinds * BINS) for values in (np.ones(len(dt)), score, iou[dt])]
-    objects = np.zeros(kinds, dtype=bool)
-    objects[inputs.gt_category[~inputs.gt_crowd]] = True
+    objects = count_objects(matching, weights)[:, 0] > 0
     count, total, fit = (values.reshape(kinds, BINS) for values in sums)
     return Calibration(count, total, fit, objects)
 
@@ -76,7 +76,7 @@ def counted_detections(matching: Matching) -> Array:
     return result
 
 
-def score_densities(matching: Matching, matched: Matched) -> tuple[Array, Array, Array]:
+def score_densities(matching: Matching, matched: Fits) -> tuple[Array, Array, Array]:
     """edges [51] over 0..1 (wider if scores are), densities [50] of matched and of unmatched scores; each integrates
     to 1, or is 0 throughout where there is none (Rank-DETR, figure 3)."""
     scores = matching.inputs.dt_scores
@@ -88,7 +88,7 @@ def score_densities(matching: Matching, matched: Matched) -> tuple[Array, Array,
     return edges, densities[0], densities[1]
 
 
-def unmatched_overlap(overlaps: Overlaps, matching: Matching, matched: Matched) -> tuple[Array, Array]:
+def unmatched_overlap(overlaps: Overlaps, matching: Matching, matched: Fits) -> tuple[Array, Array]:
     """Grid of IoUs [101] over 0..1, and the share [101] of unmatched detections whose best IoU with an object of
     their class is at most that (Rank-DETR, figure 4); both empty where none is unmatched."""
     best = np.sort(overlaps.best_iou[_unmatched(matching, matched)])
@@ -98,7 +98,7 @@ def unmatched_overlap(overlaps: Overlaps, matching: Matching, matched: Matched) 
     return grid, np.searchsorted(best, grid, side="right") / len(best)
 
 
-def _unmatched(matching: Matching, matched: Matched) -> Array:
+def _unmatched(matching: Matching, matched: Fits) -> Array:
     false = np.zeros(len(matching.scores), dtype=bool)
     false[counted_detections(matching)] = True
     false[matched.dt] = False

@@ -59,10 +59,10 @@ def compare(
 
     A replicate in which a figure is undefined for either (no object of a class drawn) does not count for it; where
     that is every second one, there is no interval. advance: called after each replicate.
-    Raises ValueError if the two are not of the same images and classes.
+    Raises ValueError if the two are not of the same ground truth.
     """
-    if (first.inputs.image_ids, first.inputs.category_ids) != (second.inputs.image_ids, second.inputs.category_ids):
-        raise ValueError("first and second are not of the same images and classes")
+    if not first.inputs.same_truth(second.inputs):
+        raise ValueError("first and second are not of the same ground truth")
     rng = np.random.default_rng(seed)
     num_images = len(first.inputs.image_ids)
     drawn: dict[Hashable, list[float]] = defaultdict(list)

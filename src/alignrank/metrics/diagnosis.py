@@ -20,14 +20,14 @@ from alignrank.metrics.matching import SIZES, match
 from alignrank.metrics.operating_point import OperatingPoint, operating_points
 from alignrank.metrics.oracle import with_oracle_scores, with_perfect_suppression
 from alignrank.metrics.overlaps import find_overlaps
-from alignrank.metrics.ranking import CANDIDATE_IOU, GAP, candidates, matched
+from alignrank.metrics.ranking import CANDIDATE_IOU, GAP, candidate_fits, candidates, true_fits
 from alignrank.metrics.summary import Figures, Metrics
 
 
 class Diagnosis:
-    """inputs: validated results. max_dets: detections that count per image and class. tau: LRP's IoU threshold, in
-    [0, 1). gap: IoU difference above which a pair of candidates has an order, 0..1. conf: score of the operating
-    point. before_nms: the same detector's candidates before suppression, on the same ground truth.
+    """inputs: validated results. max_dets: detections that count per image and class. tau: LRP's IoU threshold,
+    between 0 and 1. gap: IoU difference above which a pair of candidates has an order, 0..1. conf: score of the
+    operating point. before_nms: the same detector's candidates before suppression, on the same ground truth.
     advance: called after each of `STEPS` pieces of work. Raises ValueError for options outside their range.
     """
 
@@ -46,10 +46,12 @@ class Diagnosis:
     ) -> None:
         if max_dets < 1:
             raise ValueError(f"max_dets is {max_dets}, expected at least 1")
-        if not 0 <= tau < 1:
-            raise ValueError(f"tau is {tau}, expected a number in [0, 1)")
+        if not 0 < tau < 1:
+            raise ValueError(f"tau is {tau}, expected a number between 0 and 1")
         if not 0 <= gap <= 1:
             raise ValueError(f"gap is {gap}, expected a number in 0..1")
+        if before_nms is not None and not inputs.same_truth(before_nms):
+            raise ValueError("before_nms is not of the same ground truth as inputs")
         self.inputs, self.max_dets, self.tau, self.gap, self.conf = inputs, max_dets, tau, gap, conf
         self.before_nms = before_nms
         self.overlaps = find_overlaps(inputs)
@@ -63,7 +65,8 @@ class Diagnosis:
         if not np.isclose(self.matching.thresholds, tau, rtol=0, atol=1e-9).any():
             overlaps = self.overlaps if tau >= CANDIDATE_IOU else find_overlaps(inputs, minimum=tau)
             self._lrp_matching = match(overlaps, thresholds=(tau,), sizes=True, max_dets=max_dets)
-        self.matched = matched(self.matching)
+        self.matched = true_fits(self.matching)
+        self.fits = candidate_fits(self.overlaps, self.matching.order)
         self.candidates = candidates(self.overlaps, self.matching.order, gap=gap)
         self.duplicates = duplicates(self.matching, self.lrp.threshold[:, 0])
         advance()
@@ -121,10 +124,13 @@ class Diagnosis:
         ap_oracle = mean_ap(self.oracle, weights=weights)
         ap_suppressed = mean_ap(self.suppressed, weights=weights)
         calibration = self.calibration
-        if of_dt is not None:
-            calibration = calibrations.calibration(self.matching, self.matched, weights=of_dt)
+        if weights is not None:
+            calibration = calibrations.calibration(self.matching, self.matched, weights=weights)
         return {
-            **self.matched.correlation(repeats=None if of_dt is None else of_dt[self.matched.dt]),
+            **self.fits.correlation(repeats=None if of_dt is None else of_dt[self.fits.dt]),
+            "spearman_true": self.matched.correlation(repeats=None if of_dt is None else of_dt[self.matched.dt])[
+                "spearman"
+            ],
             **self.candidates.figures(None if weights is None else weights[inputs.gt_image]),
             "ap_oracle": ap_oracle,
             "ap_lost_ranking": _minus(ap_oracle, ap),
@@ -147,7 +153,7 @@ class Diagnosis:
         objects = self.matching.gt_counts[:, gt_size]
         if category is not None:
             objects = objects & (inputs.gt_category == category)
-        return {**self.matched.correlation(objects[self.matched.gt]), **self.candidates.figures(objects.astype(float))}
+        return {**self.fits.correlation(objects[self.fits.gt]), **self.candidates.figures(objects.astype(float))}
 
     def _per_class(self) -> dict[Id, Figures]:
         rows = self.average_precision.per_class()

@@ -52,6 +52,13 @@ class CocoInputs:
     dt_boxes: Array
     dt_scores: Array
 
+    def same_truth(self, other: CocoInputs) -> bool:
+        """Whether images, classes and objects are the same, in the same order."""
+        return (self.image_ids, self.category_ids) == (other.image_ids, other.category_ids) and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("gt_image", "gt_category", "gt_boxes", "gt_area", "gt_crowd")
+        )
+
     def only(self, categories: Sequence[Id]) -> CocoInputs:
         """The same with these classes alone, by id. Raises KeyError for an id that is not there."""
         place = {category: k for k, category in enumerate(self.category_ids)}
@@ -218,6 +225,7 @@ class _Column:
             for i, value in enumerate(values):
                 if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
                     raise self.error(i, "id", f"is {_shown(value)}, expected an integer or text")
+            values = [value if isinstance(value, str) else int(value) for value in values]
         if len(set(values)) < len(values):
             seen: set[Id] = set()
             index = _first(values, lambda v: v in seen or bool(seen.add(v)))  # type: ignore[func-returns-value]

@@ -68,7 +68,7 @@ class LocalizationRecallPrecision:
 def localization_recall_precision(
     matching: Matching, *, tau: float = 0.5, weights: Array | None = None
 ) -> LocalizationRecallPrecision:
-    """LRP from a matching that has the threshold `tau`, in [0, 1). weights [I]: how often each image counts."""
+    """LRP from a matching that has the threshold `tau`, between 0 and 1. weights [I]: how often each image counts."""
     t = matching.threshold_index(tau)
     inputs = matching.inputs
     num_gt, true, seen = running(matching, weights, threshold=t)
@@ -79,7 +79,8 @@ def localization_recall_precision(
     h, a = np.nonzero(true.here[:, 0])
     gt = matching.gt_index[h, t, a]
     miss = np.zeros((len(hit), num_gt.shape[1]))
-    miss[h, a] = (1 - pair_iou(inputs.dt_boxes[hit[h]], inputs.gt_boxes[gt])) * true.here[h, 0, a]
+    iou = pair_iou(inputs.dt_boxes[hit[h]], inputs.gt_boxes[gt]).clip(max=1)  # equal boxes may come out above it
+    miss[h, a] = (1 - iou) * true.here[h, 0, a]
     tp, fp = true.upto[:, 0], seen[:, 0] - true.upto[:, 0]
     missed = num_gt[label] - tp
     loc = running_sum(miss, label)

@@ -11,7 +11,7 @@ import numpy as np
 
 from alignrank.metrics.inputs import Array
 from alignrank.metrics.matching import Matching, match
-from alignrank.metrics.overlaps import Overlaps
+from alignrank.metrics.overlaps import Overlaps, same_if_equal
 from alignrank.metrics.ranking import CANDIDATE_IOU
 
 
@@ -23,7 +23,7 @@ def with_oracle_scores(overlaps: Overlaps, matching: Matching, *, max_dets: int)
     by score comes back.
     """
     inputs = overlaps.inputs
-    keys = (inputs.dt_scores, overlaps.best_iou)
+    keys = (inputs.dt_scores, same_if_equal(overlaps.best_iou))
     order = np.lexsort(keys)
     changed = np.zeros(len(order), dtype=np.int64)
     for key in keys:

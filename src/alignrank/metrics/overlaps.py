@@ -77,6 +77,13 @@ def pair_iou(a: Array, b: Array, crowd: Array | None = None) -> Array:
     return result
 
 
+def same_if_equal(iou: Array) -> Array:
+    """IoUs as they are compared with each other: x + w - x is not w in floating point, and equal boxes would differ
+    in the last digit. What is compared with a threshold is not rounded, as in COCO."""
+    result: Array = np.round(iou, 12)
+    return result
+
+
 def rank_in_run(values: Array) -> Array:
     """[N] sorted -> [N] int64: 0, 1, 2... within each run of equal values."""
     positions = np.arange(len(values))

@@ -1,10 +1,10 @@
-"""Do scores rank boxes by how well they fit? Correlation over matched detections, order among an object's candidates.
+"""Do scores rank boxes by how well they fit? Correlation of score and IoU, order among an object's candidates.
 
-A *matched* detection is a true one of COCO's matching at IoU .5. A *candidate* of an object is a detection of its
-class whose best-IoU object of that class it is, with IoU >= .5; crowd regions have none. Formulas, ranges and good
-values: docs/rank-report.md.
+A *candidate* of an object is a detection of its class whose best-IoU object of that class it is, with IoU >= .5;
+crowd regions have none. A *true* detection is one that takes an object in COCO's matching at IoU .5. Formulas, ranges
+and good values: docs/rank-report.md.
 
-Shape letters: S matched detections, C candidates, G objects, N detections, I images, K classes.
+Shape letters: S detections with an object each, C candidates, G objects, N detections, I images, K classes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from scipy.stats import kendalltau, rankdata
 
 from alignrank.metrics.inputs import Array
 from alignrank.metrics.matching import Matching
-from alignrank.metrics.overlaps import Overlaps, pair_iou
+from alignrank.metrics.overlaps import Overlaps, pair_iou, same_if_equal
 
 CANDIDATE_IOU = 0.5
 GAP = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
-    """dt [S] int64 true detections at IoU .5, gt [S] their objects, scores [S], ious [S]."""
+class Fits:
+    """Detections dt [S] int64, each with an object gt [S]: scores [S], and ious [S] of the two."""
 
     dt: Array
     gt: Array
@@ -50,13 +50,19 @@ class Matched:
         }
 
 
-def matched(matching: Matching) -> Matched:
+def true_fits(matching: Matching) -> Fits:
     """The true detections of a matching that has the threshold .5, best of each class first."""
     t = matching.threshold_index(0.5)
     hits = np.flatnonzero(matching.true[:, t, 0])
     dt, gt = matching.order[matching.position[hits]], matching.gt_index[hits, t, 0].astype(np.int64)
     inputs = matching.inputs
-    return Matched(dt, gt, inputs.dt_scores[dt], pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt]))
+    return Fits(dt, gt, inputs.dt_scores[dt], same_if_equal(pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt])))
+
+
+def candidate_fits(overlaps: Overlaps, counted: Array) -> Fits:
+    """The candidates among the detections `counted` (indices), each with its object."""
+    dt = counted[overlaps.best_iou[counted] >= CANDIDATE_IOU]
+    return Fits(dt, overlaps.best_gt[dt], overlaps.inputs.dt_scores[dt], same_if_equal(overlaps.best_iou[dt]))
 
 
 def _pearson(a: Array, b: Array) -> float | None:
@@ -107,9 +113,9 @@ class Candidates:
 def candidates(overlaps: Overlaps, counted: Array, *, gap: float = GAP) -> Candidates:
     """The candidates among the detections `counted` (indices). gap: pairs count whose IoUs differ by more, 0..1."""
     inputs = overlaps.inputs
-    dt = counted[overlaps.best_iou[counted] >= CANDIDATE_IOU]
-    dt = dt[np.lexsort((dt, overlaps.best_gt[dt]))]
-    gt, iou, score = overlaps.best_gt[dt], overlaps.best_iou[dt], inputs.dt_scores[dt]
+    counted = counted[np.lexsort((counted, overlaps.best_gt[counted]))]
+    fits = candidate_fits(overlaps, counted)
+    dt, gt, iou, score = fits.dt, fits.gt, fits.ious, fits.scores
     num_objects = len(inputs.gt_image)
 
     num = np.bincount(gt, minlength=num_objects)

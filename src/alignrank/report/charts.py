@@ -73,7 +73,7 @@ def _alignment(detectors: Sequence[DetectorFigures], names: Sequence[str]) -> Ch
         f" Of all these, {MAX_POINTS:,} are drawn as points, evenly sampled by score." if most > MAX_POINTS else ""
     )
     caption = (
-        "Each point is a detection that found its object; shading counts all of them. Where scores rank boxes by fit, "
+        "Each point is a box on an object (IoU 0.5 or more); shading counts all. Where scores rank boxes by fit, "
         "the cloud and the line (mean IoU of each tenth of the detections, by score) climb to the right; a flat line "
         f"means that a high score promises no better box.{sampled}"
     )
@@ -81,7 +81,7 @@ def _alignment(detectors: Sequence[DetectorFigures], names: Sequence[str]) -> Ch
         LegendEntry("detections, stronger where more", "muted", filled=True),
         LegendEntry("mean IoU of each tenth by score", "ink"),
     ]
-    return Chart("alignment", "Score and fit of matched detections", caption, plots, legend, wide=len(plots) > 1)
+    return Chart("alignment", "Score and fit of boxes on objects", caption, plots, legend, wide=len(plots) > 1)
 
 
 def _alignment_plot(

@@ -1,6 +1,6 @@
 """What the rank report shows, as plain records: the engine fills them, `report.html` draws them.
 
-Shape letters: M matched detections, R recalls, B bins, X points of a curve, K classes.
+Shape letters: M boxes that lie on an object, R recalls, B bins, X points of a curve, K classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 class DetectorFigures:
     """One detector. metrics: the dictionary of `Metrics.to_dict`, undefined figures None.
 
-    scores [M], ious [M]: matched detections, each with its object.
+    scores [M], ious [M]: the detections that lie on an object of their class with IoU >= .5, each with its best one.
     recalls [R] in 0..1; precision: {IoU: [R] mean over classes, NaN where undefined}.
     confidence [B], quality [B], counts [B]: reliability by score bin, NaN where a bin is empty; quality is the
     summed IoU of true detections over all detections of the bin.

@@ -26,7 +26,7 @@ _FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 # Panels of further figures, and what a line in them is called.
 _GROUPS = {
     "oLRP, lower is better": {"lrp": "oLRP"},
-    "score-IoU correlation": {"spearman": "Spearman"},
+    "score-IoU correlation": {"spearman": "Spearman", "spearman_true": "Spearman, true boxes"},
     "wrong order, share": {"misranked": "mis-ranked pairs", "best_box_missed": "best box not chosen"},
     "AP lost to": {"ap_lost_ranking": "ranking", "ap_lost_duplicates": "duplicates"},
     "boxes, lower is better": {"duplicates_70": "duplicates, IoU > .7", "laece": "LaECE"},

@@ -37,13 +37,17 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "lrp_large": ("oLRP, large", "oLRP of objects above 96² pixels; lower is better."),
     "rank.spearman": (
         "Score–IoU correlation",
-        "Rank correlation of score and IoU of true boxes: 1 if the best-scored fit best, 0 if scores tell nothing.",
+        "Rank correlation of score and IoU of boxes on objects: 1 if the best-scored fit best, 0 if by chance.",
+    ),
+    "rank.spearman_true": (
+        "The same, true boxes",
+        "Rank correlation of score and IoU over the true boxes alone, one for each object found; 1 is best.",
     ),
     "rank.kendall": (
         "Kendall's tau",
-        "Share of pairs of true boxes in the right order minus that in the wrong one: 1 is best, 0 is chance.",
+        "Share of pairs of boxes on objects in the right order minus that in the wrong one: 1 is best, 0 is chance.",
     ),
-    "rank.pearson": ("Pearson's correlation", "Linear correlation of score and IoU of true boxes; 1 is best."),
+    "rank.pearson": ("Pearson's correlation", "Linear correlation of score and IoU of boxes on objects; 1 is best."),
     "rank.misranked": (
         "Mis-ranked pairs",
         "Of two boxes on one object, how often the worse one scores higher: 0 is best, 0.5 is chance.",
