@@ -128,7 +128,7 @@ def test_without_replicates_without_images_and_with_progress() -> None:
 def test_needs_the_same_images_and_classes() -> None:
     with pytest.raises(ValueError, match="same ground truth"):
         compare(diagnosis(FIRST), diagnosis(FIRST, images=3))
-    with pytest.raises(ValueError, match="same images and classes"):
+    with pytest.raises(ValueError, match="same ground truth"):
         compare(diagnosis(FIRST), Diagnosis(inputs(OBJECTS, FIRST, classes=3)))
 
 
