@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from alignrank.metrics import evaluate
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
@@ -51,9 +53,20 @@ def pycocotools_figures(gt: Path, detections: Path) -> dict[str, float]:
     return dict(zip(("ap", "ap50", "ap75"), map(float, evaluation.stats[:3]), strict=True))
 
 
+def folder(row: str, seed: int) -> Path:
+    """Where the run is."""
+    return RUNS / f"{row}-seed{seed}"
+
+
+def ranking_figures(gt: Path, detections: Path) -> dict[str, object]:
+    """oLRP, and how the scores rank the boxes."""
+    metrics = evaluate(gt, detections)
+    return {"lrp": metrics.lrp, "rank": metrics.rank}
+
+
 def run(row: str, seed: int, gt: Path) -> dict[str, object]:
     """Train (or resume) one row and seed; its entry of the table."""
-    out = RUNS / f"{row}-seed{seed}"
+    out = folder(row, seed)
     shown = str(out.relative_to(ROOT))
     alignrank = [sys.executable, "-m", "alignrank"]
     if (out / "run.json").exists():
@@ -66,6 +79,7 @@ def run(row: str, seed: int, gt: Path) -> dict[str, object]:
     history = json.loads((out / "history.json").read_text())
     return {
         **pycocotools_figures(gt, out / "detections.json"),
+        **ranking_figures(gt, out / "detections.json"),
         "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history],
         "minutes": round(results["seconds"] / 60, 1),
         "command": results["command"],
@@ -91,10 +105,13 @@ def main() -> None:
         for row in arguments.rows:
             if str(seed) not in table.get(row, {}):
                 table.setdefault(row, {})[str(seed)] = run(row, seed, gt)
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(table, indent=1) + "\n")
             entry = table[row][str(seed)]
-            print(f"{row} seed {seed}: AP {entry['ap']:.3f} AP50 {entry['ap50']:.3f} AP75 {entry['ap75']:.3f}")
+            if "rank" not in entry:  # measured before these figures were
+                entry |= ranking_figures(gt, folder(row, seed) / "detections.json")
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+            figures = {name: entry[name] for name in ("ap", "ap50", "ap75", "lrp")} | entry["rank"]
+            print(f"{row} seed {seed}: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":
