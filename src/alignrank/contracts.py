@@ -88,9 +88,11 @@ class Predictions:
     """What a model says before post-processing, the same type in training and evaluation.
 
     logits [B,A,C] raw class scores; boxes [B,A,4] float32 xyxy input pixels.
-    Optional: points [A,2] and strides [A,1] input pixels, for point-based assignment;
+    Optional: points [A,2] and strides [A,1] input pixels, for point-based assignment ([B,A,2] and [B,A,1] where each
+    image has points of its own);
     distribution [B,A,4,bins] raw logits of the four distances (l,t,r,b), for the DFL;
-    one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one.
+    one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one;
+    earlier: predictions of the stage that the main ones refine, supervised too in training.
     """
 
     logits: Tensor
@@ -99,6 +101,7 @@ class Predictions:
     strides: Tensor | None = None
     distribution: Tensor | None = None
     one_to_many: Predictions | None = None
+    earlier: Predictions | None = None
 
 
 @dataclass(slots=True)
@@ -201,9 +204,12 @@ class Criterion(Protocol):
     """Predictions and ground truth -> loss. Knows no model; can be called with made-up predictions.
 
     Normalisers are averaged over processes that train together, unless this one computes `alone`.
+    progress: the fraction of the training that is done, 0..1, for terms that fade in.
     """
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False) -> LossTerms: ...
+    def __call__(
+        self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
+    ) -> LossTerms: ...
 
 
 class Postprocess(Protocol):

@@ -49,7 +49,7 @@ def task_aligned(
 ) -> Assignment:
     """Assign each object its `topk` points of highest score^alpha * overlap^beta inside its box.
 
-    scores [B,A,C] after sigmoid; boxes [B,A,4], points [A,2], strides [A,1], gt_boxes [B,T,4], input
+    scores [B,A,C] after sigmoid; boxes [B,A,4], points [A,2] or [B,A,2], strides [A,1], gt_boxes [B,T,4], input
     pixels; gt_labels [B,T] int64; gt_mask [B,T] bool, False on padding. `min_side` > 0 widens the
     candidate region of smaller objects to that many pixels. A point claimed twice goes to the object
     it overlaps most. Target scores are the metric, scaled so that an object's best equals its best overlap.
@@ -92,13 +92,13 @@ def task_aligned(
 
 
 def _points_inside(points: Tensor, gt_boxes: Tensor, min_side: float) -> Tensor:
-    """[A,2],[B,T,4] -> [B,T,A] bool: strictly inside the (widened) box."""
+    """[A,2] or [B,A,2],[B,T,4] -> [B,T,A] bool: strictly inside the (widened) box."""
     left_top, right_bottom = gt_boxes.split(2, -1)
     if min_side > 0:
         centre = (left_top + right_bottom) / 2
         half = ((right_bottom - left_top) / 2).clamp(min=min_side / 2)
         left_top, right_bottom = centre - half, centre + half
-    x, y = points.unbind(-1)
+    x, y = points.unsqueeze(-3).unbind(-1)  # [1,A] or [B,1,A]
     left, top = left_top[..., :1], left_top[..., 1:]
     right, bottom = right_bottom[..., :1], right_bottom[..., 1:]
     inside: Tensor = (x - left > EPS) & (right - x > EPS) & (y - top > EPS) & (bottom - y > EPS)

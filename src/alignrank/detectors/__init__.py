@@ -8,7 +8,7 @@ from typing import Any
 
 from alignrank.config import Config
 from alignrank.contracts import Built, Postprocess
-from alignrank.detectors import yolo
+from alignrank.detectors import alignrank, yolo
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +22,8 @@ class Detector:
 
 
 DETECTORS: dict[str, Detector] = {
+    "alignrank": Detector(
+        alignrank.AlignRankConfig, alignrank.build, alignrank.build_model, alignrank.build_postprocess
+    ),
     "yolo": Detector(yolo.YoloConfig, yolo.build, yolo.build_model, yolo.build_postprocess),
 }

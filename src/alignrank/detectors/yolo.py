@@ -33,7 +33,10 @@ PRIOR_OBJECTS, PRIOR_SIDE = 5, 640
 
 
 class ModelConfig(Config):
-    """backbone: `csp` or `timm:NAME`; pretrained: a file or `hub` (timm only); frozen_norm: timm only."""
+    """backbone: `csp` or `timm:NAME`; pretrained: a file or `hub` (timm only); frozen_norm: timm only.
+
+    light: bottlenecks of half the width at stride 8.
+    """
 
     backbone: str = "csp"
     size: Literal["t", "n", "s", "m", "l"] = "n"
@@ -42,6 +45,7 @@ class ModelConfig(Config):
     decoupled: bool = False
     compact: bool = False
     attention: bool = False
+    light: bool = False
 
 
 class NeckConfig(Config):
@@ -51,20 +55,38 @@ class NeckConfig(Config):
 
 
 class HeadConfig(Config):
-    """separable: cheap class branch; dual: a one-to-one head beside the one-to-many one; bins of the DFL."""
+    """separable: cheap class branch; dual: a one-to-one head beside the one-to-many one; bins of the DFL.
+
+    box_width: channels of the box branch, 0 for as many as YOLOv8 has; separable_boxes: its first convolution is cheap.
+    """
 
     separable: bool = False
     dual: bool = False
     bins: int = Field(default=16, ge=2, le=64)
+    box_width: int = Field(default=0, ge=0)
+    separable_boxes: bool = False
 
 
 class LossConfig(Config):
-    """Kind and weights of the loss terms."""
+    """Kind and weights of the loss terms.
+
+    align, rank: weights, inside of the class term, of list alignment and pairwise ranking (`losses.ranking`, which also
+    explains tau, beta, mu, delta). They fade in between two fractions of the training: boxes are noise before.
+    o2o_pairs: what ranks in a one-to-one output, the chosen candidate of an object above its others, or all of them.
+    """
 
     classification: Literal["vfl", "qfl", "focal", "bce"] = "bce"
     box: float = Field(default=7.5, ge=0)
     cls: float = Field(default=0.5, ge=0)
     dfl: float = Field(default=1.5, ge=0)
+    align: float = Field(default=0.0, ge=0)
+    rank: float = Field(default=0.0, ge=0)
+    tau: float = Field(default=1.0, gt=0)
+    beta: float = Field(default=1.0, ge=0)
+    mu: float = Field(default=1.0, ge=0)
+    delta: float = Field(default=0.05, ge=0)
+    o2o_pairs: Literal["chosen", "all"] = "chosen"
+    fade_in: tuple[float, float] = (0.05, 0.1)
 
 
 class AssignConfig(Config):
@@ -97,19 +119,22 @@ class YoloConfig(Config):
 class DecoupledHead(nn.Module):
     """Per level, a box branch (4*R channels) and a class branch (C channels)."""
 
-    def __init__(self, channels: Sequence[int], num_classes: int, bins: int, *, separable: bool) -> None:
+    def __init__(self, channels: Sequence[int], num_classes: int, config: HeadConfig) -> None:
         super().__init__()
-        box_width = max(16, channels[0] // 4, 4 * bins)
+        bins = config.bins
+        box_width = config.box_width or max(16, channels[0] // 4, 4 * bins)
         cls_width = max(channels[0], min(num_classes, 100))
         self.bins = bins
         self.box = nn.ModuleList(
             nn.Sequential(
-                ConvNormAct(c, box_width, 3), ConvNormAct(box_width, box_width, 3), nn.Conv2d(box_width, 4 * bins, 1)
+                *([depthwise(c), ConvNormAct(c, box_width)] if config.separable_boxes else [ConvNormAct(c, box_width, 3)]),
+                ConvNormAct(box_width, box_width, 3),
+                nn.Conv2d(box_width, 4 * bins, 1),
             )
             for c in channels
         )
         self.cls = nn.ModuleList(
-            nn.Sequential(*_class_tower(c, cls_width, separable), nn.Conv2d(cls_width, num_classes, 1))
+            nn.Sequential(*_class_tower(c, cls_width, config.separable), nn.Conv2d(cls_width, num_classes, 1))
             for c in channels
         )
         self._set_biases(num_classes)
@@ -125,6 +150,12 @@ class DecoupledHead(nn.Module):
         logits = torch.cat([_rows(cls(x)) for cls, x in zip(self.cls, maps, strict=True)], 1)
         distribution = torch.cat([_rows(box(x)) for box, x in zip(self.box, maps, strict=True)], 1)
         return logits, distribution.unflatten(-1, (4, self.bins))
+
+    def columns(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The same as [B,C,A] and [B,4*R,A], as convolutions leave them: no copy where few points are wanted."""
+        logits = torch.cat([cls(x).flatten(2) for cls, x in zip(self.cls, maps, strict=True)], 2)
+        distribution = torch.cat([box(x).flatten(2) for box, x in zip(self.box, maps, strict=True)], 2)
+        return at_least_float32(logits), at_least_float32(distribution)
 
 
 def _class_tower(in_channels: int, width: int, separable: bool) -> list[nn.Module]:
@@ -170,10 +201,10 @@ class Yolo(nn.Module):
         super().__init__()
         model, head = config.model, config.head
         scale = SCALES[model.size]
-        backbone = _backbone(model)
+        backbone = build_backbone(model)
         self.backbone: nn.Module = backbone
         self.neck = PAN(backbone.channels, scale, decoupled=model.decoupled, compact_last=config.neck.compact)
-        self.head = DecoupledHead(self.neck.channels, config.num_classes, head.bins, separable=head.separable)
+        self.head = DecoupledHead(self.neck.channels, config.num_classes, head)
         self.one_to_one: DecoupledHead | None = copy.deepcopy(self.head) if head.dual else None
         self.output: Literal["one_to_one", "one_to_many"] = (
             "one_to_one" if head.dual and not config.postprocess.nms else "one_to_many"
@@ -182,11 +213,11 @@ class Yolo(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         maps = self.neck(self.backbone(images))
         if self.one_to_one is None or (not self.training and self.output == "one_to_many"):
-            return _predictions(self.head, maps)
+            return dense_predictions(self.head, maps)
         # The one-to-one head learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
-        main = _predictions(self.one_to_one, [x.detach() for x in maps])
+        main = dense_predictions(self.one_to_one, [x.detach() for x in maps])
         if self.training:
-            main.one_to_many = _predictions(self.head, maps)
+            main.one_to_many = dense_predictions(self.head, maps)
         return main
 
     def deploy(self) -> Yolo:
@@ -199,14 +230,21 @@ class Yolo(nn.Module):
         return self
 
 
-def _backbone(config: ModelConfig) -> Any:
+def build_backbone(config: ModelConfig) -> Any:
+    """The CSP backbone, or one of timm's. Raises InputError for options that it does not have."""
     scale = SCALES[config.size]
     if config.backbone == "csp":
         if config.pretrained or config.frozen_norm:
             raise InputError(
                 "model.pretrained and model.frozen_norm are for timm backbones; set model.backbone=timm:NAME"
             )
-        return CSPBackbone(scale, decoupled=config.decoupled, compact_last=config.compact, attention=config.attention)
+        return CSPBackbone(
+            scale,
+            decoupled=config.decoupled,
+            compact_last=config.compact,
+            attention=config.attention,
+            light=config.light,
+        )
     prefix, _, name = config.backbone.partition(":")
     if prefix != "timm" or not name:
         raise InputError(f"model.backbone: {config.backbone!r} is neither 'csp' nor 'timm:NAME'")
@@ -215,7 +253,8 @@ def _backbone(config: ModelConfig) -> Any:
     return TimmBackbone(name, scale, pretrained=config.pretrained, frozen_norm=config.frozen_norm)
 
 
-def _predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Predictions:
+def dense_predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Predictions:
+    """What `head` says of every cell."""
     logits, distribution = head(maps)
     points, strides = grid_points(maps)
     # Decoded outside autocast: half precision has half-pixel steps above 512.

@@ -10,6 +10,7 @@ Shape letters: B images, A points, C classes, T objects (padded), P positives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,58 +29,111 @@ from alignrank.losses import (
     varifocal_loss,
 )
 from alignrank.losses.normalizer import shared_normalizer
+from alignrank.losses.ranking import chosen_rank_loss, rank_consistent_loss
 
 
 class YoloCriterion:
-    """(Predictions, targets of every image) -> LossTerms. Parts of the one-to-one head are named `o2o_*`."""
+    """(Predictions, targets of every image) -> LossTerms.
+
+    Parts of the one-to-one head are named `o2o_*`, those of the stage that it refines `earlier_*`.
+    """
 
     def __init__(self, config: YoloConfig) -> None:
         self.config = config
 
-    def __call__(self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False) -> LossTerms:
-        topk = self.config.assign.topk
-        if not self.config.head.dual:
-            parts = self._terms(predictions, targets, topk, alone)
+    def __call__(
+        self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
+    ) -> LossTerms:
+        truth = padded(targets)
+        call = _Call(truth, alone, self._fade(progress))
+        if not self.config.head.dual or (predictions.one_to_many is None and self.config.postprocess.nms):
+            parts = self._one_to_many(predictions, call)
         else:
-            parts = {f"o2o_{name}": term for name, term in self._terms(predictions, targets, 1, alone).items()}
+            parts = {f"o2o_{name}": term for name, term in self._one_to_one(predictions, call).items()}
+            if predictions.earlier is not None:
+                terms = self._terms(predictions.earlier, self._assign(predictions.earlier, truth, 1), call)
+                parts |= {f"earlier_{name}": term for name, term in terms.items()}
             if predictions.one_to_many is not None:
-                parts |= self._terms(predictions.one_to_many, targets, topk, alone)
+                parts |= self._one_to_many(predictions.one_to_many, call)
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
-    def _terms(self, predictions: Predictions, targets: Sequence[Targets], topk: int, alone: bool) -> dict[str, Tensor]:
-        gt_labels, gt_boxes, gt_mask = padded(targets)
+    def _fade(self, progress: float) -> float:
+        """Weight of the ranking terms: 0 before the first bound of `loss.fade_in`, 1 after the second."""
+        start, end = self.config.loss.fade_in
+        return float(progress >= end) if end <= start else min(max((progress - start) / (end - start), 0.0), 1.0)
+
+    def _one_to_many(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
+        assignment = self._assign(predictions, call.truth, self.config.assign.topk)
+        parts = self._terms(predictions, assignment, call)
+        loss = self.config.loss
+        if (loss.align or loss.rank) and call.fade:
+            logits, quality, gt_index, _ = _candidates(predictions, assignment)
+            terms = rank_consistent_loss(
+                logits, quality, gt_index, tau=loss.tau, beta=loss.beta, mu=loss.mu, delta=loss.delta
+            )
+            weight = loss.cls * call.fade
+            if loss.align:
+                parts["align"] = weight * loss.align * call.mean(terms.align, terms.num_align)
+            if loss.rank:
+                parts["rank"] = weight * loss.rank * call.mean(terms.rank, terms.num_rank)
+        return parts
+
+    def _one_to_one(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
+        """No list alignment here: it would raise the scores of duplicates. The pairs only order them."""
+        assignment = self._assign(predictions, call.truth, 1)
+        parts = self._terms(predictions, assignment, call)
+        loss = self.config.loss
+        if loss.rank and call.fade:
+            wider = self._assign(predictions, call.truth, self.config.assign.topk)
+            logits, quality, gt_index, entries = _candidates(predictions, wider)
+            if loss.o2o_pairs == "all":
+                terms = rank_consistent_loss(logits, quality, gt_index, mu=loss.mu, delta=loss.delta)
+                rank, count = terms.rank, terms.num_rank
+            else:
+                rank, count = chosen_rank_loss(
+                    logits, quality, gt_index, assignment.foreground[entries], mu=loss.mu
+                )
+            parts["rank"] = loss.cls * call.fade * loss.rank * call.mean(rank, count)
+        return parts
+
+    def _assign(self, predictions: Predictions, truth: Truth, topk: int) -> Assignment:
         assert predictions.points is not None
         assert predictions.strides is not None
-        assert predictions.distribution is not None
-        config = self.config
-        assignment = task_aligned(
+        config = self.config.assign
+        return task_aligned(
             predictions.logits.detach().sigmoid(),
             predictions.boxes.detach(),
             predictions.points,
             predictions.strides,
-            gt_labels,
-            gt_boxes,
-            gt_mask,
+            *truth,
             topk=topk,
-            alpha=config.assign.alpha,
-            beta=config.assign.beta,
-            min_side=config.assign.min_side,
+            alpha=config.alpha,
+            beta=config.beta,
+            min_side=config.min_side,
         )
+
+    def _terms(self, predictions: Predictions, assignment: Assignment, call: _Call) -> dict[str, Tensor]:
+        assert predictions.points is not None
+        assert predictions.strides is not None
+        loss = self.config.loss
         image, point = assignment.foreground.nonzero(as_tuple=True)
         boxes = predictions.boxes[image, point]  # [P,4]
         gt = assignment.boxes[image, point]
         weight = assignment.scores[image, point].sum(-1)  # [P]
-        normalizer = shared_normalizer(weight.sum(), alone=alone)
-
-        strides = predictions.strides[point]  # [P,1]
-        distances = xyxy_to_distances(predictions.points[point], gt) / strides  # [P,4] bins
-        distribution = predictions.distribution[image, point]  # [P,4,R]
-        dfl = distribution_focal_loss(distribution.flatten(0, 1), distances.flatten(), reduction="none")
-        return {
-            "box": config.loss.box * (ciou_loss(boxes, gt) * weight).sum() / normalizer,
-            "cls": config.loss.cls * self._classification(predictions, assignment, image, point, normalizer, alone),
-            "dfl": config.loss.dfl * (dfl.unflatten(0, (-1, 4)).mean(-1) * weight).sum() / normalizer,
+        normalizer = shared_normalizer(weight.sum(), alone=call.alone)
+        parts = {
+            "box": loss.box * (ciou_loss(boxes, gt) * weight).sum() / normalizer,
+            "cls": loss.cls * self._classification(predictions, assignment, image, point, normalizer, call.alone),
         }
+        if predictions.distribution is not None:
+            own = predictions.points.ndim == 3  # points of each image
+            points = predictions.points[image, point] if own else predictions.points[point]
+            strides = predictions.strides[image, point] if own else predictions.strides[point]  # [P,1]
+            distances = xyxy_to_distances(points, gt) / strides  # [P,4] bins
+            distribution = predictions.distribution[image, point]  # [P,4,R]
+            dfl = distribution_focal_loss(distribution.flatten(0, 1), distances.flatten(), reduction="none")
+            parts["dfl"] = loss.dfl * (dfl.unflatten(0, (-1, 4)).mean(-1) * weight).sum() / normalizer
+        return parts
 
     def _classification(
         self,
@@ -104,7 +158,33 @@ class YoloCriterion:
         return loss(logits, quality) / shared_normalizer(quality.sum(), alone=alone)
 
 
-def padded(targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
+Truth = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What holds for one call: the padded targets, whether this process computes alone, weight of ranking terms."""
+
+    truth: Truth
+    alone: bool
+    fade: float
+
+    def mean(self, mean: Tensor, count: int) -> Tensor:
+        """A mean over `count` objects of this process -> its share of the mean over the objects of all."""
+        return mean * count / shared_normalizer(mean.new_tensor(float(count)), alone=self.alone)
+
+
+def _candidates(predictions: Predictions, assignment: Assignment) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+    """The assigned points: logits of their object's class [P], IoUs [P], object numbers [P], and where they are."""
+    entries = assignment.foreground.nonzero(as_tuple=True)
+    image, point = entries
+    logits = predictions.logits[image, point, assignment.labels[entries]]
+    quality = aligned_iou(predictions.boxes[entries].detach(), assignment.boxes[entries])
+    number = image * (int(assignment.gt_index.max()) + 1 if len(image) else 1) + assignment.gt_index[entries]
+    return logits, quality, number, entries
+
+
+def padded(targets: Sequence[Targets]) -> Truth:
     """Targets of B images -> labels [B,T] int64, boxes [B,T,4], mask [B,T] bool; T is the largest count."""
     labels = pad_sequence([t.labels for t in targets], batch_first=True)
     boxes = pad_sequence([t.boxes for t in targets], batch_first=True)

@@ -29,20 +29,25 @@ def schedule(settings: TrainConfig, total: int) -> Callable[[int], float]:
 
 
 def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Weights decay; norms and biases do not. The backbone's rate is `backbone_lr` of the others'."""
+    """Weights decay; norms and biases do not. A timm backbone learns at `backbone_lr` of the rate, and a module with
+    a number `lr_factor` at that part of it.
+    """
     for module in frozen_modules(model, settings.freeze):
         module.requires_grad_(False)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+    factors = {name: module.lr_factor for name, module in model.named_modules() if hasattr(module, "lr_factor")}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name.startswith("backbone.body"), parameter.ndim > 1].append(parameter)
+            factor = settings.backbone_lr if name.startswith("backbone.body") else 1.0
+            factor *= factors.get(name.rpartition(".")[0], 1.0)
+            groups[factor, parameter.ndim > 1].append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": settings.weight_decay if decays else 0.0,
-            "lr": settings.lr * (settings.backbone_lr if pretrained else 1.0),
+            "lr": settings.lr * factor,
         }
-        for (pretrained, decays), parameters in groups.items()
+        for (factor, decays), parameters in groups.items()
     ]
 
 

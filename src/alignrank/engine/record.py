@@ -80,7 +80,7 @@ class Recorder(L.Callback):
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
         last = epoch == settings.epochs
         if trainer.is_global_zero:
-            row: dict[str, float] = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[-1]["lr"]}
+            row: dict[str, float] = {"epoch": epoch, "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups)}
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
             if last or epoch % settings.val_every == 0:
                 self._evaluate(module, row, epoch)

@@ -105,7 +105,8 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         batch = self._sized(batch)
-        terms = self.criterion(self.model(batch.images), batch.targets)
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        terms = self.criterion(self.model(batch.images), batch.targets, progress=self.global_step / total)
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
             raise TrainingError(

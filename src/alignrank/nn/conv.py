@@ -76,9 +76,9 @@ class LargeKernelDepthwise(nn.Module):
 
 
 def fold_norms(model: nn.Module) -> nn.Module:
-    """Fold every batch norm of ours in `model`, in place, and return it in evaluation mode."""
+    """Call `fold` of every module that has one, in place, and return `model` in evaluation mode."""
     model.eval()
     for module in list(model.modules()):
-        if isinstance(module, (ConvNormAct, LargeKernelDepthwise)):
+        if hasattr(module, "fold"):
             module.fold()
     return model

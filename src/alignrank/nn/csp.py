@@ -45,12 +45,13 @@ SCALES = {
 
 
 class Bottleneck(nn.Module):
-    """Two 3x3 convolutions, with a shortcut if asked."""
+    """Two 3x3 convolutions, with half the channels between them if `narrow`, with a shortcut if asked."""
 
-    def __init__(self, channels: int, *, shortcut: bool) -> None:
+    def __init__(self, channels: int, *, shortcut: bool, narrow: bool = False) -> None:
         super().__init__()
-        self.first = ConvNormAct(channels, channels, 3)
-        self.second = ConvNormAct(channels, channels, 3)
+        hidden = channels // 2 if narrow else channels
+        self.first = ConvNormAct(channels, hidden, 3)
+        self.second = ConvNormAct(hidden, channels, 3)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,15 +83,21 @@ class CSPBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int, block: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        hidden = out_channels // 2
-        self.enter = ConvNormAct(in_channels, 2 * hidden)
-        self.blocks = nn.ModuleList(block(hidden) for _ in range(repeats))
-        self.join = ConvNormAct((2 + repeats) * hidden, out_channels)
+        self.hidden = out_channels // 2
+        self.enter = ConvNormAct(in_channels, 2 * self.hidden)
+        self.blocks = nn.ModuleList(block(self.hidden) for _ in range(repeats))
+        self.join = ConvNormAct((2 + repeats) * self.hidden, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = list(self.enter(x).chunk(2, 1))
+        return self.after_enter(self.enter(x))
+
+    def after_enter(self, entered: Tensor) -> Tensor:
+        """All but the first convolution."""
+        parts = [entered]
+        last = entered[:, self.hidden :]
         for block in self.blocks:
-            parts.append(block(parts[-1]))
+            last = block(last)
+            parts.append(last)
         y: Tensor = self.join(torch.cat(parts, 1))
         return y
 
@@ -103,6 +110,7 @@ def csp_block(
     shortcut: bool,
     compact: bool = False,
     large_kernel: bool = False,
+    narrow: bool = False,
 ) -> CSPBlock:
     """A CSP block of plain bottlenecks, or of compact inverted blocks (which always keep their shortcut)."""
     if compact:
@@ -112,7 +120,9 @@ def csp_block(
             repeats,
             lambda channels: CompactInvertedBlock(channels, shortcut=True, large_kernel=large_kernel),
         )
-    return CSPBlock(in_channels, out_channels, repeats, lambda channels: Bottleneck(channels, shortcut=shortcut))
+    return CSPBlock(
+        in_channels, out_channels, repeats, lambda channels: Bottleneck(channels, shortcut=shortcut, narrow=narrow)
+    )
 
 
 class PyramidPooling(nn.Module):
@@ -185,11 +195,18 @@ class CSPBackbone(nn.Module):
     """images [B,3,H,W] -> maps of strides 8, 16, 32.
 
     decoupled: downsampling to strides 16 and 32 as in YOLOv10. compact_last: compact inverted blocks with
-    large kernels in the last stage. attention: partial self-attention on the last map.
+    large kernels in the last stage. attention: partial self-attention on the last map. light: narrow bottlenecks
+    at stride 8.
     """
 
     def __init__(
-        self, scale: Scale, *, decoupled: bool = False, compact_last: bool = False, attention: bool = False
+        self,
+        scale: Scale,
+        *,
+        decoupled: bool = False,
+        compact_last: bool = False,
+        attention: bool = False,
+        light: bool = False,
     ) -> None:
         super().__init__()
         c1, c2, c3, c4, c5 = (scale.channels(base) for base in (64, 128, 256, 512, 1024))
@@ -197,7 +214,7 @@ class CSPBackbone(nn.Module):
         self.channels = (c3, c4, c5)
         self.stem = ConvNormAct(3, c1, 3, 2)
         self.stage2 = nn.Sequential(ConvNormAct(c1, c2, 3, 2), csp_block(c2, c2, few, shortcut=True))
-        self.stage3 = nn.Sequential(ConvNormAct(c2, c3, 3, 2), csp_block(c3, c3, many, shortcut=True))
+        self.stage3 = nn.Sequential(ConvNormAct(c2, c3, 3, 2), csp_block(c3, c3, many, shortcut=True, narrow=light))
         self.stage4 = nn.Sequential(downsample(c3, c4, decoupled=decoupled), csp_block(c4, c4, many, shortcut=True))
         self.stage5 = nn.Sequential(
             downsample(c4, c5, decoupled=decoupled),
