@@ -71,7 +71,7 @@ class LossConfig(Config):
     """Kind and weights of the loss terms.
 
     align, rank: weights, inside of the class term, of list alignment and pairwise ranking (`losses.ranking`, which also
-    explains tau, beta, mu, delta). They fade in between two fractions of the training: boxes are noise before.
+    explains tau, beta, mu, delta). They fade in between two fractions of the training; boxes are noise before.
     o2o_pairs: what ranks in a one-to-one output, the chosen candidate of an object above its others, or all of them.
     """
 
@@ -86,7 +86,8 @@ class LossConfig(Config):
     mu: float = Field(default=1.0, ge=0)
     delta: float = Field(default=0.05, ge=0)
     o2o_pairs: Literal["chosen", "all"] = "chosen"
-    fade_in: tuple[float, float] = (0.05, 0.1)
+    fade_start: float = Field(default=0.05, ge=0, le=1)
+    fade_end: float = Field(default=0.1, ge=0, le=1)
 
 
 class AssignConfig(Config):

@@ -58,8 +58,8 @@ class YoloCriterion:
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
     def _fade(self, progress: float) -> float:
-        """Weight of the ranking terms: 0 before the first bound of `loss.fade_in`, 1 after the second."""
-        start, end = self.config.loss.fade_in
+        """Weight of the ranking terms: 0 before `loss.fade_start`, 1 after `loss.fade_end`."""
+        start, end = self.config.loss.fade_start, self.config.loss.fade_end
         return float(progress >= end) if end <= start else min(max((progress - start) / (end - start), 0.0), 1.0)
 
     def _one_to_many(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
