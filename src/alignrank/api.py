@@ -34,6 +34,7 @@ class Detector:
         self.weights: Path | None = None
         self._loaded: Checkpoint | None = None
         self._deployed: Deployed | None = None
+        self._with_nms = False
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
@@ -47,7 +48,7 @@ class Detector:
     def _adopt(self, loaded: Checkpoint) -> None:
         self.recipe, self.classes, self.weights = loaded.recipe, loaded.classes, loaded.path
         self._name, self._overrides = loaded.recipe.name, {}
-        self._loaded, self._deployed = loaded, None
+        self._loaded, self._deployed, self._with_nms = loaded, None, False
 
     def __repr__(self) -> str:
         weights = str(self.weights) if self.weights else None
@@ -80,7 +81,7 @@ class Detector:
     def val(self, data: str | Path, *, split: str = "val", out: str | Path | None = None, **options: Any) -> Metrics:
         """COCO figures on a split of a data set; `out`: a folder for plots and results.
 
-        options: imgsz, batch, conf, iou, max_dets, device.
+        options: imgsz, batch, conf, iou, max_dets, device, nms.
         """
         from alignrank.engine import run
 
@@ -97,12 +98,17 @@ class Detector:
         imgsz: int | None = None,
         batch: int = 1,
         device: str = "auto",
+        nms: bool = False,
     ) -> list[Detections]:
-        """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them."""
-        if self._deployed is None or (device != "auto" and str(self._deployed.device) != device):
+        """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them.
+
+        nms: from the one-to-many output, with NMS, also where the model has an NMS-free one.
+        """
+        other_device = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
+        if self._deployed is None or other_device or self._with_nms != nms:
             from alignrank.engine.deploy import deploy
 
-            self._deployed = deploy(self._loaded or self._weights(), device)
+            self._deployed, self._with_nms = deploy(self._loaded or self._weights(), device, nms=nms), nms
         return list(
             self._deployed.detect(
                 source,
@@ -116,11 +122,13 @@ class Detector:
             )
         )
 
-    def export(self, format: str = "onnx", *, imgsz: int | None = None, out: str | Path | None = None) -> Path:
+    def export(
+        self, format: str = "onnx", *, imgsz: int | None = None, out: str | Path | None = None, nms: bool = False
+    ) -> Path:
         """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path."""
         from alignrank.engine.deploy import export_weights
 
-        return export_weights(self._weights(), format, imgsz=imgsz, out=out)
+        return export_weights(self._weights(), format, imgsz=imgsz, out=out, nms=nms)
 
     def _weights(self) -> Path:
         if self.weights is None:

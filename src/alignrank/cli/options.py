@@ -16,6 +16,7 @@ DATA_HELP, DEVICE_HELP = (
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Weights = Annotated[str, typer.Option(help="a .safetensors file or a run's folder")]
+Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 

@@ -16,6 +16,7 @@ from alignrank.cli.options import (
     Data,
     Device,
     Json,
+    Nms,
     Overrides,
     Weights,
     examples,
@@ -94,6 +95,7 @@ def val(
     conf: Annotated[float, typer.Option(min=0, max=1, help="lowest score kept")] = 0.001,
     iou: Annotated[float, typer.Option(min=0, max=1, help="NMS threshold (not used by NMS-free models)")] = 0.7,
     max_dets: Annotated[int, typer.Option(min=1, help="detections per image that count in COCO's figures")] = 100,
+    nms: Nms = False,
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
     as_json: Json = False,
@@ -104,7 +106,7 @@ def val(
 
     metrics = run.validate_weights(
         Path(weights), data, split=split, out=out, imgsz=imgsz, batch=batch, conf=conf, iou=iou, max_dets=max_dets,
-        device=device,
+        device=device, nms=nms,
     )  # fmt: skip
     say_figures({"value": metrics})
     if as_json:
@@ -156,6 +158,7 @@ def predict(
     max_dets: Annotated[int, typer.Option(min=1, help="boxes per image at most")] = 300,
     imgsz: Annotated[int | None, typer.Option(help="side of the network's input [default: as trained]")] = None,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 8,
+    nms: Nms = False,
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
     pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
@@ -166,7 +169,7 @@ def predict(
 
     result = predict_to_folder(
         sources, Path(weights), conf=conf, iou=iou, classes=classes, max_dets=max_dets, imgsz=imgsz, batch=batch,
-        device=device, out=out, pictures=pictures, collect=as_json,
+        device=device, out=out, pictures=pictures, collect=as_json, nms=nms,
     )  # fmt: skip
     if as_json:
         print_json(result)
@@ -177,6 +180,7 @@ def export(
     weights: Weights,
     format: Annotated[str, typer.Option(help="onnx")] = "onnx",
     imgsz: Annotated[int | None, typer.Option(help="side of the input [default: as trained]")] = None,
+    nms: Nms = False,
     out: Annotated[str | None, typer.Option(help="file to write [default: beside the weights]")] = None,
     as_json: Json = False,
 ) -> None:
@@ -184,7 +188,7 @@ def export(
     from alignrank.engine.deploy import export_weights
     from alignrank.engine.progress import say
 
-    path = export_weights(Path(weights), format, imgsz=imgsz, out=out)
+    path = export_weights(Path(weights), format, imgsz=imgsz, out=out, nms=nms)
     say(f"wrote {path}, equal to the weights within tolerance")
     if as_json:
         print_json({"out": str(path), "format": format})

@@ -1,7 +1,7 @@
 """YOLO-AlignRank: the base detector with cross-scale sampling, gated fusion and a loss that ranks boxes by quality.
 
-Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design is ours (docs/alignrank.md). With
-`head.sampling=none`, `head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
+Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design is ours. With `head.sampling=none`,
+`head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
 
 In training, both heads speak of every cell. In evaluation the one-to-one head scores all cells, and only the best
 `head.candidates` are decoded (and, with `head.sampling=topk`, refined): selection comes before decoding.
@@ -135,13 +135,9 @@ class AlignRank(nn.Module):
                 sampled, width=head.width, points=head.points, groups=head.groups, form=head.sampling
             )
         if head.sampling == "topk":
-            self.refinement = Refinement(
-                head.width, config.num_classes, boxes=head.refine_boxes, compare=head.compare
-            )
+            self.refinement = Refinement(head.width, config.num_classes, boxes=head.refine_boxes, compare=head.compare)
         self.candidates = head.candidates
-        self.output: Literal["one_to_one", "one_to_many"] = (
-            "one_to_many" if config.postprocess.nms else "one_to_one"
-        )
+        self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
     def forward(self, images: Tensor) -> Predictions:
         maps = self.neck(self.backbone(images))

@@ -85,7 +85,7 @@ class LossConfig(Config):
     beta: float = Field(default=1.0, ge=0)
     mu: float = Field(default=1.0, ge=0)
     delta: float = Field(default=0.05, ge=0)
-    o2o_pairs: Literal["chosen", "all"] = "chosen"
+    o2o_pairs: Literal["chosen", "all"] = "all"
     fade_start: float = Field(default=0.05, ge=0, le=1)
     fade_end: float = Field(default=0.1, ge=0, le=1)
 
@@ -128,7 +128,7 @@ class DecoupledHead(nn.Module):
         self.bins = bins
         self.box = nn.ModuleList(
             nn.Sequential(
-                *([depthwise(c), ConvNormAct(c, box_width)] if config.separable_boxes else [ConvNormAct(c, box_width, 3)]),
+                *_box_entry(c, box_width, config.separable_boxes),
                 ConvNormAct(box_width, box_width, 3),
                 nn.Conv2d(box_width, 4 * bins, 1),
             )
@@ -157,6 +157,12 @@ class DecoupledHead(nn.Module):
         logits = torch.cat([cls(x).flatten(2) for cls, x in zip(self.cls, maps, strict=True)], 2)
         distribution = torch.cat([box(x).flatten(2) for box, x in zip(self.box, maps, strict=True)], 2)
         return at_least_float32(logits), at_least_float32(distribution)
+
+
+def _box_entry(in_channels: int, width: int, separable: bool) -> list[nn.Module]:
+    return (
+        [depthwise(in_channels), ConvNormAct(in_channels, width)] if separable else [ConvNormAct(in_channels, width, 3)]
+    )
 
 
 def _class_tower(in_channels: int, width: int, separable: bool) -> list[nn.Module]:

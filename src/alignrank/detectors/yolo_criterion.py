@@ -90,9 +90,7 @@ class YoloCriterion:
                 terms = rank_consistent_loss(logits, quality, gt_index, mu=loss.mu, delta=loss.delta)
                 rank, count = terms.rank, terms.num_rank
             else:
-                rank, count = chosen_rank_loss(
-                    logits, quality, gt_index, assignment.foreground[entries], mu=loss.mu
-                )
+                rank, count = chosen_rank_loss(logits, quality, gt_index, assignment.foreground[entries], mu=loss.mu)
             parts["rank"] = loss.cls * call.fade * loss.rank * call.mean(rank, count)
         return parts
 

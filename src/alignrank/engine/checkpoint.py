@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ class Checkpoint:
     classes: tuple[str, ...]
     metrics: dict[str, Any]
     path: Path
+
+    def with_nms(self) -> Checkpoint:
+        """The same weights, read with the one-to-many output and NMS. Raises InputError for models without NMS."""
+        values = self.recipe.to_dict()
+        if "nms" not in values.get("postprocess", {}):
+            raise InputError(f"{self.path}: {self.recipe.name} has no output for NMS; leave out --nms")
+        values["postprocess"] = values["postprocess"] | {"nms": True}
+        return replace(self, recipe=Recipe.parse(values, where=str(self.path)))
 
     def build_model(self) -> Any:
         """The network with these weights, in evaluation mode. Raises InputError where they do not fit."""

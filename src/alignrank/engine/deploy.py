@@ -46,10 +46,17 @@ class Deployed:
         )
 
 
-def deploy(weights: Path | checkpoint.Checkpoint, device: str | torch.device = "auto") -> Deployed:
-    """Load weights for inference: unused head dropped, norms folded. Raises InputError for unusable files."""
+def deploy(
+    weights: Path | checkpoint.Checkpoint, device: str | torch.device = "auto", *, nms: bool = False
+) -> Deployed:
+    """Load weights for inference: unused head dropped, norms folded. Raises InputError for unusable files.
+
+    nms: the one-to-many output and NMS, also where there is an NMS-free output.
+    """
     chosen = choose_device(device) if isinstance(device, str) else device
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
+    if nms:
+        loaded = loaded.with_nms()
     network = loaded.build_model().deploy().to(chosen, memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
@@ -70,6 +77,7 @@ def predict_to_folder(
     out: str | None,
     pictures: bool,
     collect: bool,
+    nms: bool = False,
 ) -> dict[str, Any]:
     """Detect in everything `sources` name and write the results to a new folder.
 
@@ -77,7 +85,7 @@ def predict_to_folder(
     `images` only if `collect`, else the memory is constant.
     """
     folder = new_run_folder(out, "predict")
-    detector = deploy(weights, device)
+    detector = deploy(weights, device, nms=nms)
     wanted = None if classes is None else class_labels([c.strip() for c in classes.split(",")], detector.classes)
     opened = Sources(list(sources))
     found = detector.detect(
@@ -103,13 +111,15 @@ def predict_to_folder(
     return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}
 
 
-def export_weights(weights: Path, format: str, *, imgsz: int | None = None, out: str | Path | None = None) -> Path:
+def export_weights(
+    weights: Path, format: str, *, imgsz: int | None = None, out: str | Path | None = None, nms: bool = False
+) -> Path:
     """Write weights in another format, beside them or to `out`, after comparing the two. Returns the path."""
     from alignrank.engine.export import export_onnx
 
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
-    detector = deploy(weights, "cpu")
+    detector = deploy(weights, "cpu", nms=nms)
     path = new_file(out if out is not None else checkpoint.weights_file(weights).with_suffix(".onnx"), "out")
     return export_onnx(
         detector.network,

@@ -45,8 +45,11 @@ def evaluate_weights(
     iou: float = IOU,
     max_dets: int = MAX_DETS,
     coco_max_dets: int = 100,
+    nms: bool = False,
 ) -> Metrics:
     """The metrics of saved weights on `split`; with `out`, also its results, curves and pictures there.
+
+    nms: of the one-to-many output, see `deploy`.
 
     Raises InputError where weights and data do not belong together.
     """
@@ -56,7 +59,7 @@ def evaluate_weights(
             f"{weights}: was trained for the classes {', '.join(loaded.classes)[:200]}; "
             f"{split.source} has {', '.join(split.classes)[:200]}"
         )
-    detector = deploy(loaded, device)
+    detector = deploy(loaded, device, nms=nms)
     images = opened(split, imgsz or detector.imgsz)
     loader = evaluation_loader(EvaluationSet(images), batch, workers=0)
     with steps("evaluating", len(loader)) as advance:

@@ -32,6 +32,10 @@ LOGGED = (
 SHOWN = ("ap", "ap50", "ap75", "misranked")  # of them, on the terminal
 
 
+def _rates(trainer: L.Trainer) -> list[float]:
+    return [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+
 class Recorder(L.Callback):
     """Runs on the first process only; the others wait at the end of the epoch."""
 
@@ -80,7 +84,10 @@ class Recorder(L.Callback):
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
         last = epoch == settings.epochs
         if trainer.is_global_zero:
-            row: dict[str, float] = {"epoch": epoch, "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups)}
+            row: dict[str, float] = {
+                "epoch": epoch,
+                "lr": max(_rates(trainer)),
+            }
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
             if last or epoch % settings.val_every == 0:
                 self._evaluate(module, row, epoch)

@@ -162,10 +162,12 @@ def validate_weights(
     iou: float = IOU,
     max_dets: int = 100,
     device: str = "auto",
+    nms: bool = False,
 ) -> Metrics:
     """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given.
 
-    max_dets: detections per image that count in COCO's figures.
+    max_dets: detections per image that count in COCO's figures. nms: of the one-to-many output, also where there is
+    an NMS-free one.
     """
     folder = None if out is None else new_run_folder(str(out), "val")
     chosen_device = choose_device(device)
@@ -174,7 +176,7 @@ def validate_weights(
     chosen = open_split(data, split)
     metrics = evaluate_weights(
         weights, chosen, out=folder, device=chosen_device, imgsz=imgsz, batch=batch, conf=conf, iou=iou,
-        max_dets=max(MAX_DETS, max_dets), coco_max_dets=max_dets,
+        max_dets=max(MAX_DETS, max_dets), coco_max_dets=max_dets, nms=nms,
     )  # fmt: skip
     if folder is not None:
         say(f"results, plots and pictures are in {folder}")

@@ -2,12 +2,15 @@
 
 from alignrank.losses.classification import quality_focal_loss, sigmoid_focal_loss, varifocal_loss
 from alignrank.losses.localization import ciou_loss, distribution_focal_loss, giou_loss
+from alignrank.losses.ranking import RankTerms, rank_consistent_loss
 
 __all__ = [
+    "RankTerms",
     "ciou_loss",
     "distribution_focal_loss",
     "giou_loss",
     "quality_focal_loss",
+    "rank_consistent_loss",
     "sigmoid_focal_loss",
     "varifocal_loss",
 ]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # YOLO's batch norm: slow statistics for the small batches of detection training.
 BN_EPS, BN_MOMENTUM = 1e-3, 0.03
+
+
+@runtime_checkable
+class Folding(Protocol):
+    """A module with a faster form for inference."""
+
+    def fold(self) -> None:
+        """Take that form, in place."""
 
 
 class ConvNormAct(nn.Module):
@@ -79,6 +89,6 @@ def fold_norms(model: nn.Module) -> nn.Module:
     """Call `fold` of every module that has one, in place, and return `model` in evaluation mode."""
     model.eval()
     for module in list(model.modules()):
-        if hasattr(module, "fold"):
+        if isinstance(module, Folding):
             module.fold()
     return model

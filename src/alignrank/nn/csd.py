@@ -1,4 +1,4 @@
-"""Cross-scale sparse sampling (the CSD part of YOLO-AlignRank): a cell looks at a few learned points of adjacent levels.
+"""Cross-scale sparse sampling (CSD of YOLO-AlignRank): a cell looks at a few learned points of adjacent levels.
 
 Source: Li & Liu 2025, YOLO-AlignRank ("a small set of learnable offsets samples key points from adjacent pyramid
 levels"); only the abstract is public. Weights and offsets are Deformable DETR's (Zhu et al. 2021, eq. 3): offsets in
@@ -67,7 +67,7 @@ def ring(groups: int, levels: int, points: int) -> Tensor:
 
 
 class SamplingPlan(nn.Module):
-    """Features [...,D] -> offsets (x, y), each [...,G,L,K], and weights [...,G,L,K] (softmax over levels and points)."""
+    """Features [...,D] -> x and y offsets [...,G,L,K] and weights [...,G,L,K] (softmax over levels and points)."""
 
     def __init__(self, width: int, groups: int, levels: int, points: int) -> None:
         super().__init__()
@@ -96,7 +96,8 @@ class CrossScaleSampling(nn.Module):
     """Maps with `channels` -> maps of the same shapes (`dense`), or features of chosen cells (`topk`).
 
     width: channels D of the common value maps; maps with that many channels are taken as they are, others reduced.
-    points: K sampled in a level by each of the `groups`. The dense form adds to its input through a projection that starts at zero, so it changes nothing at first.
+    points: K sampled in a level by each of the `groups`. The dense form adds to its input through a projection that
+    starts at zero, so it changes nothing at first.
     """
 
     far: Tensor  # [L, G*L*K], what keeps a cell from levels that are not adjacent to its own
@@ -112,9 +113,7 @@ class CrossScaleSampling(nn.Module):
     ) -> None:
         super().__init__()
         self.form = form
-        self.enter = nn.ModuleList(
-            nn.Identity() if c == width else ConvNormAct(c, width, act=False) for c in channels
-        )
+        self.enter = nn.ModuleList(nn.Identity() if c == width else ConvNormAct(c, width, act=False) for c in channels)
         levels = len(channels)
         self.output = nn.Linear(width, width)
         if form == "topk":
@@ -146,7 +145,7 @@ class CrossScaleSampling(nn.Module):
             query = self.query[level](u).flatten(2).transpose(1, 2)  # [B,N,D]
             x_offsets, y_offsets, weights = self.plans[level](query)  # [B,N,G,|N(l)|,K]
             offsets = torch.stack([x_offsets, y_offsets], -1)
-            centres = cell_centres(*u.shape[-2:], device=u.device)[:, None, None]  # [N,1,1,2]
+            centres = cell_centres(u.shape[-2], u.shape[-1], device=u.device)[:, None, None]  # [N,1,1,2]
             sampled = torch.zeros((), device=u.device)
             for i, other in enumerate(neighbours(level, len(maps))):
                 value = values[other]

@@ -15,8 +15,8 @@ from alignrank.nn.csp import Bottleneck, CSPBlock, Scale, csp_block, downsample
 class TopDownBlock(CSPBlock):
     """A CSP block on a finer map joined with a coarser one, which is enlarged to it.
 
-    Folded, its first convolution (1x1) acts on the two before they are joined: a 1x1 convolution of a concatenation is a
-    sum, and commutes with enlarging by nearest neighbours. A quarter of the work on the coarser map, and no copies.
+    Folded, its first convolution (1x1) acts on the two before they are joined: a 1x1 convolution of a concatenation is
+    a sum, and commutes with enlarging by nearest neighbours. A quarter of the work on the coarser map, and no copies.
     """
 
     def __init__(self, coarse_channels: int, fine_channels: int, out_channels: int, repeats: int) -> None:
