@@ -64,7 +64,7 @@ def test_shapes(name: str, height: int, width: int) -> None:
         assert predictions.boxes.dtype == predictions.logits.dtype == torch.float32
         assert predictions.boxes.isfinite().all()
         if predictions.points is not None:
-            assert predictions.points.shape == (num_points, 2)
+            assert predictions.points.shape in ((num_points, 2), (2, num_points, 2))
             assert (predictions.points > 0).all()
             assert (predictions.points < torch.tensor([width, height])).all()
     assert loss_of(built, images, targets).total.isfinite()

@@ -76,9 +76,9 @@ class Refinement(nn.Module):
         self.attended = nn.Linear(width, width) if compare else None
         self.place = nn.Linear(4, width) if compare else None
         self.norm2 = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, 2 * width)
-        self.logits = nn.Linear(2 * width, num_classes)
-        self.distances = nn.Linear(2 * width, 4) if boxes else None
+        self.hidden = nn.Linear(width, width)
+        self.logits = nn.Linear(width, num_classes)
+        self.distances = nn.Linear(width, 4) if boxes else None
         for last in (self.logits, self.distances):
             if last is not None:
                 nn.init.zeros_(last.weight)
@@ -120,8 +120,9 @@ class AlignRank(nn.Module):
             backbone.channels, SCALES[model.size], decoupled=model.decoupled, compact_last=config.neck.compact
         )
         channels = self.neck.channels
-        self.head = DecoupledHead(channels, config.num_classes, head)
-        self.one_to_one: DecoupledHead | None = copy.deepcopy(self.head)
+        one_to_many = DecoupledHead(channels, config.num_classes, head)
+        self.head: DecoupledHead | None = one_to_many
+        self.one_to_one: DecoupledHead | None = copy.deepcopy(one_to_many)
         # The parts come last, so that a seed gives the base the same weights with and without them.
         self.fusion = (
             BidirectionalDynamicFusion(channels, width=head.width, experts=head.experts) if head.fusion else None
@@ -148,6 +149,7 @@ class AlignRank(nn.Module):
         if self.sampling is not None and self.sampling.form == "dense":
             maps = self.sampling(maps)
         if not self.training and self.output == "one_to_many":
+            assert self.head is not None
             return dense_predictions(self.head, maps)
         assert self.one_to_one is not None
         # The one-to-one head learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
@@ -161,6 +163,7 @@ class AlignRank(nn.Module):
             earlier, main = main, self._chosen(sampled, logits.transpose(1, 2), distribution.flatten(2).transpose(1, 2))
             # The earlier stage alone learns the distribution; here it is a constant.
             main.distribution, main.earlier = None, earlier
+        assert self.head is not None
         main.one_to_many = dense_predictions(self.head, maps)
         return main
 
@@ -191,7 +194,7 @@ class AlignRank(nn.Module):
             if self.sampling is not None and self.sampling.form == "topk":
                 self.sampling = None
         else:
-            del self.head
+            self.head = None
         fold_norms(self)
         return self
 

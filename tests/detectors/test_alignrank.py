@@ -1,0 +1,233 @@
+"""AlignRank: parts that begin as identities, two outputs, selection before decoding, and where gradients go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from alignrank.contracts import Built, Predictions, Targets
+from alignrank.detectors.alignrank import AlignRank, Refinement
+from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+from alignrank.engine.export import export_onnx
+from alignrank.engine.recipe import Recipe, load_recipe
+
+OFF = {"head.sampling": "none", "head.fusion": False, "loss.align": 0.0, "loss.rank": 0.0}
+FORMS: dict[str, dict[str, Any]] = {
+    "none": {"head.sampling": "none", "head.fusion": False},
+    "fusion": {"head.sampling": "none"},
+    "dense": {"head.sampling": "dense"},
+    "dense alone": {"head.sampling": "dense", "head.fusion": False},
+    "topk": {"head.sampling": "topk"},
+    "topk alone": {"head.sampling": "topk", "head.fusion": False},
+    "plain topk": {"head.sampling": "topk", "head.compare": False, "head.refine_boxes": False},
+}
+TARGETS = [
+    Targets(torch.tensor([[4.0, 4.0, 40.0, 60.0], [20.0, 30.0, 90.0, 62.0]]), torch.tensor([0, 2])),
+    Targets(torch.tensor([[30.0, 2.0, 80.0, 50.0]]), torch.tensor([1])),
+]
+
+
+def tiny(overrides: dict[str, Any], seed: int = 0) -> Built:
+    torch.manual_seed(seed)
+    return load_recipe("alignrank-n", num_classes=3, overrides={"model.size": "t", **overrides}).build()
+
+
+def pictures(batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+def stirred(built: Built) -> AlignRank:
+    """A model whose parts are no identities any more, with norms that have seen data, in evaluation mode."""
+    model = built.model
+    assert isinstance(model, AlignRank)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ("exit" in name or "refinement" in name) and name.endswith(("weight", "bias")):
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        model.train()(pictures(4))
+    return model.eval()
+
+
+def same(a: Predictions, b: Predictions) -> bool:
+    return torch.equal(a.logits, b.logits) and torch.equal(a.boxes, b.boxes)
+
+
+def test_without_parts_it_is_the_base() -> None:
+    """The same weights in the base architecture predict the same in training, bit for bit, and have the same loss."""
+    built = tiny(OFF)
+    stirred(built)  # fresh networks give many cells the same score
+    recipe = load_recipe("alignrank-n", num_classes=3, overrides={"model.size": "t", **OFF}).to_dict()
+    base_head = {key: recipe["head"][key] for key in ("separable", "dual", "bins", "box_width", "separable_boxes")}
+    base = Recipe.parse(recipe | {"detector": "yolo", "head": base_head}, where="test").build()
+    base.model.load_state_dict(built.model.state_dict())
+    # In evaluation the base decodes all points, AlignRank the best ones: the same detections.
+    options = {"conf": 0.0, "iou": 0.7, "max_dets": 20}
+    for a, b in zip(
+        built.postprocess(built.model.eval()(pictures()), **options),
+        base.postprocess(base.model.eval()(pictures()), **options),
+        strict=True,
+    ):
+        assert_close(a.scores, b.scores)
+        assert torch.equal(a.labels, b.labels)
+        assert_close(a.boxes, b.boxes)
+    ours, theirs = built.model.train()(pictures()), base.model.train()(pictures())
+    assert same(ours, theirs)
+    assert ours.earlier is None
+    assert same(ours.one_to_many, theirs.one_to_many)
+    assert torch.equal(built.criterion(ours, TARGETS).total, base.criterion(theirs, TARGETS).total)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parts_begin_as_identities(form: str) -> None:
+    """One seed gives the same predictions with and without parts, bit for bit: training, NMS-free, one-to-many."""
+    for overrides in ({}, {"postprocess.nms": True}):
+        plain, whole = tiny(OFF | overrides), tiny(FORMS[form] | overrides)
+        assert same(whole.model.eval()(pictures()), plain.model.eval()(pictures()))
+    ours, theirs = whole.model.train()(pictures()), plain.model.train()(pictures())
+    assert same(ours.earlier or ours, theirs)
+    assert same(ours.one_to_many, theirs.one_to_many)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "none"])
+def test_parts_matter_once_they_learned(form: str) -> None:
+    with torch.no_grad():
+        model = stirred(tiny(FORMS[form]))
+        before = model(pictures())
+        for module in (model.fusion, model.sampling):
+            for projection in getattr(module, "exit", []):
+                projection.weight.zero_()
+                projection.bias.zero_()
+        if model.refinement is not None:
+            model.refinement.logits.weight.zero_()
+            model.refinement.logits.bias.zero_()
+        assert (model(pictures()).logits - before.logits).abs().max() > 1e-3
+
+
+def test_the_best_cells_are_chosen() -> None:
+    """The K of highest score, best first by the unrefined score; all of them where there are fewer."""
+    built = tiny(OFF | {"head.candidates": 10})
+    model = stirred(built)
+    with torch.no_grad():
+        assert model.one_to_one is not None
+        maps = model.neck(model.backbone(pictures()))
+        every, _ = model.one_to_one(maps)
+        chosen = model(pictures())
+        assert chosen.logits.shape == (2, 10, 3)
+        best = every.amax(-1).sort(descending=True).values[:, :10]
+        assert_close(chosen.logits.amax(-1), best)
+        model.candidates = 10_000
+        assert model(pictures()).logits.shape == every.shape
+
+
+def taught(built: Built) -> set[str]:
+    """Parts of the model with a gradient that is not 0."""
+    return {n.split(".")[0] for n, p in built.model.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def test_one_to_one_does_not_teach_the_rest() -> None:
+    """Its loss reaches the one-to-one head and the refinement; the refinement's does not even reach that head."""
+    built = tiny({})
+    predictions = built.model.train()(pictures())
+    refined = predictions.logits.square().sum() + predictions.boxes.sum()
+    refined.backward(retain_graph=True)
+    assert taught(built) == {"refinement"}  # its last layer is still 0
+    built.model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        built.model.refinement.logits.weight.fill_(0.1)
+    predictions = built.model(pictures())
+    predictions.logits.square().sum().backward(retain_graph=True)
+    assert taught(built) == {"refinement", "sampling"}
+    built.model.zero_grad(set_to_none=True)
+    predictions.earlier.logits.sum().backward()
+    assert taught(built) == {"one_to_one"}
+
+
+def test_refinement_does_not_know_order() -> None:
+    """Permuting the cells permutes the result; without comparison a cell does not see the others."""
+    torch.manual_seed(0)
+    features, logits, place = torch.randn(1, 7, 16), torch.randn(1, 7, 3), torch.rand(1, 7, 4)
+    order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
+    for compare in (True, False):
+        refinement = Refinement(16, 3, boxes=True, compare=compare)
+        for last in (refinement.logits, refinement.distances):
+            assert last is not None
+            torch.nn.init.normal_(last.weight)
+        with torch.no_grad():
+            first = refinement(features, logits, place)
+            second = refinement(features[:, order], logits[:, order], place[:, order])
+            for a, b in zip(first, second, strict=True):
+                assert_close(a[:, order], b, atol=1e-5, rtol=1e-5)
+            other = features.clone()
+            other[:, 0] = torch.randn(16)
+            seen = (refinement(other, logits, place)[0] - first[0])[:, 1:].abs().max()
+            assert (seen > 1e-4) == compare
+
+
+@pytest.mark.parametrize("nms", [False, True])
+@pytest.mark.parametrize("form", ["none", "dense", "topk", "plain topk"])
+def test_deploy_and_export(form: str, nms: bool, tmp_path: Path) -> None:
+    """Deployed, a model says the same with fewer parameters; exported, too (export compares, and raises if not)."""
+    built = tiny(FORMS[form] | {"postprocess.nms": nms})
+    assert isinstance(built.postprocess, NonMaximumSuppression if nms else TopK)
+    model = stirred(built).double()  # norms of maps this small magnify the rounding of float32
+    images = pictures().double()
+    with torch.no_grad():
+        before = model(images)
+        count = sum(p.numel() for p in model.parameters())
+        after = model.deploy()(images)
+    assert sum(p.numel() for p in model.parameters()) < count
+    assert_close(after.logits, before.logits, atol=1e-5, rtol=1e-5)
+    assert_close(after.boxes, before.boxes, atol=1e-4, rtol=1e-5)
+    pytest.importorskip("onnxruntime")
+    path = export_onnx(model, built.postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
+    assert path.stat().st_size > 10_000
+
+
+def test_ranking_terms_of_both_outputs() -> None:
+    """Alignment for the one-to-many output only; pairs for both; neither before the fade-in; weights scale them."""
+    built = tiny({"loss.align": 0.5, "loss.rank": 0.2, "loss.cls": 1.0, "loss.fade_start": 0.2, "loss.fade_end": 0.6})
+    predictions = built.model.train()(pictures())
+    whole = built.criterion(predictions, TARGETS)
+    ranking = {"align", "rank", "o2o_rank"}
+    assert {name for name in whole.parts if "align" in name or "rank" in name} == ranking
+    assert not ranking & built.criterion(predictions, TARGETS, progress=0.1).parts.keys()
+    half = built.criterion(predictions, TARGETS, progress=0.4)
+    for name in ranking:
+        assert half.parts[name].item() == pytest.approx(0.5 * whole.parts[name].item(), rel=1e-5)
+    doubled = tiny({"loss.align": 1.0, "loss.rank": 0.4, "loss.cls": 1.0}).criterion(predictions, TARGETS)
+    for name in ranking:
+        assert doubled.parts[name].item() == pytest.approx(2 * whole.parts[name].item(), rel=1e-5)
+    for name in whole.parts.keys() - ranking:
+        assert torch.equal(whole.parts[name], doubled.parts[name])
+
+
+@pytest.mark.parametrize("pairs", ["chosen", "all"])
+def test_ranking_terms_move_class_scores_only(pairs: str) -> None:
+    built = tiny({"loss.o2o_pairs": pairs})
+    predictions = built.model.train()(pictures())
+    parts = built.criterion(predictions, TARGETS).parts
+    total = parts["align"] + parts["rank"] + parts["o2o_rank"]
+    total.backward()
+    for name, parameter in built.model.named_parameters():
+        if ".box." in name and parameter.grad is not None:
+            assert not parameter.grad.any(), name
+    assert built.model.head.cls[0][-1].weight.grad.any()
+
+
+@pytest.mark.parametrize("name", ["yolov8-n", "yolov10-n"])
+def test_ranking_terms_on_other_recipes(name: str) -> None:
+    """The loss is a switch of the whole family."""
+    overrides = {"model.size": "t", "loss.align": 0.25, "loss.rank": 0.1}
+    built = load_recipe(name, num_classes=3, overrides=overrides).build()
+    parts = built.criterion(built.model.train()(pictures()), TARGETS).parts
+    assert {"align", "rank"} <= parts.keys()
+    assert ("o2o_rank" in parts) == (name == "yolov10-n")
