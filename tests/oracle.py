@@ -18,6 +18,8 @@ from alignrank.boxes import distances_to_xyxy, xyxy_to_distances
 from alignrank.detectors.postprocess import top_k
 from alignrank.detectors.yolo import expected_distances
 from alignrank.losses import distribution_focal_loss, varifocal_loss
+from alignrank.nn.bcdm import DynamicDepthwise
+from alignrank.nn.csd import cell_centres, sampling_grid, weighted_samples
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -58,7 +60,47 @@ def v10_postprocess(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"boxes": best_boxes, "scores": best_scores, "labels": labels}
 
 
+def csd_sample(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Where the cells of one level look in a map of another [N,K,2], what they read [N,K,D], its weighted sum [N,D]."""
+    value, weights = inputs["value"], inputs["weight"]
+    centres = cell_centres(*inputs["level_l_hw"].tolist())[:, None]
+    height, width = inputs["level_m_hw"].tolist()
+    grid = sampling_grid(centres, inputs["offset_cells_of_m_xy"], (height, width))
+
+    def read(places: Tensor, weights: Tensor) -> Tensor:
+        """places [N,k,2], weights [N,k] -> [N,D]."""
+        return weighted_samples(value[None], places[None, :, None], weights[None, :, None])[0].T
+
+    alone = [read(grid[:, [k]], torch.ones_like(weights[:, [k]])) for k in range(grid.shape[1])]
+    return {"grid": grid, "sampled": torch.stack(alone, 1), "aggregated": read(grid, weights)}
+
+
+def condconv_dw(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CondConv's routing [B,E] and depthwise mixture [B,D,H,W]. Ours are smaller by 2/E, so that E experts start alike.
+
+    The routing is read off by a mixture of which one expert passes its input on and the others give nothing.
+    """
+    x, experts = inputs["x"], inputs["experts"]
+    count, width = experts.shape[:2]
+    module = DynamicDepthwise(width, count).to(x.dtype)
+
+    def mixture(kernels: Tensor) -> Tensor:
+        """kernels [E,D,1,3,3]; expert e of channel c is kernel c*E + e of the module."""
+        state = {"kernels.weight": kernels.transpose(0, 1).flatten(0, 1)}
+        module.load_state_dict(state | {"routing.weight": inputs["route_w"], "routing.bias": inputs["route_b"]})
+        return module(x) * count / 2
+
+    routing = []
+    for expert in range(count):
+        passes = torch.zeros_like(experts)
+        passes[expert, :, :, 1, 1] = 1
+        routing.append((mixture(passes) * x).sum((1, 2, 3)) / x.square().sum((1, 2, 3)))
+    return {"routing_sigmoid": torch.stack(routing, 1), "y": mixture(experts)}
+
+
 FAMILIES: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "condconv_dw": condconv_dw,
+    "csd_sample": csd_sample,
     "dfl": dfl,
     "v10_postprocess": v10_postprocess,
 }

@@ -128,6 +128,26 @@ def test_v10_postprocess(shared: Path) -> None:
     assert np.array_equal(outputs["labels"], fixture["labels"])
 
 
+@pytest.mark.parametrize("name", ["csd_sample_same", "csd_sample_from_finer", "csd_sample_from_coarser"])
+def test_csd_sample(shared: Path, name: str) -> None:
+    """Centres of cells are float32: 1e-6."""
+    fixture = read(shared, name)
+    computed = ("grid", "sampled", "aggregated")
+    outputs = run("csd_sample", {key: value for key, value in fixture.items() if key not in computed})
+    assert set(outputs) == set(computed)
+    for key in computed:
+        close(outputs[key], fixture[key], 1e-6)
+
+
+def test_condconv_dw(shared: Path) -> None:
+    fixture = read(shared, "condconv_dw_0")
+    computed = ("routing_sigmoid", "y")
+    outputs = run("condconv_dw", {key: value for key, value in fixture.items() if key not in computed})
+    assert set(outputs) == set(computed)
+    for key in computed:
+        close(outputs[key], fixture[key], 1e-9)
+
+
 def test_gfl(shared: Path) -> None:
     """QFL by row (label C is background) and DFL with 17 bins."""
     fixture = tensors(read(shared, "gfl_0"))

@@ -21,7 +21,10 @@ SIDE_STEP = 32
 
 
 class TrainConfig(Config):
-    """How to train. `batch` is per process; lr falls to final_lr * lr; `freeze` names modules (e.g. backbone)."""
+    """How to train. `batch` is per process; lr falls to final_lr * lr; `freeze` names modules (e.g. backbone).
+
+    save_every: keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not.
+    """
 
     epochs: int = Field(default=100, ge=1, le=100_000)
     batch: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 16
@@ -42,6 +45,7 @@ class TrainConfig(Config):
     freeze: list[str] = Field(default_factory=list)
     seed: int = Field(default=0, ge=0, lt=2**32)
     val_every: int = Field(default=1, ge=1)
+    save_every: int = Field(default=0, ge=0)
     cache: Literal["auto", "ram", "off"] = "auto"
 
 

@@ -84,13 +84,12 @@ class Recorder(L.Callback):
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
         last = epoch == settings.epochs
         if trainer.is_global_zero:
-            row: dict[str, float] = {
-                "epoch": epoch,
-                "lr": max(_rates(trainer)),
-            }
+            row: dict[str, float] = {"epoch": epoch, "lr": max(_rates(trainer))}
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
             if last or epoch % settings.val_every == 0:
                 self._evaluate(module, row, epoch)
+            if settings.save_every and epoch % settings.save_every == 0:
+                self._save(f"epoch_{epoch:04d}", {"epoch": epoch})
             self.seconds = time.monotonic() - self._started
             row["seconds"] = round(self.seconds, 1)
             self.history.append(row)
@@ -132,16 +131,17 @@ class Recorder(L.Callback):
         figures = {name: value for name, value in result.metrics.scalars().items() if value is not None}
         row |= {f"val/{name.removeprefix('rank.')}": figures[name] for name in LOGGED if name in figures}
         ap = figures.get("ap", 0.0)
-        weights = self.averaged.model.state_dict()
         about: dict[str, Any] = {"epoch": epoch, **figures}
-        checkpoint.save(
-            plan.out / "last.safetensors", weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about
-        )
+        self._save("last", about)
         if ap > self.best_ap:
             self.best_ap, self.best_epoch = ap, epoch
-            checkpoint.save(
-                plan.out / "best.safetensors", weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about
-            )
+            self._save("best", about)
+
+    def _save(self, name: str, about: dict[str, Any]) -> None:
+        assert self.averaged.model is not None
+        plan, weights = self.plan, self.averaged.model.state_dict()
+        path = plan.out / f"{name}.safetensors"
+        checkpoint.save(path, weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about)
 
     def _log(self, row: dict[str, float]) -> None:
         for logger in self._loggers:
