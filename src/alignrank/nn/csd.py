@@ -163,6 +163,20 @@ class CrossScaleSampling(nn.Module):
         """
         assert self.form == "topk", "the dense form is called with maps alone"
         values = [enter(x) for enter, x in zip(self.enter, maps, strict=True)]
+        query, grid, weights = self.places(values, cells, boxes, strides)
+        sampled = weighted_samples(values[0], grid[:, :, :, 0], weights[:, :, :, 0])
+        for i in range(1, len(values)):
+            sampled = sampled + weighted_samples(values[i], grid[:, :, :, i], weights[:, :, :, i])
+        with torch.autocast(sampled.device.type, enabled=False):
+            augmented: Tensor = query + self.output(sampled.transpose(1, 2))
+        return augmented
+
+    def places(
+        self, values: Sequence[Tensor], cells: Tensor, boxes: Tensor, strides: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What chosen cells ask, where they look and how much that counts: query [B,N,D], grid [B,N,G,L,K,2] in -1..1
+        of the image, weights [B,N,G,L,K]; values: the entered maps.
+        """
         tokens = torch.cat([v.flatten(2) for v in values], 2).transpose(1, 2)  # [B,A,D]
         tokens = at_least_float32(tokens).gather(1, cells[..., None].expand(-1, -1, tokens.shape[-1]))
         counts = torch.tensor([v.shape[-2] * v.shape[-1] for v in values], device=cells.device)
@@ -178,12 +192,7 @@ class CrossScaleSampling(nn.Module):
             centre, reach = ((left_top + right_bottom) / image - 1)[..., None, None, None], half * (2 / image)
             reach = reach[..., None, None, None]
             grid = torch.stack([centre[:, :, 0] + x * reach[:, :, 0], centre[:, :, 1] + y * reach[:, :, 1]], -1)
-        sampled = weighted_samples(values[0], grid[:, :, :, 0], weights[:, :, :, 0])
-        for i in range(1, len(values)):
-            sampled = sampled + weighted_samples(values[i], grid[:, :, :, i], weights[:, :, :, i])
-        with torch.autocast(tokens.device.type, enabled=False):
-            augmented: Tensor = query + self.output(sampled.transpose(1, 2))
-        return augmented
+        return query, grid, weights
 
 
 def neighbours(level: int, levels: int) -> range:

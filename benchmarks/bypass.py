@@ -1,0 +1,132 @@
+"""Is a trained part used, or carried along? AP of a trained alignrank with one part after another bypassed.
+
+    python benchmarks/bypass.py runs/ablation/all-seed0 [more runs]
+
+Offsets to zero: every cell looks at the centre of its box only. Gates to zero: no level gets anything of another one.
+Refinement to zero: scores and boxes of the dense head, in the dense head's choice. Attention to zero: cells do not
+compare. Validation images of bloodcells, NMS-free output; results in results/bypass.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignrank.data.loader import EvaluationSet, evaluation_loader
+from alignrank.detectors.alignrank import AlignRank
+from alignrank.detectors.postprocess import TopK
+from alignrank.engine import checkpoint
+from alignrank.engine.datasets import open_split
+from alignrank.engine.images import opened
+from alignrank.engine.validate import validate
+from alignrank.metrics import compare
+from alignrank.nn.bcdm import GatedFusion
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
+RESULTS = ROOT / "benchmarks" / "results" / "bypass.json"
+FIGURES = ("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.misranked", "rank.duplicates_70")
+CLOSED = -1e4  # a sigmoid of it is 0
+
+
+def _zero(*modules: Any) -> None:
+    for module in modules:
+        if module is not None:
+            module.weight.zero_()
+            module.bias.zero_()
+
+
+def offsets(model: AlignRank) -> None:
+    """All points at the centre of the box."""
+    if model.sampling is not None:
+        plans = [model.sampling.plan] if model.sampling.form == "topk" else list(model.sampling.plans)
+        _zero(*(plan.offsets for plan in plans))
+
+
+def gates(model: AlignRank) -> None:
+    """Nothing of another level."""
+    for module in model.modules():
+        if isinstance(module, GatedFusion):
+            module.gate_own.weight.zero_()
+            module.gate_other.weight.zero_()
+            module.gate_bias.fill_(CLOSED)
+
+
+def fusion(model: AlignRank) -> None:
+    """No fused maps are added to the neck's."""
+    _zero(*(model.fusion.exit if model.fusion is not None else ()))
+
+
+def refinement(model: AlignRank) -> None:
+    """Nothing is added to scores and boxes."""
+    if model.refinement is not None:
+        _zero(model.refinement.logits, model.refinement.distances)
+
+
+def refined_boxes(model: AlignRank) -> None:
+    """Nothing is added to boxes."""
+    if model.refinement is not None:
+        _zero(model.refinement.distances)
+
+
+def attention(model: AlignRank) -> None:
+    """Cells do not compare."""
+    if model.refinement is not None:
+        _zero(model.refinement.attended)
+
+
+BYPASSES: dict[str, Callable[[AlignRank], None]] = {
+    "as trained": lambda model: None,
+    "offsets to zero": offsets,
+    "gates to zero": gates,
+    "fusion to zero": fusion,
+    "refinement to zero": refinement,
+    "box refinement to zero": refined_boxes,
+    "attention to zero": attention,
+}
+
+
+def measure(run: Path) -> dict[str, Any]:
+    """Figures of each bypass, and its difference to the model as trained, with intervals over images."""
+    loaded = checkpoint.load(run)
+    split = open_split(str(SHARED / "data" / "bloodcells"), "val")
+    images = opened(split, loaded.recipe.train.imgsz)
+    rows: dict[str, Any] = {}
+    trained = None
+    for name, bypass in BYPASSES.items():
+        model = loaded.build_model()
+        with torch.no_grad():
+            bypass(model)
+        loader = evaluation_loader(EvaluationSet(images), 16, workers=0)
+        diagnosis = validate(model, TopK(), loader, split, device=torch.device("cpu")).diagnosis
+        scalars = diagnosis.metrics.scalars()
+        rows[name] = {figure: scalars[figure] for figure in FIGURES}
+        if trained is None:
+            trained = diagnosis
+            continue
+        intervals = compare(trained, diagnosis).figures
+        rows[name]["difference"] = {figure: intervals[figure].to_dict() for figure in FIGURES}
+        shown = intervals["ap"]
+        print(f"{run} {name}: AP {scalars['ap']:.4f} ({shown.difference:+.4f}, {shown.low:+.4f} to {shown.high:+.4f})")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = " ".join(map(str, arguments.runs))
+    result = {"command": f"python benchmarks/bypass.py {names}", "commit": commit.strip(), "device": "cpu"}
+    RESULTS.write_text(json.dumps(result | {"runs": {r.name: measure(r) for r in arguments.runs}}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
