@@ -3,18 +3,10 @@
     python benchmarks/latency.py                     # 31 rounds, size n, both runtimes, about 5 minutes
     python benchmarks/latency.py --size s --runtimes ort
 
-Batch 1, 640 px, two threads, fp32, 80 classes, random weights. Our rows, here for size n:
-
-    alignrank-n              all parts
-    alignrank-n-base         without fusion and sampling; -fusion and -sampling add one of them to it
-    alignrank-n-no-compare   all parts, but candidates do not attend to each other
-    alignrank-n-dense        sampling at every cell instead of the best ones
-    yolov10-n, yolov8-n      our builds of these networks
-
-Each runtime has a process of its own, in which a round times all rows in turn, each the median of a few repetitions;
-ratios are taken within a round. Rounds in which other processes used more than 6 % of the machine are set aside and
-repeated, for at most --minutes. Ultralytics (AGPL-3.0) is only measured against, in the environment that
-training_speed.py makes: its Python exports its networks and runs all files. Details: benchmarks/README.md.
+Batch 1, 640 px, two threads, fp32, 80 classes, random weights. Each runtime has a process of its own. A round times all
+rows in turn, each the median of a few repetitions; ratios are taken within a round. Rounds in which other processes
+used more than 6 % of the machine are set aside and repeated, for at most --minutes. Ultralytics (AGPL-3.0) is only
+measured against, by the Python of the environment that training_speed.py makes. The rows: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -28,19 +20,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+import timeit
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from training_speed import FOREIGN_LIMIT, ROOT, ULTRALYTICS, ultralytics_python
+from training_speed import FOREIGN_LIMIT, ROOT, ULTRALYTICS, Clock, ultralytics_python
 
-SIDE, THREADS, CLASSES, WARMUP = 640, 2, 80, 5
-OPENVINO = "2026.4.1"
-RUNTIMES = ("ort", "openvino")
-EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
+SIDE, THREADS, WARMUP, CLASSES = 640, 2, 5, [str(label) for label in range(80)]
+OPENVINO, EXPORTERS = "2026.4.1", ("onnx", "onnxscript", "onnxruntime")
 
 # Run by the other environment's Python, after the source of `randomize`.
 EXPORT_PEERS = """
@@ -57,8 +46,8 @@ for name in names:
     model.model[-1].export, model.model[-1].format = True, "onnx"
     with FlopCounterMode(display=False) as counter:  # this forward also makes the anchors that the export freezes
         model(image)
-    flops = sum(v for op, v in counter.get_flop_counts()["Global"].items() if "conv" in str(op))
-    about[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gflops": round(flops / 1e9, 2)}
+    gflops = sum(v for op, v in counter.get_flop_counts()["Global"].items() if "conv" in str(op)) / 1e9
+    about[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gflops": round(gflops, 2)}
     torch.onnx.export(model, (image,), f"{folder}/{name}.onnx", dynamo=True, opset_version=18, input_names=["images"],
         external_data=False, verbose=False)
 print(json.dumps(about))
@@ -68,31 +57,23 @@ print(json.dumps(about))
 def randomize(model: Any, images: Any) -> None:
     """Call with gradients off. Leaves no zeros that a runtime could fold away, and, by batch norms that fit the images,
     no activations that vanish with depth: these would be slow denormals, and all scores the same."""
-    for parameter in model.parameters():
-        if not parameter.any():
-            parameter.normal_(std=0.01)
-    for module in model.modules():
-        if hasattr(module, "running_mean"):
-            module.momentum = 1.0
+    for parameter in (p for p in model.parameters() if not p.any()):
+        parameter.normal_(std=0.01)
+    for norm in (m for m in model.modules() if hasattr(m, "running_mean")):
+        norm.momentum = 1.0
     model.train()(images)
     model.eval()
 
 
 def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Row -> recipe and overrides."""
-    name = f"alignrank-{size}"
-    no_fusion, no_sampling = {"head.fusion": False}, {"head.sampling": "none"}
-    variants = {
-        "": {}, "-base": no_fusion | no_sampling, "-fusion": no_sampling, "-sampling": no_fusion,
+    name, fusionless, sampleless = f"alignrank-{size}", {"head.fusion": False}, {"head.sampling": "none"}
+    variants: dict[str, dict[str, Any]] = {
+        "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless,
         "-no-compare": {"head.compare": False}, "-dense": {"head.sampling": "dense"},
     }  # fmt: skip
-    rows: dict[str, tuple[str, dict[str, Any]]] = {name + end: (name, changes) for end, changes in variants.items()}
+    rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}
-
-
-def peer_rows(size: str) -> list[str]:
-    """Ultralytics' networks of that size; the first is the one that ratios are taken to."""
-    return [f"yolo26{size}", f"yolov8{size}", f"yolov10{size}"]
 
 
 def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str, float]]:
@@ -106,25 +87,23 @@ def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str,
     # Networks that have learnt nothing amplify rounding more than the export's check allows.
     export.BOX_TOLERANCE, export.SCORE_TOLERANCE = 0.1, 0.01
     torch.set_grad_enabled(False)
-    labels, about = [str(label) for label in range(CLASSES)], {}
+    about = {}
     for name in names:
         recipe, overrides = our_rows(size)[name]
         if recipe not in recipe_names():
             print(f"{name}: skipped, there is no recipe {recipe}", file=sys.stderr)
             continue
         torch.manual_seed(0)
-        built = load_recipe(recipe, num_classes=CLASSES, overrides=overrides).build()
-        model: Any = built.model
-        randomize(model, torch.rand(2, 3, SIDE, SIDE))
-        export.export_onnx(model, built.postprocess, f"{folder}/{name}.onnx", imgsz=SIDE, names=labels)
-        model.deploy()
-        parameters = sum(p.numel() for p in model.parameters())
-        about[name] = {"parameters": parameters, "gflops": round(convolution_flops(model) / 1e9, 2)}
+        built = load_recipe(recipe, num_classes=len(CLASSES), overrides=overrides).build()
+        randomize(model := built.model, torch.rand(2, 3, SIDE, SIDE))
+        export.export_onnx(model, built.postprocess, f"{folder}/{name}.onnx", imgsz=SIDE, names=CLASSES)
+        gflops = convolution_flops(model.deploy()) / 1e9
+        about[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gflops": round(gflops, 2)}
     return about
 
 
-def compiled(runtime: str, path: str) -> Callable[[], Any]:
-    """One inference on a fixed random image, from and to numpy arrays."""
+def compiled(runtime: str, path: str) -> Any:
+    """A function of no arguments: one inference on a fixed random image, from and to numpy arrays."""
     import numpy as np
 
     image = np.random.default_rng(0).random((1, 3, SIDE, SIDE), dtype=np.float32)
@@ -134,66 +113,49 @@ def compiled(runtime: str, path: str) -> Callable[[], Any]:
         core = openvino.Core()
         graph = core.read_model(path)
         graph.reshape(list(image.shape))  # ours have a dynamic batch
-        config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": THREADS,
-                  "INFERENCE_PRECISION_HINT": "f32"}  # fmt: skip
+        config = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
         network = core.compile_model(graph, "CPU", config)
         return lambda: network(image)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
-    # Without it the idle threads of one session spin while the next one is timed.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # else idle threads spin into the next row
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"images": image})
 
 
-def load() -> tuple[float, float, float]:
-    """Seconds: wall clock, all processors busy since boot, this process on all its threads."""
-    fields = [int(value) for value in Path("/proc/stat").read_text().split()[1:9]]
-    busy = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-    return time.perf_counter(), busy, time.process_time()
-
-
 def time_rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """A child process: rounds until enough are undisturbed; each the others' share and row -> milliseconds."""
+    """A child process: rounds until enough are undisturbed; each the share of others and row -> seconds."""
     functions = {name: compiled(spec["runtime"], path) for name, path in spec["files"].items()}
     for function in functions.values():
-        for _ in range(WARMUP):
-            function()
+        timeit.timeit(function, number=WARMUP)
     rounds: list[dict[str, Any]] = []
-    end = time.perf_counter() + spec["minutes"] * 60
-    clean = 0
-    while not rounds or (clean < spec["rounds"] and time.perf_counter() < end):
-        before, times = load(), {}
-        for name, function in functions.items():
-            times[name] = []
-            for _ in range(spec["repetitions"]):
-                start = time.perf_counter()
-                function()
-                times[name].append((time.perf_counter() - start) * 1e3)
-        wall, busy, own = (b - a for a, b in zip(before, load(), strict=True))
-        foreign = max(0.0, (busy - own) / (wall * (os.cpu_count() or 1)))
+    clock, clean, start = Clock({}), 0, timeit.default_timer()
+    while not rounds or (clean < spec["rounds"] and timeit.default_timer() - start < spec["minutes"] * 60):
+        before = clock.load()
+        times = {name: timeit.repeat(f, number=1, repeat=spec["repetitions"]) for name, f in functions.items()}
+        wall, busy, own = (b - a for a, b in zip(before, clock.load(), strict=True))
+        foreign = max(0.0, (busy - own) / os.sysconf("SC_CLK_TCK") / (wall * (os.cpu_count() or 1)))
         clean += foreign <= FOREIGN_LIMIT
-        rounds.append({"foreign": foreign, "ms": times})
+        rounds.append({"foreign": foreign, "seconds": times})
     return rounds
 
 
-def figures(rounds: list[dict[str, Any]], references: dict[str, str]) -> dict[str, Any]:
+def figures(rounds: list[dict[str, Any]], references: list[str]) -> dict[str, Any]:
     """Per row over the undisturbed rounds, or over all if there is none: milliseconds and ratios to the references."""
     clean = [r for r in rounds if r["foreign"] <= FOREIGN_LIMIT]
-    used = clean or rounds
+    used = [r["seconds"] for r in clean or rounds]
     rows: dict[str, Any] = {}
-    for name in used[0]["ms"]:
-        typical = [median(r["ms"][name]) for r in used]
-        rows[name] = {"median_ms": round(median(typical), 3), "min_ms": round(min(min(r["ms"][name]) for r in used), 3)}
-        for label, reference in references.items():
-            if reference in used[0]["ms"]:
-                ratios = [ms / median(r["ms"][reference]) for ms, r in zip(typical, used, strict=True)]
-                rows[name][f"ratio_to_{label}"] = round(median(ratios), 4)
-                rows[name][f"ratio_to_{label}_95"] = interval(ratios)
-    shares = {"foreign_median": round(median(r["foreign"] for r in used), 4), "disturbed": not clean}
-    return {"rounds_kept": len(clean), "rounds_set_aside": len(rounds) - len(clean), **shares, "rows": rows}
+    for name in used[0]:
+        typical = [median(r[name]) for r in used]
+        fastest = min(min(r[name]) for r in used)
+        rows[name] = {"median_ms": round(median(typical) * 1e3, 3), "min_ms": round(fastest * 1e3, 3)}
+        for other in [r for r in references if r in used[0]]:
+            ratios = [own / median(r[other]) for own, r in zip(typical, used, strict=True)]
+            rows[name] |= {f"ratio_to_{other}": round(median(ratios), 4), f"ratio_to_{other}_95": interval(ratios)}
+    counts = {"rounds_kept": len(clean), "rounds_set_aside": len(rounds) - len(clean)}
+    return {**counts, "foreign": round(median(r["foreign"] for r in clean or rounds), 4), "rows": rows}
 
 
 def interval(values: list[float]) -> list[float] | None:
@@ -207,85 +169,79 @@ def interval(values: list[float]) -> list[float] | None:
 
 def peers_python() -> Path:
     """The Python of training_speed.py's environment, with the runtimes beside Ultralytics."""
-    python = ultralytics_python()
-    wanted = {name: version(name) for name in EXPORTERS} | {"openvino": OPENVINO}
-    test = f"from importlib.metadata import version; assert all(version(n) == v for n, v in {wanted}.items())"
-    if subprocess.run([python, "-c", test], stderr=subprocess.DEVNULL, check=False).returncode:
-        uv = os.environ.get("UV") or shutil.which("uv")
+    python, uv = ultralytics_python(), os.environ.get("UV") or shutil.which("uv")
+    pins = [*(f"{name}=={version(name)}" for name in EXPORTERS), f"openvino=={OPENVINO}"]
+    check = (
+        f"import importlib.metadata as m; assert all(m.version(p.split('==')[0]) == p.split('==')[1] for p in {pins})"
+    )
+    if subprocess.run([python, "-c", check], stderr=subprocess.DEVNULL, check=False).returncode:
         install = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-        subprocess.run([*install, *(f"{name}=={pin}" for name, pin in wanted.items())], check=True)
+        subprocess.run([*install, *pins], check=True)
     return python
 
 
 def child(python: Path | str, *arguments: str, config: str) -> Any:
-    """What a process prints as JSON in its last line. `config` is where Ultralytics may write its settings."""
+    """The JSON in the last line of a process; `config`: where Ultralytics may write. Clock.load needs the session."""
     environment = os.environ | {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": config}
-    ended = subprocess.run([python, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    how: dict[str, Any] = {"env": environment, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    ended = subprocess.run([python, *arguments], **how, check=False)
     if ended.returncode:
         sys.exit(f"latency: a child process failed:\n{ended.stdout[-4000:]}")
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def say(runtime: str, result: dict[str, Any], models: dict[str, dict[str, float]]) -> None:
+def say(runtime: str, result: dict[str, Any], models: dict[str, dict[str, float]], references: list[str]) -> None:
     """The figures of one runtime as a table."""
-    kept = f"{result['rounds_kept']} rounds, {result['rounds_set_aside']} set aside"
-    print(f"\n{runtime}: {kept}" + (", NONE UNDISTURBED: figures of all rounds" if result["disturbed"] else ""))
-    print(f"{'':24}{'M':>7}{'GFLOPs':>8}{'ms':>8}{'min':>8}  ratio to the peer    ratio to the base")
+    note = "" if result["rounds_kept"] else "; FIGURES OF DISTURBED ROUNDS"
+    print(f"\n{runtime}: {result['rounds_kept']} rounds kept, {result['rounds_set_aside']} set aside{note}")
+    print(f"{'':23}     M  GFLOPs      ms     min" + "".join(f"  {'/ ' + name:19}" for name in references))
     for name, row in result["rows"].items():
-        model, cells = models[name], ""
-        for label in ("peer", "base"):
-            low, high = row.get(f"ratio_to_{label}_95") or (math.nan, math.nan)
-            cells += f"  {row.get(f'ratio_to_{label}', math.nan):.3f} ({low:.3f}-{high:.3f})"
-        size = f"{model['parameters'] / 1e6:7.2f}{model['gflops']:8.2f}"
-        print(f"{name:24}{size}{row['median_ms']:8.2f}{row['min_ms']:8.2f}{cells}", flush=True)
+        size = f"{models[name]['parameters'] / 1e6:6.2f}{models[name]['gflops']:8.2f}"
+        line = f"{name:23}{size}{row['median_ms']:8.2f}{row['min_ms']:8.2f}"
+        for other in references:
+            low, high = row.get(f"ratio_to_{other}_95") or (math.nan, math.nan)
+            line += f"  {row.get(f'ratio_to_{other}', math.nan):.3f} ({low:.3f}-{high:.3f})"
+        print(line, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=10, help="time limit of each runtime")
+    for name, default in {"rounds": 31, "repetitions": 5, "minutes": 10}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", choices=("n", "s"), default="n")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    parser.add_argument(
-        "--rows", nargs="+", choices=[row for size in "ns" for row in (*our_rows(size), *peer_rows(size))]
-    )
+    parser.add_argument("--runtimes", nargs="+", choices=("ort", "openvino"), default=["ort", "openvino"])
+    parser.add_argument("--rows", nargs="+", help="only these")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(time_rows(options.child) if "runtime" in options.child else export_ours(**options.child)))
         return
-    ours, peers = our_rows(options.size), peer_rows(options.size)
-    wanted = options.rows or [*ours, *peers]
-    references = {"peer": peers[0], "base": f"alignrank-{options.size}-base"}
+    ours, peers = list(our_rows(options.size)), [f"yolo{v}{options.size}" for v in ("26", "v8", "v10")]
+    wanted = options.rows or ours + peers
+    references = [peers[0], f"alignrank-{options.size}-base"]
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
-    python = peers_python()
+    python, versions = peers_python(), {name: version(name) for name in ("alignrank", "torch", "numpy", *EXPORTERS)}
     about: dict[str, Any] = {
         "command": " ".join(["python", "benchmarks/latency.py", *sys.argv[1:]]),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "device": f"cpu ({cpu}, {os.cpu_count()} cores, {THREADS} threads)",
-        "versions": {name: version(name) for name in ("alignrank", "torch", *EXPORTERS)}
-        | {"openvino": OPENVINO, "ultralytics": ULTRALYTICS},
-        "references": references,
+        "versions": versions | {"openvino": OPENVINO, "ultralytics": ULTRALYTICS},
     }
     with tempfile.TemporaryDirectory(prefix="alignrank-latency-") as folder:
         spec = {"folder": folder, "size": options.size, "names": [name for name in ours if name in wanted]}
         models = child(sys.executable, __file__, "--child", json.dumps(spec), config=folder)
         program = "from typing import Any\n" + inspect.getsource(randomize) + EXPORT_PEERS
-        names = [name for name in peers if name in wanted]
-        models |= child(python, "-c", program, folder, str(SIDE), *names, config=folder)
+        models |= child(python, "-c", program, folder, str(SIDE), *(n for n in peers if n in wanted), config=folder)
         about |= {"models": models, "runtimes": {}}
-        spec = {"files": {name: f"{folder}/{name}.onnx" for name in models}}
-        spec |= {"rounds": options.rounds, "repetitions": options.repetitions, "minutes": options.minutes}
+        spec = {name: getattr(options, name) for name in ("rounds", "repetitions", "minutes")}
+        spec |= {"files": {name: f"{folder}/{name}.onnx" for name in models}}
         for runtime in options.runtimes:
-            timing = json.dumps(spec | {"runtime": runtime})
-            result = figures(child(python, __file__, "--child", timing, config=folder), references)
-            about["runtimes"][runtime] = result
-            say(runtime, result, models)
-    # One entry for each size; that of the other size stays.
-    written = json.loads(options.out.read_text()) if options.out.exists() else {}
+            rounds = child(python, __file__, "--child", json.dumps(spec | {"runtime": runtime}), config=folder)
+            about["runtimes"][runtime] = figures(rounds, references)
+            say(runtime, about["runtimes"][runtime], models, references)
+    written = json.loads(options.out.read_text()) if options.out.exists() else {}  # keep the other size's figures
     options.out.write_text(json.dumps({**written, options.size: about}, indent=1) + "\n")
 
 

@@ -92,7 +92,8 @@ class Predictions:
     image has points of its own);
     distribution [B,A,4,bins] raw logits of the four distances (l,t,r,b), for the DFL;
     one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one;
-    earlier: predictions of the stage that the main ones refine, supervised too in training.
+    earlier: predictions of the stage that the main ones refine, supervised too in training;
+    fixed_boxes: the boxes are another output's and learn there.
     """
 
     logits: Tensor
@@ -102,6 +103,7 @@ class Predictions:
     distribution: Tensor | None = None
     one_to_many: Predictions | None = None
     earlier: Predictions | None = None
+    fixed_boxes: bool = False
 
 
 @dataclass(slots=True)

@@ -55,7 +55,7 @@ def test_cell_centres() -> None:
 
 
 def test_offset_is_in_cells_of_the_sampled_map() -> None:
-    """(2, 1) cells on from each cell: value[y + 1, x + 2], and zero where that is outside. (1/2, 0): the mean of two."""
+    """(2, 1) cells on from each cell: value[y + 1, x + 2], or zero where that is outside. (1/2, 0): mean of two."""
     value = torch.randn(1, 1, 3, 5, dtype=torch.float64)
     centres, ones = cell_centres(3, 5).double(), torch.ones(1, 15, 1, 1, dtype=torch.float64)
 

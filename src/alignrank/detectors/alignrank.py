@@ -3,8 +3,10 @@
 Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design is ours. With `head.sampling=none`,
 `head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
 
-In training, both heads speak of every cell. In evaluation the one-to-one head scores all cells, and only the best
-`head.candidates` are decoded (and, with `head.sampling=topk`, refined): selection comes before decoding.
+There are two class branches, one-to-many and one-to-one, and one box branch: only scores have to suppress duplicates,
+and boxes learn better from the many positives. In training both branches speak of every cell. In evaluation the
+one-to-one branch scores all cells, and only the best `head.candidates` are decoded (and, with `head.sampling=topk`,
+refined): selection comes before decoding.
 
 Shape letters: B images, A points over all levels, K chosen points, C classes, R bins, D width.
 """
@@ -29,8 +31,10 @@ from alignrank.detectors.yolo import (
     HeadConfig,
     YoloConfig,
     build_backbone,
+    columns,
     dense_predictions,
     grid_points,
+    rows,
 )
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
 from alignrank.nn.conv import fold_norms
@@ -104,9 +108,9 @@ class Refinement(nn.Module):
 class AlignRank(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions.
 
-    Training: the main predictions are the one-to-one head's, of all cells, or of the refined K cells with those of all
-    cells as `earlier`; `one_to_many` beside them. Evaluation: `output` says which head speaks; the one-to-one output
-    has K = min(candidates, A) points for each image, best first, the one-to-many output all A.
+    Training: the main predictions are one-to-one, of all cells, or of the refined K cells with those of all cells as
+    `earlier`; `one_to_many` beside them. Evaluation: `output` says which one; the one-to-one output has
+    K = min(candidates, A) points for each image, best first, the one-to-many output all A.
     """
 
     stride = max(STRIDES)
@@ -120,9 +124,8 @@ class AlignRank(nn.Module):
             backbone.channels, SCALES[model.size], decoupled=model.decoupled, compact_last=config.neck.compact
         )
         channels = self.neck.channels
-        one_to_many = DecoupledHead(channels, config.num_classes, head)
-        self.head: DecoupledHead | None = one_to_many
-        self.one_to_one: DecoupledHead | None = copy.deepcopy(one_to_many)
+        self.head = DecoupledHead(channels, config.num_classes, head)
+        self.one_to_one = copy.deepcopy(self.head.cls)  # class branches
         # The parts come last, so that a seed gives the base the same weights with and without them.
         self.fusion = (
             BidirectionalDynamicFusion(channels, width=head.width, experts=head.experts) if head.fusion else None
@@ -149,22 +152,20 @@ class AlignRank(nn.Module):
         if self.sampling is not None and self.sampling.form == "dense":
             maps = self.sampling(maps)
         if not self.training and self.output == "one_to_many":
-            assert self.head is not None
             return dense_predictions(self.head, maps)
-        assert self.one_to_one is not None
-        # The one-to-one head learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
+        # One-to-one scores learn from fixed features: their sparse targets would disturb them (YOLOv10, 3.1).
         fixed, sampled = [x.detach() for x in maps], [x.detach() for x in sampled]
         if not self.training:
-            return self._chosen(sampled, *self.one_to_one.columns(fixed))
-        main = dense_predictions(self.one_to_one, fixed)
+            return self._chosen(sampled, columns(self.one_to_one, fixed), columns(self.head.box, fixed))
+        many = dense_predictions(self.head, maps)
+        assert many.distribution is not None
+        logits = rows(self.one_to_one, fixed)
+        main = Predictions(logits, many.boxes.detach(), many.points, many.strides, fixed_boxes=True)
         if self.refinement is not None:
-            assert main.distribution is not None
-            logits, distribution = main.logits.detach(), main.distribution.detach()
-            earlier, main = main, self._chosen(sampled, logits.transpose(1, 2), distribution.flatten(2).transpose(1, 2))
-            # The earlier stage alone learns the distribution; here it is a constant.
-            main.distribution, main.earlier = None, earlier
-        assert self.head is not None
-        main.one_to_many = dense_predictions(self.head, maps)
+            distribution = many.distribution.detach().flatten(2).transpose(1, 2)
+            earlier, main = main, self._chosen(sampled, logits.detach().transpose(1, 2), distribution)
+            main.earlier = earlier
+        main.one_to_many = many
         return main
 
     def _chosen(self, maps: Sequence[Tensor], logits: Tensor, distribution: Tensor) -> Predictions:
@@ -185,16 +186,17 @@ class AlignRank(nn.Module):
                 chosen = chosen + added
                 distances = distances if moved is None else distances + moved
             boxes = distances_to_xyxy(points, distances * strides)
-        return Predictions(chosen, boxes, points, strides, bins)
+        moved_boxes = self.refinement is not None and self.refinement.distances is not None
+        return Predictions(chosen, boxes, points, strides, fixed_boxes=not moved_boxes)
 
     def deploy(self) -> AlignRank:
         """In place, for inference only: drop what `output` does not use and fold batch norms."""
         if self.output == "one_to_many":
-            self.one_to_one = self.refinement = None
+            self.one_to_one, self.refinement = nn.ModuleList(), None
             if self.sampling is not None and self.sampling.form == "topk":
                 self.sampling = None
         else:
-            self.head = None
+            self.head.cls = nn.ModuleList()
         fold_norms(self)
         return self
 

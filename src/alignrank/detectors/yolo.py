@@ -148,15 +148,7 @@ class DecoupledHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L maps [B,*,H,W] -> logits [B,A,C] and distribution [B,A,4,R], both at least float32."""
-        logits = torch.cat([_rows(cls(x)) for cls, x in zip(self.cls, maps, strict=True)], 1)
-        distribution = torch.cat([_rows(box(x)) for box, x in zip(self.box, maps, strict=True)], 1)
-        return logits, distribution.unflatten(-1, (4, self.bins))
-
-    def columns(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The same as [B,C,A] and [B,4*R,A], as convolutions leave them: no copy where few points are wanted."""
-        logits = torch.cat([cls(x).flatten(2) for cls, x in zip(self.cls, maps, strict=True)], 2)
-        distribution = torch.cat([box(x).flatten(2) for box, x in zip(self.box, maps, strict=True)], 2)
-        return at_least_float32(logits), at_least_float32(distribution)
+        return rows(self.cls, maps), rows(self.box, maps).unflatten(-1, (4, self.bins))
 
 
 def _box_entry(in_channels: int, width: int, separable: bool) -> list[nn.Module]:
@@ -171,9 +163,15 @@ def _class_tower(in_channels: int, width: int, separable: bool) -> list[nn.Modul
     return [ConvNormAct(in_channels, width, 3), ConvNormAct(width, width, 3)]
 
 
-def _rows(x: Tensor) -> Tensor:
-    """[B,D,H,W] -> [B,H*W,D], at least float32."""
-    return at_least_float32(x.flatten(2).transpose(1, 2))
+def rows(branches: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
+    """What a branch with D outputs says of every cell, level by level: [B,A,D], at least float32."""
+    levels = [branch(x).flatten(2).transpose(1, 2) for branch, x in zip(branches, maps, strict=True)]
+    return torch.cat([at_least_float32(x) for x in levels], 1)
+
+
+def columns(branches: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
+    """The same as [B,D,A], as convolutions leave it: no copy where few cells are wanted."""
+    return at_least_float32(torch.cat([branch(x).flatten(2) for branch, x in zip(branches, maps, strict=True)], 2))
 
 
 def grid_points(maps: Sequence[Tensor], strides: Sequence[int] = STRIDES) -> tuple[Tensor, Tensor]:

@@ -115,14 +115,15 @@ class YoloCriterion:
         assert predictions.strides is not None
         loss = self.config.loss
         image, point = assignment.foreground.nonzero(as_tuple=True)
-        boxes = predictions.boxes[image, point]  # [P,4]
-        gt = assignment.boxes[image, point]
+        gt = assignment.boxes[image, point]  # [P,4]
         weight = assignment.scores[image, point].sum(-1)  # [P]
         normalizer = shared_normalizer(weight.sum(), alone=call.alone)
-        parts = {
-            "box": loss.box * (ciou_loss(boxes, gt) * weight).sum() / normalizer,
-            "cls": loss.cls * self._classification(predictions, assignment, image, point, normalizer, call.alone),
-        }
+        parts = {}
+        if not predictions.fixed_boxes:
+            overlap = ciou_loss(predictions.boxes[image, point], gt)
+            parts["box"] = loss.box * (overlap * weight).sum() / normalizer
+        classification = self._classification(predictions, assignment, image, point, normalizer, call.alone)
+        parts["cls"] = loss.cls * classification
         if predictions.distribution is not None:
             own = predictions.points.ndim == 3  # points of each image
             points = predictions.points[image, point] if own else predictions.points[point]
