@@ -40,12 +40,12 @@ image, about = torch.zeros(1, 3, int(side), int(side)), {}
 torch.set_grad_enabled(False)
 for name in names:
     torch.manual_seed(0)
-    model = ultralytics.YOLO(f"{name}.yaml").model
+    model = ultralytics.YOLO(name.removesuffix("-raw") + ".yaml").model
+    model.end2end = not name.endswith("-raw")  # as nms=False sets it; by default all of 8.4.190 leave NMS to others
     randomize(model, torch.rand(2, 3, int(side), int(side)))
     model.fuse(verbose=False)
     model.model[-1].export, model.model[-1].format = True, "onnx"
-    with FlopCounterMode(display=False) as counter:  # this forward also makes the anchors that the export freezes
-        model(image)
+    with FlopCounterMode(display=False) as counter: model(image)  # also makes the anchors that the export freezes
     gflops = sum(v for op, v in counter.get_flop_counts()["Global"].items() if "conv" in str(op)) / 1e9
     about[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gflops": round(gflops, 2)}
     torch.onnx.export(model, (image,), f"{folder}/{name}.onnx", dynamo=True, opset_version=18, input_names=["images"],
@@ -110,11 +110,10 @@ def compiled(runtime: str, path: str) -> Any:
     if runtime == "openvino":
         import openvino
 
-        core = openvino.Core()
-        graph = core.read_model(path)
+        graph = openvino.Core().read_model(path)
         graph.reshape(list(image.shape))  # ours have a dynamic batch
         config = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
-        network = core.compile_model(graph, "CPU", config)
+        network = openvino.compile_model(graph, "CPU", config)
         return lambda: network(image)
     import onnxruntime
 
@@ -217,9 +216,10 @@ def main() -> None:
     if options.child:
         print(json.dumps(time_rows(options.child) if "runtime" in options.child else export_ours(**options.child)))
         return
-    ours, peers = list(our_rows(options.size)), [f"yolo{v}{options.size}" for v in ("26", "v8", "v10")]
+    ours, size = list(our_rows(options.size)), options.size
+    peers = [f"yolo26{size}", f"yolo26{size}-raw", f"yolov8{size}", f"yolov10{size}"]
     wanted = options.rows or ours + peers
-    references = [peers[0], f"alignrank-{options.size}-base"]
+    references = [peers[0], f"alignrank-{size}-base"]
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
     python, versions = peers_python(), {name: version(name) for name in ("alignrank", "torch", "numpy", *EXPORTERS)}
@@ -230,7 +230,7 @@ def main() -> None:
         "versions": versions | {"openvino": OPENVINO, "ultralytics": ULTRALYTICS},
     }
     with tempfile.TemporaryDirectory(prefix="alignrank-latency-") as folder:
-        spec = {"folder": folder, "size": options.size, "names": [name for name in ours if name in wanted]}
+        spec = {"folder": folder, "size": size, "names": [name for name in ours if name in wanted]}
         models = child(sys.executable, __file__, "--child", json.dumps(spec), config=folder)
         program = "from typing import Any\n" + inspect.getsource(randomize) + EXPORT_PEERS
         models |= child(python, "-c", program, folder, str(SIDE), *(n for n in peers if n in wanted), config=folder)
@@ -242,7 +242,7 @@ def main() -> None:
             about["runtimes"][runtime] = figures(rounds, references)
             say(runtime, about["runtimes"][runtime], models, references)
     written = json.loads(options.out.read_text()) if options.out.exists() else {}  # keep the other size's figures
-    options.out.write_text(json.dumps({**written, options.size: about}, indent=1) + "\n")
+    options.out.write_text(json.dumps({**written, size: about}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

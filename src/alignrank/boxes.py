@@ -80,6 +80,16 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return _ratio(intersection, union)
 
 
+def mutual_iou(boxes: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """[...,n,4] -> [...,n,n] in 0..1; 0 for pairs without area. In planes: exported graphs are slow on (x, y)."""
+    left, top, right, bottom = at_least_float32(boxes).unbind(-1)
+    width = torch.minimum(right[..., None], right[..., None, :]) - torch.maximum(left[..., None], left[..., None, :])
+    height = torch.minimum(bottom[..., None], bottom[..., None, :]) - torch.maximum(top[..., None], top[..., None, :])
+    intersection = width.clamp(min=0) * height.clamp(min=0)
+    areas = (right - left) * (bottom - top)
+    return intersection / (areas[..., None] + areas[..., None, :] - intersection + eps)
+
+
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
     """[n,4],[m,4] -> [n,m] in -1..1; pairs without area count as IoU 0."""
     a, b = at_least_float32(a)[:, None], at_least_float32(b)[None]

@@ -92,7 +92,6 @@ class Predictions:
     image has points of its own);
     distribution [B,A,4,bins] raw logits of the four distances (l,t,r,b), for the DFL;
     one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one;
-    earlier: predictions of the stage that the main ones refine, supervised too in training;
     fixed_boxes: the boxes are another output's and learn there.
     """
 
@@ -102,7 +101,6 @@ class Predictions:
     strides: Tensor | None = None
     distribution: Tensor | None = None
     one_to_many: Predictions | None = None
-    earlier: Predictions | None = None
     fixed_boxes: bool = False
 
 

@@ -3,10 +3,9 @@
 Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design is ours. With `head.sampling=none`,
 `head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
 
-There are two class branches, one-to-many and one-to-one, and one box branch: only scores have to suppress duplicates,
-and boxes learn better from the many positives. In training both branches speak of every cell. In evaluation the
-one-to-one branch scores all cells, and only the best `head.candidates` are decoded (and, with `head.sampling=topk`,
-refined): selection comes before decoding.
+The NMS-free output chooses its best `head.candidates` cells first, and decodes only these. Without refinement they are
+those of a one-to-one head (YOLOv10). With `head.sampling=topk` they are the one-to-many head's, and the refinement,
+which is trained one-to-one, suppresses duplicates among them, corrects scores and moves boxes.
 
 Shape letters: B images, A points over all levels, K chosen points, C classes, R bins, D width.
 """
@@ -20,9 +19,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.nn.functional import silu
 
-from alignrank.boxes import at_least_float32, distances_to_xyxy
+from alignrank.boxes import at_least_float32, distances_to_xyxy, mutual_iou
 from alignrank.contracts import Built, Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
@@ -34,7 +33,6 @@ from alignrank.detectors.yolo import (
     columns,
     dense_predictions,
     grid_points,
-    rows,
 )
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
 from alignrank.nn.conv import fold_norms
@@ -48,7 +46,7 @@ class AlignRankHeadConfig(HeadConfig):
 
     sampling: `dense` augments every cell's feature, `topk` refines the `candidates` best cells; width: channels of
     sampling and fusion; points and groups of the sampling; experts of the fusion's convolutions; refine_boxes and
-    compare (candidates attend to each other): parts of the refinement.
+    compare (a candidate knows how much better ones overlap it): parts of the refinement.
     """
 
     sampling: Literal["none", "dense", "topk"] = "topk"
@@ -73,13 +71,9 @@ class Refinement(nn.Module):
 
     def __init__(self, width: int, num_classes: int, *, boxes: bool, compare: bool) -> None:
         super().__init__()
-        self.heads = max(width // 16, 1)
-        self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(num_classes, width)
-        self.qkv = nn.Linear(width, 3 * width) if compare else None
-        self.attended = nn.Linear(width, width) if compare else None
-        self.place = nn.Linear(4, width) if compare else None
-        self.norm2 = nn.LayerNorm(width)
+        self.rivals = nn.Linear(3 * len(POWERS), width) if compare else None
+        self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.logits = nn.Linear(width, num_classes)
         self.distances = nn.Linear(width, 4) if boxes else None
@@ -88,29 +82,40 @@ class Refinement(nn.Module):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
 
-    def forward(self, features: Tensor, logits: Tensor, place: Tensor) -> tuple[Tensor, Tensor | None]:
-        """features [B,K,D]; logits [B,K,C] so far; place [B,K,4]: centre and log size, in units of the image."""
-        x = self.norm(features + self.score(logits.sigmoid()))
-        if self.qkv is not None:
-            assert self.attended is not None
-            assert self.place is not None
-            x = x + self.attended(self._attention(self.qkv(x + self.place(place))))
-        hidden = silu(self.hidden(self.norm2(x)))
+    def forward(self, features: Tensor, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """features [B,K,D]; logits [B,K,C] so far, best first; boxes [B,K,4] px."""
+        x = self.norm(features) + self.score(logits.sigmoid())
+        if self.rivals is not None:
+            overlap = better_overlaps(boxes, logits.argmax(-1))
+            x = x + self.rivals(torch.cat([overlap.pow(power) for power in POWERS], -1))
+        hidden = silu(self.hidden(silu(x)))
         return self.logits(hidden), None if self.distances is None else self.distances(hidden)
 
-    def _attention(self, qkv: Tensor) -> Tensor:
-        num_images, count, _ = qkv.shape
-        query, key, value = qkv.reshape(num_images, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        y = scaled_dot_product_attention(query, key, value)
-        return y.transpose(1, 2).reshape(num_images, count, -1)
+
+# Powers of an overlap: a linear layer can make a threshold between .5 and 1 of them.
+POWERS = (1, 2, 4, 8)
+# A candidate overlapped by more than this by a better one is probably a duplicate itself, and suppresses no other.
+DUPLICATE, STEEPNESS = 0.65, 20.0
+
+
+def better_overlaps(boxes: Tensor, labels: Tensor) -> Tensor:
+    """boxes [B,K,4] and labels [B,K], best first -> [B,K,3]: the largest IoU with a better one of any class, of the
+    same class, of the same class and not a duplicate itself.
+    """
+    earlier = torch.ones(boxes.shape[1], boxes.shape[1], device=boxes.device, dtype=boxes.dtype).tril(-1)
+    overlap = mutual_iou(boxes) * earlier  # [B,K,K], row: candidate, column: a better one
+    same = overlap * (labels[:, :, None] == labels[:, None]).to(overlap.dtype)
+    largest = same.amax(-1)
+    own = torch.sigmoid(STEEPNESS * (DUPLICATE - largest))
+    return torch.stack([overlap.amax(-1), largest, (same * own[:, None]).amax(-1)], -1)
 
 
 class AlignRank(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions.
 
-    Training: the main predictions are one-to-one, of all cells, or of the refined K cells with those of all cells as
-    `earlier`; `one_to_many` beside them. Evaluation: `output` says which one; the one-to-one output has
-    K = min(candidates, A) points for each image, best first, the one-to-many output all A.
+    Training: the main predictions are one-to-one, of all cells of the one-to-one head or of the K refined cells;
+    `one_to_many` beside them. Evaluation: `output` says which; the one-to-one output has K = min(candidates, A) points
+    for each image, best first before refinement, the one-to-many output all A.
     """
 
     stride = max(STRIDES)
@@ -125,7 +130,7 @@ class AlignRank(nn.Module):
         )
         channels = self.neck.channels
         self.head = DecoupledHead(channels, config.num_classes, head)
-        self.one_to_one = copy.deepcopy(self.head.cls)  # class branches
+        self.one_to_one = copy.deepcopy(self.head) if head.sampling != "topk" else None
         # The parts come last, so that a seed gives the base the same weights with and without them.
         self.fusion = (
             BidirectionalDynamicFusion(channels, width=head.width, experts=head.experts) if head.fusion else None
@@ -153,18 +158,18 @@ class AlignRank(nn.Module):
             maps = self.sampling(maps)
         if not self.training and self.output == "one_to_many":
             return dense_predictions(self.head, maps)
-        # One-to-one scores learn from fixed features: their sparse targets would disturb them (YOLOv10, 3.1).
+        # One-to-one outputs learn from fixed features: their sparse targets would disturb them (YOLOv10, 3.1).
         fixed, sampled = [x.detach() for x in maps], [x.detach() for x in sampled]
         if not self.training:
-            return self._chosen(sampled, columns(self.one_to_one, fixed), columns(self.head.box, fixed))
+            head = self.head if self.one_to_one is None else self.one_to_one
+            return self._chosen(sampled, columns(head.cls, fixed), columns(head.box, fixed))
         many = dense_predictions(self.head, maps)
-        assert many.distribution is not None
-        logits = rows(self.one_to_one, fixed)
-        main = Predictions(logits, many.boxes.detach(), many.points, many.strides, fixed_boxes=True)
-        if self.refinement is not None:
-            distribution = many.distribution.detach().flatten(2).transpose(1, 2)
-            earlier, main = main, self._chosen(sampled, logits.detach().transpose(1, 2), distribution)
-            main.earlier = earlier
+        if self.one_to_one is not None:
+            main = dense_predictions(self.one_to_one, fixed)
+        else:
+            assert many.distribution is not None
+            logits, distribution = many.logits.detach(), many.distribution.detach().flatten(2)
+            main = self._chosen(sampled, logits.transpose(1, 2), distribution.transpose(1, 2))
         main.one_to_many = many
         return main
 
@@ -175,28 +180,27 @@ class AlignRank(nn.Module):
         chosen = _at(logits, cells)
         bins = _at(distribution, cells).unflatten(-1, (4, -1))
         points, strides = (x[cells] for x in grid_points(maps))
-        with torch.autocast(logits.device.type, enabled=False):
-            # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
-            distances = (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
-            if self.refinement is not None:
-                assert self.sampling is not None
-                boxes = distances_to_xyxy(points, distances * strides)
-                features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
-                added, moved = self.refinement(features, chosen, _place(boxes, maps[0]))
-                chosen = chosen + added
-                distances = distances if moved is None else distances + moved
-            boxes = distances_to_xyxy(points, distances * strides)
-        moved_boxes = self.refinement is not None and self.refinement.distances is not None
-        return Predictions(chosen, boxes, points, strides, fixed_boxes=not moved_boxes)
+        # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
+        distances = (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
+        boxes = distances_to_xyxy(points, distances * strides)
+        if self.refinement is not None:
+            assert self.sampling is not None
+            features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
+            with torch.autocast(logits.device.type, enabled=False):
+                added, moved = self.refinement(features, chosen, boxes)
+            chosen = chosen + added
+            boxes = boxes if moved is None else distances_to_xyxy(points, (distances + moved) * strides)
+        fixed = self.refinement is not None and self.refinement.distances is None
+        return Predictions(chosen, boxes, points, strides, fixed_boxes=fixed)
 
     def deploy(self) -> AlignRank:
         """In place, for inference only: drop what `output` does not use and fold batch norms."""
         if self.output == "one_to_many":
-            self.one_to_one, self.refinement = nn.ModuleList(), None
+            self.one_to_one = self.refinement = None
             if self.sampling is not None and self.sampling.form == "topk":
                 self.sampling = None
-        else:
-            self.head.cls = nn.ModuleList()
+        elif self.one_to_one is not None:
+            self.head, self.one_to_one = self.one_to_one, None
         fold_norms(self)
         return self
 
@@ -205,13 +209,6 @@ def _at(columns: Tensor, cells: Tensor) -> Tensor:
     """columns [B,D,A], cells [B,K] -> [B,K,D], at least float32."""
     picked = columns.gather(2, cells[:, None].expand(-1, columns.shape[1], -1))
     return at_least_float32(picked).transpose(1, 2)
-
-
-def _place(boxes: Tensor, finest: Tensor) -> Tensor:
-    """boxes [B,K,4] px -> [B,K,4]: centre and logarithm of the size, in units of the image."""
-    size = boxes.new_tensor([finest.shape[-1], finest.shape[-2]]) * STRIDES[0]
-    left_top, right_bottom = (boxes / size.repeat(2)).split(2, -1)
-    return torch.cat([(left_top + right_bottom) / 2, (right_bottom - left_top).clamp(min=1e-3).log()], -1)
 
 
 def build_model(config: AlignRankConfig) -> AlignRank:

@@ -35,7 +35,7 @@ from alignrank.losses.ranking import chosen_rank_loss, rank_consistent_loss
 class YoloCriterion:
     """(Predictions, targets of every image) -> LossTerms.
 
-    Parts of the one-to-one head are named `o2o_*`, those of the stage that it refines `earlier_*`.
+    Parts of the one-to-one output are named `o2o_*`.
     """
 
     def __init__(self, config: YoloConfig) -> None:
@@ -50,9 +50,6 @@ class YoloCriterion:
             parts = self._one_to_many(predictions, call)
         else:
             parts = {f"o2o_{name}": term for name, term in self._one_to_one(predictions, call).items()}
-            if predictions.earlier is not None:
-                terms = self._terms(predictions.earlier, self._assign(predictions.earlier, truth, 1), call)
-                parts |= {f"earlier_{name}": term for name, term in terms.items()}
             if predictions.one_to_many is not None:
                 parts |= self._one_to_many(predictions.one_to_many, call)
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
