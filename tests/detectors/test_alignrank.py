@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from alignrank.contracts import Built, Predictions, Targets
-from alignrank.detectors.alignrank import AlignRank, Refinement
+from alignrank.detectors.alignrank import AlignRank, Refinement, better_overlaps
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
-from alignrank.detectors.yolo import rows
 from alignrank.engine.export import export_onnx
 from alignrank.engine.recipe import Recipe, load_recipe
 
@@ -63,30 +62,27 @@ def same(a: Predictions, b: Predictions) -> bool:
 
 
 def test_without_parts_it_is_the_base() -> None:
-    """The same weights in the base architecture: one-to-many predictions are equal, bit for bit, and their loss."""
+    """The same weights in the base architecture predict the same in training, bit for bit, and have the same loss."""
     built = tiny(OFF)
-    stirred(built)
+    stirred(built)  # fresh networks give many cells the same score
     recipe = load_recipe("alignrank-n", num_classes=3, overrides={"model.size": "t", **OFF}).to_dict()
-    base_head = {key: recipe["head"][key] for key in ("separable", "bins", "box_width", "separable_boxes")}
+    base_head = {key: recipe["head"][key] for key in ("separable", "dual", "bins", "box_width", "separable_boxes")}
     base = Recipe.parse(recipe | {"detector": "yolo", "head": base_head}, where="test").build()
-    shared = {name: value for name, value in built.model.state_dict().items() if not name.startswith("one_to_one")}
-    base.model.load_state_dict(shared)
-    built.model.output = "one_to_many"
-    assert same(built.model.eval()(pictures()), base.model.eval()(pictures()))
+    base.model.load_state_dict(built.model.state_dict())
+    # In evaluation the base decodes all points, AlignRank the best ones: the same detections.
+    options = {"conf": 0.0, "iou": 0.7, "max_dets": 20}
+    for a, b in zip(
+        built.postprocess(built.model.eval()(pictures()), **options),
+        base.postprocess(base.model.eval()(pictures()), **options),
+        strict=True,
+    ):
+        assert_close(a.scores, b.scores)
+        assert torch.equal(a.labels, b.labels)
+        assert_close(a.boxes, b.boxes)
     ours, theirs = built.model.train()(pictures()), base.model.train()(pictures())
-    assert same(ours.one_to_many, theirs)
-    terms, expected = built.criterion(ours, TARGETS).parts, base.criterion(theirs, TARGETS).parts
-    assert all(torch.equal(terms[name], expected[name]) for name in expected)
-    assert terms.keys() - expected.keys() == {"o2o_cls"}
-
-
-def test_outputs_share_boxes() -> None:
-    """One-to-one predictions have the boxes of the one-to-many ones, and begin with their scores."""
-    predictions = tiny(OFF).model.train()(pictures())
-    assert torch.equal(predictions.boxes, predictions.one_to_many.boxes)
-    assert torch.equal(predictions.logits, predictions.one_to_many.logits)
-    assert predictions.fixed_boxes
-    assert not predictions.boxes.requires_grad
+    assert same(ours, theirs)
+    assert same(ours.one_to_many, theirs.one_to_many)
+    assert torch.equal(built.criterion(ours, TARGETS).total, base.criterion(theirs, TARGETS).total)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -96,9 +92,9 @@ def test_parts_begin_as_identities(form: str) -> None:
         plain, whole = tiny(OFF | overrides), tiny(FORMS[form] | overrides)
         assert same(whole.model.eval()(pictures()), plain.model.eval()(pictures()))
     ours, theirs = whole.model.train()(pictures()), plain.model.train()(pictures())
-    dense = ours.earlier if ours.earlier is not None else ours
-    assert same(dense, theirs)
     assert same(ours.one_to_many, theirs.one_to_many)
+    if whole.model.refinement is None:
+        assert same(ours, theirs)
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "none"])
@@ -122,7 +118,8 @@ def test_the_best_cells_are_chosen() -> None:
     model = stirred(built)
     with torch.no_grad():
         maps = model.neck(model.backbone(pictures()))
-        every = rows(model.one_to_one, maps)
+        assert model.one_to_one is not None
+        every, _ = model.one_to_one(maps)
         chosen = model(pictures())
         assert chosen.logits.shape == (2, 10, 3)
         best = every.amax(-1).sort(descending=True).values[:, :10]
@@ -137,42 +134,55 @@ def taught(built: Built) -> set[str]:
 
 
 def test_one_to_one_does_not_teach_the_rest() -> None:
-    """Its loss reaches the one-to-one head and the refinement; the refinement's does not even reach that head."""
+    """The one-to-one loss reaches the refinement and its sampling, or the one-to-one head, and nothing before them."""
     built = tiny({})
     predictions = built.model.train()(pictures())
-    refined = predictions.logits.square().sum() + predictions.boxes.sum()
-    refined.backward(retain_graph=True)
-    assert taught(built) == {"refinement"}  # its last layer is still 0
+    (predictions.logits.square().sum() + predictions.boxes.sum()).backward()
+    assert taught(built) == {"refinement"}  # its last layers are still 0
     built.model.zero_grad(set_to_none=True)
     with torch.no_grad():
         built.model.refinement.logits.weight.fill_(0.1)
-    predictions = built.model(pictures())
-    predictions.logits.square().sum().backward(retain_graph=True)
+    built.model(pictures()).logits.square().sum().backward()
     assert taught(built) == {"refinement", "sampling"}
-    built.model.zero_grad(set_to_none=True)
-    predictions.earlier.logits.sum().backward()
+
+    built = tiny({"head.sampling": "dense"})
+    predictions = built.model.train()(pictures())
+    (predictions.logits.square().sum() + predictions.boxes.sum()).backward()
     assert taught(built) == {"one_to_one"}
 
 
-def test_refinement_does_not_know_order() -> None:
-    """Permuting the cells permutes the result; without comparison a cell does not see the others."""
+def test_overlap_with_better_ones() -> None:
+    """Four boxes 10 px wide and high, at x = 0, 2, 4, 0, best first, the last of another class.
+
+    IoU of boxes 2 px apart is 8/12 = .667, of boxes 4 px apart 6/14 = .429. The first has no better one. The second
+    overlaps it by .667. The third overlaps the second by .667 and the first by .429; the second is a duplicate itself
+    (its overlap .667 is above .65), so it counts with sigmoid(20 (.65 - .667)) = .417: .667 * .417 = .278 < .429. The
+    fourth lies on the first, which is of another class.
+    """
+    x = torch.tensor([0.0, 2.0, 4.0, 0.0])
+    boxes = torch.stack([x, torch.zeros(4), x + 10, torch.full((4,), 10.0)], -1)[None]
+    overlap = better_overlaps(boxes, torch.tensor([[1, 1, 1, 0]]))
+    expected = [[0, 0, 0], [0.6667, 0.6667, 0.6667], [0.6667, 0.6667, 0.4286], [1, 0, 0]]
+    assert_close(overlap[0], torch.tensor(expected), atol=2e-4, rtol=0)
+
+
+def test_refinement_compares_where_asked() -> None:
+    """A box that moves onto another changes what is said of worse ones only, and nothing without comparison."""
     torch.manual_seed(0)
-    features, logits, place = torch.randn(1, 7, 16), torch.randn(1, 7, 3), torch.rand(1, 7, 4)
-    order = torch.tensor([3, 1, 6, 0, 2, 5, 4])
+    features, logits = torch.randn(1, 5, 16), torch.randn(1, 5, 3)
+    corner = torch.arange(5)[None, :, None] * 20.0 + torch.zeros(1, 5, 2)
+    boxes = torch.cat([corner, corner + 30], -1)
+    moved = boxes.clone()
+    moved[:, 2] = boxes[:, 0]
     for compare in (True, False):
         refinement = Refinement(16, 3, boxes=True, compare=compare)
-        for last in (refinement.logits, refinement.distances):
-            assert last is not None
-            torch.nn.init.normal_(last.weight)
+        torch.nn.init.normal_(refinement.logits.weight)
         with torch.no_grad():
-            first = refinement(features, logits, place)
-            second = refinement(features[:, order], logits[:, order], place[:, order])
-            for a, b in zip(first, second, strict=True):
-                assert_close(a[:, order], b, atol=1e-5, rtol=1e-5)
-            other = features.clone()
-            other[:, 0] = torch.randn(16)
-            seen = (refinement(other, logits, place)[0] - first[0])[:, 1:].abs().max()
-            assert (seen > 1e-4) == compare
+            changed = (
+                (refinement(features, logits, moved)[0] - refinement(features, logits, boxes)[0]).abs().amax(-1)[0]
+            )
+        assert (changed[:2] == 0).all()
+        assert (changed[2] > 1e-4) == compare
 
 
 @pytest.mark.parametrize("nms", [False, True])

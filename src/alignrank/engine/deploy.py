@@ -18,6 +18,7 @@ from alignrank.engine.predict import class_labels, predict, write_results
 from alignrank.engine.progress import say
 from alignrank.engine.sources import Source, Sources
 from alignrank.errors import InputError, nearest
+from alignrank.nn.pan import split_top_down
 
 FORMATS = ("onnx",)
 
@@ -57,7 +58,7 @@ def deploy(
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     if nms:
         loaded = loaded.with_nms()
-    network = loaded.build_model().deploy().to(chosen, memory_format=torch.channels_last)
+    network = split_top_down(loaded.build_model().deploy()).to(chosen, memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
     return Deployed(network, postprocess, loaded.classes, recipe.train.imgsz, recipe.name, chosen)

@@ -24,9 +24,10 @@ from alignrank.contracts import Postprocess
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.engine.folders import replacing
 from alignrank.errors import InputError
+from alignrank.nn.pan import split_top_down
 
-# Largest differences between ONNX Runtime and PyTorch: of boxes relative to their coordinate (at least
-# 1 px), of scores absolute.
+# Largest differences between ONNX Runtime and PyTorch: of boxes relative to their largest coordinate (at least 1 px),
+# of scores absolute.
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-4
 Array = np.ndarray[Any, Any]
 
@@ -79,7 +80,7 @@ def export_onnx(
     _require("onnx", "onnxscript", "onnxruntime")
     model = copy.deepcopy(model).cpu().float().eval()
     if hasattr(model, "deploy"):
-        model.deploy()
+        split_top_down(model.deploy())
     graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
     exported = _to_onnx(graph, imgsz)
     metadata = {
@@ -113,7 +114,7 @@ def check_parity(graph: ExportGraph, content: bytes, *, imgsz: int) -> None:
             shapes = f"{[x.shape for x in outputs]}, PyTorch {[x.shape for x in expected]}"
             raise ExportError(f"export: ONNX Runtime gives outputs of shape {shapes}")
         if not graph.nms_free:
-            _compare("boxes", outputs[0], raw_boxes, BOX_TOLERANCE * np.maximum(np.abs(raw_boxes), 1))
+            _compare("boxes", outputs[0], raw_boxes, _box_tolerance(raw_boxes))
             _compare("scores", outputs[1], raw_scores, SCORE_TOLERANCE)
             continue
         # Equal scores may come in any order: the sorted scores must agree, and every row must be one of the
@@ -132,10 +133,15 @@ def _compare(what: str, actual: Array, expected: Array, tolerance: Array | float
         )
 
 
+def _box_tolerance(boxes: Array) -> Array:
+    """[...,4] px -> [...,1] px. A coordinate is a centre and a distance: a small sum is as inexact as a large one."""
+    largest: Array = np.maximum(np.abs(boxes).max(-1, keepdims=True), 1)
+    return BOX_TOLERANCE * largest
+
+
 def _check_rows(boxes: Array, scores: Array, labels: Array, all_boxes: Array, all_scores: Array) -> None:
     """boxes [K,4], scores [K], labels [K] must all occur among all_boxes [A,4], all_scores [A,C]."""
-    tolerance = BOX_TOLERANCE * np.maximum(np.abs(boxes), 1)
-    same_box = (np.abs(boxes[:, None] - all_boxes) <= tolerance[:, None]).all(-1)  # [K,A]
+    same_box = (np.abs(boxes[:, None] - all_boxes) <= _box_tolerance(boxes)[:, None]).all(-1)  # [K,A]
     same_score = np.abs(scores[:, None] - all_scores[:, labels].T) <= SCORE_TOLERANCE  # [K,A]
     missing = ~(same_box & same_score).any(1)
     if missing.any():
