@@ -1,10 +1,11 @@
 """Is a trained part used, or carried along? AP of a trained alignrank with one part after another bypassed.
 
-    python benchmarks/bypass.py runs/ablation/all-seed0 [more runs]
+    python benchmarks/bypass.py                            # runs/ablation/all-seed0, which ablation.py makes
+    python benchmarks/bypass.py runs/a runs/b
 
 Offsets to zero: every cell looks at the centre of its box only. Gates to zero: no level gets anything of another one.
-Refinement to zero: scores and boxes of the dense head, in the dense head's choice. Attention to zero: cells do not
-compare. Validation images of bloodcells, NMS-free output; results in results/bypass.json.
+Refinement to zero: scores and boxes of the one-to-many head, without NMS. Rivals to zero: no candidate knows of a
+better one. Validation images of bloodcells, NMS-free output; results in results/bypass.json.
 """
 
 from __future__ import annotations
@@ -76,10 +77,16 @@ def refined_boxes(model: AlignRank) -> None:
         _zero(model.refinement.distances)
 
 
-def attention(model: AlignRank) -> None:
-    """Cells do not compare."""
+def rivals(model: AlignRank) -> None:
+    """No overlaps with better candidates."""
     if model.refinement is not None:
-        _zero(model.refinement.attended)
+        _zero(model.refinement.rivals)
+
+
+def sampled(model: AlignRank) -> None:
+    """Nothing of the sampled points."""
+    if model.sampling is not None and model.sampling.form == "topk":
+        _zero(model.sampling.output)
 
 
 BYPASSES: dict[str, Callable[[AlignRank], None]] = {
@@ -89,7 +96,8 @@ BYPASSES: dict[str, Callable[[AlignRank], None]] = {
     "fusion to zero": fusion,
     "refinement to zero": refinement,
     "box refinement to zero": refined_boxes,
-    "attention to zero": attention,
+    "rivals to zero": rivals,
+    "sampled features to zero": sampled,
 }
 
 
@@ -120,10 +128,11 @@ def measure(run: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path)
+    default = ROOT / "runs" / "ablation" / "all-seed0"
+    parser.add_argument("runs", nargs="*", type=Path, default=[default])
     arguments = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    names = " ".join(map(str, arguments.runs))
+    names = " ".join(os.path.relpath(run, ROOT) for run in arguments.runs)
     result = {"command": f"python benchmarks/bypass.py {names}", "commit": commit.strip(), "device": "cpu"}
     RESULTS.write_text(json.dumps(result | {"runs": {r.name: measure(r) for r in arguments.runs}}, indent=1) + "\n")
 
