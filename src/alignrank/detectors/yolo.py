@@ -85,7 +85,7 @@ class LossConfig(Config):
     beta: float = Field(default=1.0, ge=0)
     mu: float = Field(default=1.0, ge=0)
     delta: float = Field(default=0.05, ge=0)
-    o2o_pairs: Literal["chosen", "all"] = "all"
+    o2o_pairs: Literal["chosen", "all"] = "chosen"
     fade_start: float = Field(default=0.05, ge=0, le=1)
     fade_end: float = Field(default=0.1, ge=0, le=1)
 
