@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import alignrank
 from alignrank.cli import app
 from alignrank.engine import checkpoint
-from alignrank.engine.recipe import load_recipe
+from alignrank.engine.recipe import load_recipe, recipe_names
 
 CLASSES = ("red", "green", "blue")
 
@@ -135,7 +135,8 @@ def test_val_refuses_other_classes_and_missing_splits(weights: Path, photos: Pat
 
 def test_models_lists_every_recipe() -> None:
     rows = json.loads(invoke("models", "--json"))["models"]
-    assert {row["name"] for row in rows} == {"yolov8-n", "yolov8-s", "yolov10-n", "yolov10-s"}
+    assert {row["name"] for row in rows} == set(recipe_names())
+    assert {"alignrank-n", "yolov8-s", "yolov10-n"} <= {row["name"] for row in rows}
     assert all(row["parameters"] > 2e6 for row in rows)
 
 
