@@ -41,7 +41,7 @@ ROWS = {
     "align+rank": NO_PARTS,
     "sampling": ["head.fusion=false", "loss.align=0.0", "loss.rank=0.0"],
     "fusion": ["head.sampling=none", "loss.align=0.0", "loss.rank=0.0"],
-    "all": [],
+    "all": ["train.save_every=15"],  # for the pictures of alignrank_figures.py
 }
 OUTPUTS = {"nms_free": [], "one_to_many": ["--nms"]}
 FIGURES = (

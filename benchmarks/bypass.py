@@ -4,8 +4,8 @@
     python benchmarks/bypass.py runs/a runs/b
 
 Offsets to zero: every cell looks at the centre of its box only. Gates to zero: no level gets anything of another one.
-Refinement to zero: scores and boxes of the one-to-many head, without NMS. Rivals to zero: no candidate knows of a
-better one. Validation images of bloodcells, NMS-free output; results in results/bypass.json.
+Refinement to zero: scores of the one-to-many head. Suppression to zero: duplicates keep their scores. Validation
+images of bloodcells, NMS-free output; results in results/bypass.json.
 """
 
 from __future__ import annotations
@@ -66,21 +66,15 @@ def fusion(model: AlignRank) -> None:
 
 
 def refinement(model: AlignRank) -> None:
-    """Nothing is added to scores and boxes."""
+    """Nothing is added to scores."""
     if model.refinement is not None:
-        _zero(model.refinement.logits, model.refinement.distances)
+        _zero(model.refinement.logits)
 
 
-def refined_boxes(model: AlignRank) -> None:
-    """Nothing is added to boxes."""
-    if model.refinement is not None:
-        _zero(model.refinement.distances)
-
-
-def rivals(model: AlignRank) -> None:
-    """No overlaps with better candidates."""
-    if model.refinement is not None:
-        _zero(model.refinement.rivals)
+def suppression(model: AlignRank) -> None:
+    """Duplicates keep their scores."""
+    if model.suppression is not None:
+        model.suppression.strength.zero_()
 
 
 def sampled(model: AlignRank) -> None:
@@ -95,8 +89,7 @@ BYPASSES: dict[str, Callable[[AlignRank], None]] = {
     "gates to zero": gates,
     "fusion to zero": fusion,
     "refinement to zero": refinement,
-    "box refinement to zero": refined_boxes,
-    "rivals to zero": rivals,
+    "suppression to zero": suppression,
     "sampled features to zero": sampled,
 }
 

@@ -70,7 +70,7 @@ def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     name, fusionless, sampleless = f"alignrank-{size}", {"head.fusion": False}, {"head.sampling": "none"}
     variants: dict[str, dict[str, Any]] = {
         "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless,
-        "-no-compare": {"head.compare": False}, "-dense": {"head.sampling": "dense"},
+        "-dense": {"head.sampling": "dense"},
     }  # fmt: skip
     rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}

@@ -92,6 +92,7 @@ class Predictions:
     image has points of its own);
     distribution [B,A,4,bins] raw logits of the four distances (l,t,r,b), for the DFL;
     one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one;
+    unsuppressed: the same, one-to-many, before the model itself suppressed duplicates (in training only);
     fixed_boxes: the boxes are another output's and learn there.
     """
 
@@ -101,6 +102,7 @@ class Predictions:
     strides: Tensor | None = None
     distribution: Tensor | None = None
     one_to_many: Predictions | None = None
+    unsuppressed: Predictions | None = None
     fixed_boxes: bool = False
 
 

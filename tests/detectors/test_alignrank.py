@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torchvision.ops import batched_nms
 
 from alignrank.contracts import Built, Predictions, Targets
-from alignrank.detectors.alignrank import AlignRank, Refinement, better_overlaps
+from alignrank.detectors.alignrank import STRONGEST, AlignRank, Suppression
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.engine.export import export_onnx
 from alignrank.engine.recipe import Recipe, load_recipe
@@ -24,7 +25,6 @@ FORMS: dict[str, dict[str, Any]] = {
     "dense alone": {"head.sampling": "dense", "head.fusion": False},
     "topk": {"head.sampling": "topk"},
     "topk alone": {"head.sampling": "topk", "head.fusion": False},
-    "plain topk": {"head.sampling": "topk", "head.compare": False, "head.refine_boxes": False},
 }
 TARGETS = [
     Targets(torch.tensor([[4.0, 4.0, 40.0, 60.0], [20.0, 30.0, 90.0, 62.0]]), torch.tensor([0, 2])),
@@ -48,8 +48,10 @@ def stirred(built: Built) -> AlignRank:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ("exit" in name or "refinement" in name) and name.endswith(("weight", "bias")):
+            if "exit" in name or "refinement" in name:
                 parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        if model.suppression is not None:
+            model.suppression.strength.fill_(0.005)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
@@ -134,16 +136,11 @@ def taught(built: Built) -> set[str]:
 
 
 def test_one_to_one_does_not_teach_the_rest() -> None:
-    """The one-to-one loss reaches the refinement and its sampling, or the one-to-one head, and nothing before them."""
+    """The one-to-one loss reaches the suppression, or the one-to-one head, and nothing else."""
     built = tiny({})
     predictions = built.model.train()(pictures())
     (predictions.logits.square().sum() + predictions.boxes.sum()).backward()
-    assert taught(built) == {"refinement"}  # its last layers are still 0
-    built.model.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        built.model.refinement.logits.weight.fill_(0.1)
-    built.model(pictures()).logits.square().sum().backward()
-    assert taught(built) == {"refinement", "sampling"}
+    assert taught(built) == {"suppression"}
 
     built = tiny({"head.sampling": "dense"})
     predictions = built.model.train()(pictures())
@@ -151,42 +148,76 @@ def test_one_to_one_does_not_teach_the_rest() -> None:
     assert taught(built) == {"one_to_one"}
 
 
-def test_overlap_with_better_ones() -> None:
-    """Four boxes 10 px wide and high, at x = 0, 2, 4, 0, best first, the last of another class.
+def test_refined_scores_teach_features_but_not_the_head() -> None:
+    """What the refinement gets wrong is said to the sampled maps, not to the head whose scores it corrects."""
+    built = tiny({})
+    with torch.no_grad():
+        built.model.refinement.logits.weight.fill_(0.1)
+    predictions = built.model.train()(pictures())
+    assert torch.equal(predictions.unsuppressed.boxes, predictions.boxes)
+    predictions.unsuppressed.logits.square().sum().backward()
+    parts = taught(built)
+    assert {"refinement", "sampling", "fusion", "neck", "backbone"} <= parts
+    assert not {"head", "suppression"} & parts
+    assert built.model.eval()(pictures()).unsuppressed is None
 
-    IoU of boxes 2 px apart is 8/12 = .667, of boxes 4 px apart 6/14 = .429. The first has no better one. The second
-    overlaps it by .667. The third overlaps the second by .667 and the first by .429; the second is a duplicate itself
-    (its overlap .667 is above .65), so it counts with sigmoid(20 (.65 - .667)) = .417: .667 * .417 = .278 < .429. The
-    fourth lies on the first, which is of another class.
+
+def row_of_boxes(*left: float) -> Tensor:
+    """[1,K,4], 10 px wide and high: IoU 2 px apart is 8/12 = .667, 4 px apart 6/14 = .429."""
+    x = torch.tensor(left)
+    return torch.stack([x, torch.zeros_like(x), x + 10, torch.full_like(x, 10)], -1)[None]
+
+
+def fully(iou: float) -> Suppression:
+    suppression = Suppression(iou)
+    with torch.no_grad():
+        suppression.strength.fill_(1.0)
+    return suppression
+
+
+def test_duplicates_are_suppressed() -> None:
+    """At IoU .6. The second candidate lies on the first (.667). The third overlaps the second (.667), which is a
+    duplicate itself, and the first by .429 only: it stays. The fourth lies on the first but is of another class. The
+    fifth lies on the third: the second round knows that the third stays.
     """
-    x = torch.tensor([0.0, 2.0, 4.0, 0.0])
-    boxes = torch.stack([x, torch.zeros(4), x + 10, torch.full((4,), 10.0)], -1)[None]
-    overlap = better_overlaps(boxes, torch.tensor([[1, 1, 1, 0]]))
-    expected = [[0, 0, 0], [0.6667, 0.6667, 0.6667], [0.6667, 0.6667, 0.4286], [1, 0, 0]]
-    assert_close(overlap[0], torch.tensor(expected), atol=2e-4, rtol=0)
+    boxes = row_of_boxes(0, 2, 4, 0, 5)
+    logits = torch.full((1, 5, 2), -8.0)
+    logits[0, [0, 1, 2, 4], 1] = torch.tensor([2.0, 1.0, 0.5, 0.0])
+    logits[0, 3, 0] = 1.5
+    lowered = (logits - fully(0.6)(logits, boxes))[0]
+    assert_close(lowered, STRONGEST * torch.tensor([0.0, 1, 0, 0, 1])[:, None].expand(5, 2), atol=1e-3, rtol=0)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    again = (logits[:, order] - fully(0.6)(logits[:, order], boxes[:, order]))[0]
+    assert_close(again, lowered[order], atol=1e-5, rtol=0)
 
 
-def test_refinement_compares_where_asked() -> None:
-    """A box that moves onto another changes what is said of worse ones only, and nothing without comparison."""
-    torch.manual_seed(0)
-    features, logits = torch.randn(1, 5, 16), torch.randn(1, 5, 3)
-    corner = torch.arange(5)[None, :, None] * 20.0 + torch.zeros(1, 5, 2)
-    boxes = torch.cat([corner, corner + 30], -1)
-    moved = boxes.clone()
-    moved[:, 2] = boxes[:, 0]
-    for compare in (True, False):
-        refinement = Refinement(16, 3, boxes=True, compare=compare)
-        torch.nn.init.normal_(refinement.logits.weight)
-        with torch.no_grad():
-            changed = (
-                (refinement(features, logits, moved)[0] - refinement(features, logits, boxes)[0]).abs().amax(-1)[0]
-            )
-        assert (changed[:2] == 0).all()
-        assert (changed[2] > 1e-4) == compare
+def test_suppression_keeps_one_of_equals_and_the_order_of_the_others() -> None:
+    """Of three equal candidates one stays. Suppressed ones keep their order; without strength nothing happens."""
+    boxes = row_of_boxes(0, 0, 0)
+    same_scores = fully(0.75)(torch.ones(1, 3, 1), boxes)[0, :, 0]
+    assert (same_scores > 0).tolist() == [True, False, False]
+    logits = torch.tensor([[[3.0], [2.0], [1.0]]])
+    assert_close(fully(0.75)(logits, boxes), logits - STRONGEST * torch.tensor([0.0, 1, 1])[None, :, None])
+    assert torch.equal(Suppression(0.75)(logits, boxes), logits)
+
+
+def test_suppression_agrees_with_nms() -> None:
+    """On 40 sets of 30 random boxes of two classes, where no long chains of overlaps are, the same ones survive."""
+    generator = torch.Generator().manual_seed(0)
+    suppressed = 0
+    for _ in range(40):
+        corner, side = torch.rand(30, 2, generator=generator) * 60, torch.rand(30, 2, generator=generator) * 20 + 20
+        boxes, logits = torch.cat([corner, corner + side], -1), torch.randn(30, 2, generator=generator)
+        scores, labels = logits.max(-1)
+        kept = batched_nms(boxes, scores.sigmoid(), labels, 0.6)
+        left = fully(0.6)(logits[None], boxes[None])[0].amax(-1) > scores - STRONGEST / 2
+        assert left.nonzero().squeeze(1).tolist() == kept.sort().values.tolist()
+        suppressed += 30 - len(kept)
+    assert suppressed > 40
 
 
 @pytest.mark.parametrize("nms", [False, True])
-@pytest.mark.parametrize("form", ["none", "dense", "topk", "plain topk"])
+@pytest.mark.parametrize("form", ["none", "dense", "topk"])
 def test_deploy_and_export(form: str, nms: bool, tmp_path: Path) -> None:
     """Deployed, a model says the same with fewer parameters; exported, too (export compares, and raises if not)."""
     built = tiny(FORMS[form] | {"postprocess.nms": nms})
@@ -206,11 +237,11 @@ def test_deploy_and_export(form: str, nms: bool, tmp_path: Path) -> None:
 
 
 def test_ranking_terms_of_both_outputs() -> None:
-    """Alignment for the one-to-many output only; pairs for both; neither before the fade-in; weights scale them."""
+    """Alignment and pairs for one-to-many and refined scores; none before the fade-in; weights scale them."""
     built = tiny({"loss.align": 0.5, "loss.rank": 0.2, "loss.cls": 1.0, "loss.fade_start": 0.2, "loss.fade_end": 0.6})
     predictions = built.model.train()(pictures())
     whole = built.criterion(predictions, TARGETS)
-    ranking = {"align", "rank", "o2o_rank"}
+    ranking = {"align", "rank", "quality_align", "quality_rank"}
     assert {name for name in whole.parts if "align" in name or "rank" in name} == ranking
     assert not ranking & built.criterion(predictions, TARGETS, progress=0.1).parts.keys()
     half = built.criterion(predictions, TARGETS, progress=0.4)
@@ -225,9 +256,11 @@ def test_ranking_terms_of_both_outputs() -> None:
 
 @pytest.mark.parametrize("pairs", ["chosen", "all"])
 def test_ranking_terms_move_class_scores_only(pairs: str) -> None:
-    built = tiny({"loss.o2o_pairs": pairs})
+    """With a one-to-one head: its pairs only, no alignment."""
+    built = tiny({"loss.o2o_pairs": pairs, "head.sampling": "none"})
     predictions = built.model.train()(pictures())
     parts = built.criterion(predictions, TARGETS).parts
+    assert "o2o_align" not in parts
     total = parts["align"] + parts["rank"] + parts["o2o_rank"]
     total.backward()
     for name, parameter in built.model.named_parameters():

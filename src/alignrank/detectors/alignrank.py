@@ -4,8 +4,8 @@ Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design i
 `head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
 
 The NMS-free output chooses its best `head.candidates` cells first, and decodes only these. Without refinement they are
-those of a one-to-one head (YOLOv10). With `head.sampling=topk` they are the one-to-many head's, and the refinement,
-which is trained one-to-one, suppresses duplicates among them, corrects scores and moves boxes.
+those of a one-to-one head (YOLOv10). With `head.sampling=topk` they are the one-to-many head's: the refinement, trained
+one-to-many, corrects their scores, then the suppression, trained one-to-one, lowers those of duplicates.
 
 Shape letters: B images, A points over all levels, K chosen points, C classes, R bins, D width.
 """
@@ -44,9 +44,9 @@ from alignrank.nn.pan import PAN
 class AlignRankHeadConfig(HeadConfig):
     """The parts' switches and sizes.
 
-    sampling: `dense` augments every cell's feature, `topk` refines the `candidates` best cells; width: channels of
-    sampling and fusion; points and groups of the sampling; experts of the fusion's convolutions; refine_boxes and
-    compare (a candidate knows how much better ones overlap it): parts of the refinement.
+    sampling: `dense` augments every cell's feature, `topk` refines the scores of the `candidates` best cells; width:
+    channels of sampling and fusion; points and groups of the sampling; experts of the fusion's convolutions;
+    duplicate_iou: overlap with a better candidate above which a refined one is a duplicate.
     """
 
     sampling: Literal["none", "dense", "topk"] = "topk"
@@ -56,8 +56,7 @@ class AlignRankHeadConfig(HeadConfig):
     groups: int = Field(default=4, ge=1)
     experts: int = Field(default=4, ge=1)
     candidates: int = Field(default=300, ge=1)
-    refine_boxes: bool = True
-    compare: bool = True
+    duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
 
 
 class AlignRankConfig(YoloConfig):
@@ -67,47 +66,53 @@ class AlignRankConfig(YoloConfig):
 
 
 class Refinement(nn.Module):
-    """Features of chosen cells -> what to add to their class logits [B,K,C] and distances [B,K,4]; zero at first."""
+    """Features [B,K,D] and class logits [B,K,C] of chosen cells -> better logits [B,K,C]; the same ones at first."""
 
-    def __init__(self, width: int, num_classes: int, *, boxes: bool, compare: bool) -> None:
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.score = nn.Linear(num_classes, width)
-        self.rivals = nn.Linear(3 * len(POWERS), width) if compare else None
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.logits = nn.Linear(width, num_classes)
-        self.distances = nn.Linear(width, 4) if boxes else None
-        for last in (self.logits, self.distances):
-            if last is not None:
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
 
-    def forward(self, features: Tensor, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """features [B,K,D]; logits [B,K,C] so far, best first; boxes [B,K,4] px."""
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
         x = self.norm(features) + self.score(logits.sigmoid())
-        if self.rivals is not None:
-            overlap = better_overlaps(boxes, logits.argmax(-1))
-            x = x + self.rivals(torch.cat([overlap.pow(power) for power in POWERS], -1))
-        hidden = silu(self.hidden(silu(x)))
-        return self.logits(hidden), None if self.distances is None else self.distances(hidden)
+        refined: Tensor = logits + self.logits(silu(self.hidden(silu(x))))
+        return refined
 
 
-# Powers of an overlap: a linear layer can make a threshold between .5 and 1 of them.
-POWERS = (1, 2, 4, 8)
-# A candidate overlapped by more than this by a better one is probably a duplicate itself, and suppresses no other.
-DUPLICATE, STEEPNESS = 0.65, 20.0
+class Suppression(nn.Module):
+    """Class logits [B,K,C] and boxes [B,K,4] -> the logits, those of duplicates lower by the same amount each.
 
-
-def better_overlaps(boxes: Tensor, labels: Tensor) -> Tensor:
-    """boxes [B,K,4] and labels [B,K], best first -> [B,K,3]: the largest IoU with a better one of any class, of the
-    same class, of the same class and not a duplicate itself.
+    A duplicate overlaps a better candidate of its class, which is no duplicate itself, by more than `iou`. NMS decides
+    that one box after another. Here all are compared at once, and compared again with what the first round found (a
+    chain of more than three overlapping boxes can end differently). The amount is learned, from 0 to `STRONGEST`: a
+    duplicate's score ends below any threshold, and what is left keeps the order of its quality.
     """
-    earlier = torch.ones(boxes.shape[1], boxes.shape[1], device=boxes.device, dtype=boxes.dtype).tril(-1)
-    overlap = mutual_iou(boxes) * earlier  # [B,K,K], row: candidate, column: a better one
-    same = overlap * (labels[:, :, None] == labels[:, None]).to(overlap.dtype)
-    largest = same.amax(-1)
-    own = torch.sigmoid(STEEPNESS * (DUPLICATE - largest))
-    return torch.stack([overlap.amax(-1), largest, (same * own[:, None]).amax(-1)], -1)
+
+    def __init__(self, iou: float) -> None:
+        super().__init__()
+        self.iou = iou
+        self.strength = nn.Parameter(torch.zeros(()))
+
+    def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
+        score, labels = logits.max(-1)
+        first = torch.ones(score.shape[1], score.shape[1], device=logits.device).tril(-1) > 0  # of equal scores
+        ahead, equal = score[:, None] > score[:, :, None], score[:, None] == score[:, :, None]
+        better = (ahead | (equal & first)) & (labels[:, None] == labels[:, :, None])
+        overlap = mutual_iou(boxes) * better.to(boxes.dtype)  # [B,K,K], row: candidate, column: a better one
+        duplicate = overlap.amax(-1) > self.iou
+        for _ in range(ROUNDS):
+            duplicate = overlap.masked_fill(duplicate[:, None], 0).amax(-1) > self.iou
+        amount = STRONGEST * torch.tanh(STRENGTH_RATE * self.strength)
+        return logits - amount * duplicate[..., None].to(logits.dtype)
+
+
+ROUNDS = 2
+STRONGEST = 12.0  # logits: makes .99 to .0006
+STRENGTH_RATE = 200.0  # one number has to get to 12 in a short training
 
 
 class AlignRank(nn.Module):
@@ -137,6 +142,7 @@ class AlignRank(nn.Module):
         )
         self.sampling: CrossScaleSampling | None = None
         self.refinement: Refinement | None = None
+        self.suppression: Suppression | None = None
         if head.sampling != "none":
             # Refinement looks at the fused maps, which are narrow already.
             sampled = [head.width] * len(channels) if head.fusion and head.sampling == "topk" else channels
@@ -144,7 +150,8 @@ class AlignRank(nn.Module):
                 sampled, width=head.width, points=head.points, groups=head.groups, form=head.sampling
             )
         if head.sampling == "topk":
-            self.refinement = Refinement(head.width, config.num_classes, boxes=head.refine_boxes, compare=head.compare)
+            self.refinement = Refinement(head.width, config.num_classes)
+            self.suppression = Suppression(head.duplicate_iou)
         self.candidates = head.candidates
         self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
@@ -158,14 +165,13 @@ class AlignRank(nn.Module):
             maps = self.sampling(maps)
         if not self.training and self.output == "one_to_many":
             return dense_predictions(self.head, maps)
-        # One-to-one outputs learn from fixed features: their sparse targets would disturb them (YOLOv10, 3.1).
-        fixed, sampled = [x.detach() for x in maps], [x.detach() for x in sampled]
         if not self.training:
             head = self.head if self.one_to_one is None else self.one_to_one
-            return self._chosen(sampled, columns(head.cls, fixed), columns(head.box, fixed))
+            return self._chosen(sampled, columns(head.cls, maps), columns(head.box, maps))
         many = dense_predictions(self.head, maps)
         if self.one_to_one is not None:
-            main = dense_predictions(self.one_to_one, fixed)
+            # It learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
+            main = dense_predictions(self.one_to_one, [x.detach() for x in maps])
         else:
             assert many.distribution is not None
             logits, distribution = many.logits.detach(), many.distribution.detach().flatten(2)
@@ -183,20 +189,24 @@ class AlignRank(nn.Module):
         # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
         distances = (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
         boxes = distances_to_xyxy(points, distances * strides)
-        if self.refinement is not None:
-            assert self.sampling is not None
-            features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
-            with torch.autocast(logits.device.type, enabled=False):
-                added, moved = self.refinement(features, chosen, boxes)
-            chosen = chosen + added
-            boxes = boxes if moved is None else distances_to_xyxy(points, (distances + moved) * strides)
-        fixed = self.refinement is not None and self.refinement.distances is None
-        return Predictions(chosen, boxes, points, strides, fixed_boxes=fixed)
+        if self.refinement is None:
+            return Predictions(chosen, boxes, points, strides)
+        assert self.sampling is not None
+        assert self.suppression is not None
+        features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
+        with torch.autocast(logits.device.type, enabled=False):
+            refined = self.refinement(features, chosen)
+            # What is a duplicate says nothing about how well a box fits: the quality does not learn from it.
+            final = self.suppression(refined.detach(), boxes)
+        main = Predictions(final, boxes, points, strides, fixed_boxes=True)
+        if self.training:
+            main.unsuppressed = Predictions(refined, boxes, points, strides, fixed_boxes=True)
+        return main
 
     def deploy(self) -> AlignRank:
         """In place, for inference only: drop what `output` does not use and fold batch norms."""
         if self.output == "one_to_many":
-            self.one_to_one = self.refinement = None
+            self.one_to_one = self.refinement = self.suppression = None
             if self.sampling is not None and self.sampling.form == "topk":
                 self.sampling = None
         elif self.one_to_one is not None:

@@ -35,7 +35,7 @@ from alignrank.losses.ranking import chosen_rank_loss, rank_consistent_loss
 class YoloCriterion:
     """(Predictions, targets of every image) -> LossTerms.
 
-    Parts of the one-to-one output are named `o2o_*`.
+    Parts of the one-to-one output are named `o2o_*`, of what it was before it suppressed duplicates `quality_*`.
     """
 
     def __init__(self, config: YoloConfig) -> None:
@@ -52,6 +52,8 @@ class YoloCriterion:
             parts = {f"o2o_{name}": term for name, term in self._one_to_one(predictions, call).items()}
             if predictions.one_to_many is not None:
                 parts |= self._one_to_many(predictions.one_to_many, call)
+            if (quality := predictions.unsuppressed) is not None:
+                parts |= {f"quality_{name}": term for name, term in self._one_to_many(quality, call).items()}
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
     def _fade(self, progress: float) -> float:
@@ -76,11 +78,13 @@ class YoloCriterion:
         return parts
 
     def _one_to_one(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
-        """No list alignment here: it would raise the scores of duplicates. The pairs only order them."""
+        """No list alignment here: it would raise the scores of duplicates. The pairs only order them; where there are
+        scores before suppression, these are ordered instead.
+        """
         assignment = self._assign(predictions, call.truth, 1)
         parts = self._terms(predictions, assignment, call)
         loss = self.config.loss
-        if loss.rank and call.fade:
+        if loss.rank and call.fade and predictions.unsuppressed is None:
             wider = self._assign(predictions, call.truth, self.config.assign.topk)
             logits, quality, gt_index, entries = _candidates(predictions, wider)
             if loss.o2o_pairs == "all":

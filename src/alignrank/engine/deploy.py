@@ -58,7 +58,7 @@ def deploy(
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     if nms:
         loaded = loaded.with_nms()
-    network = split_top_down(loaded.build_model().deploy()).to(chosen, memory_format=torch.channels_last)
+    network = split_top_down(loaded.build_model().deploy()).to(chosen).to(memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
     return Deployed(network, postprocess, loaded.classes, recipe.train.imgsz, recipe.name, chosen)

@@ -59,10 +59,12 @@ class GatedFusion(nn.Module):
         nn.init.zeros_(self.gate_other.weight)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        size = own.shape[-2:]
-        gate = (self.gate_own(own) + interpolate(self.gate_other(other), size) + self.gate_bias).sigmoid()
-        fused: Tensor = own + gate * interpolate(self.project(self.dynamic(other)), size)
-        return fused
+        return own + self.gate(own, other) * interpolate(self.project(self.dynamic(other)), own.shape[-2:])
+
+    def gate(self, own: Tensor, other: Tensor) -> Tensor:
+        """[B,D,h,w] and [B,D,H,W] -> [B,D,h,w] in 0..1: how much of `other` enters."""
+        logits: Tensor = self.gate_own(own) + interpolate(self.gate_other(other), own.shape[-2:]) + self.gate_bias
+        return logits.sigmoid()
 
 
 class BidirectionalDynamicFusion(nn.Module):
