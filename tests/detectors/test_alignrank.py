@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 from torchvision.ops import batched_nms
 
 from alignrank.contracts import Built, Predictions, Targets
-from alignrank.detectors.alignrank import STRONGEST, AlignRank, Suppression
+from alignrank.detectors.alignrank import STRENGTH_RATE, STRONGEST, AlignRank, Suppression
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.engine.export import export_onnx
 from alignrank.engine.recipe import Recipe, load_recipe
@@ -199,6 +200,17 @@ def test_suppression_keeps_one_of_equals_and_the_order_of_the_others() -> None:
     logits = torch.tensor([[[3.0], [2.0], [1.0]]])
     assert_close(fully(0.75)(logits, boxes), logits - STRONGEST * torch.tensor([0.0, 1, 1])[None, :, None])
     assert torch.equal(Suppression(0.75)(logits, boxes), logits)
+
+
+def test_a_learned_suppression_is_final_in_evaluation() -> None:
+    """Two logits are taken off where that was learned; four in training, but all of them in evaluation."""
+    boxes, logits = row_of_boxes(0, 0), torch.tensor([[[3.0], [2.0]]])
+    suppression = Suppression(0.75)
+    for learned, training, expected in ((2.0, False, 2.0), (4.0, True, 4.0), (4.0, False, STRONGEST)):
+        with torch.no_grad():
+            suppression.strength.fill_(math.atanh(learned / STRONGEST) / STRENGTH_RATE)
+        lowered = logits - suppression.train(training)(logits, boxes)
+        assert lowered[0, 1, 0].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_suppression_agrees_with_nms() -> None:
