@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def sampling_figure(run: Path, image: Tensor) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    stages = [*sorted(run.glob("epoch_*.safetensors")), run / "last.safetensors"]
-    found = [stage for stage in stages if stage.exists()]
+    found = sorted(run.glob("epoch_*.safetensors"))
+    if not found:
+        sys.exit(f"{run}: no epoch_*.safetensors; train with train.save_every")
     figure = Figure(figsize=(3 * len(found), 3 * SHOWN), layout="constrained")
     axes = figure.subplots(SHOWN, len(found), squeeze=False)
     pixels = image[0].permute(1, 2, 0).numpy()
@@ -94,8 +96,7 @@ def sampling_figure(run: Path, image: Tensor) -> None:
             x, y = CROP * (right - left), CROP * (bottom - top)
             axis.set(xlim=(left - x, right + x), ylim=(bottom + y, top - y), xticks=[], yticks=[])
             if row == 0:
-                name = stage.stem.replace("epoch_", "epoch ").replace(" 00", " ").replace("last", "at the end")
-                axis.set_title(name)
+                axis.set_title(f"epoch {int(stage.stem.removeprefix('epoch_'))}")
     handles = [axes[0][0].scatter([], [], color=color(level), label=LEVELS[level]) for level in range(len(LEVELS))]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(LEVELS))
     figure.savefig(IMAGES / "alignrank_sampling.png", dpi=90)
