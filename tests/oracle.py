@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from alignrank.boxes import distances_to_xyxy, xyxy_to_distances
+from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.postprocess import top_k
+from alignrank.detectors.varifocalnet import Head, HeadConfig, VarifocalNetConfig, cell_points
+from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
 from alignrank.detectors.yolo import expected_distances
 from alignrank.losses import distribution_focal_loss, varifocal_loss
 from alignrank.nn.bcdm import DynamicDepthwise
@@ -26,8 +29,15 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 def run(family: str, inputs: Mapping[str, Any]) -> Arrays:
     """Outputs of the project's code for a fixture's inputs, under the fixture's keys."""
-    tensors = {key: torch.from_numpy(np.array(value)) for key, value in inputs.items()}
+    tensors = {key: torch.from_numpy(array) for key, array in arrays_of(inputs, strings=False).items()}
+    tensors |= {key: str(array) for key, array in arrays_of(inputs, strings=True).items()}  # type: ignore[misc]
     return {key: value.detach().numpy() for key, value in FAMILIES[family](tensors).items()}
+
+
+def arrays_of(inputs: Mapping[str, Any], *, strings: bool) -> Arrays:
+    """Those values that are text, or those that are numbers."""
+    arrays = {key: np.array(value) for key, value in inputs.items()}
+    return {key: array for key, array in arrays.items() if (array.dtype.kind in "US") == strings}
 
 
 def dfl(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,9 +108,75 @@ def condconv_dw(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"routing_sigmoid": torch.stack(routing, 1), "y": mixture(experts)}
 
 
+def vfnet_forward_single(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One level through VarifocalNet's head, weights by the authors' names: outputs and two gradients."""
+    weights = {key.removeprefix("w."): value for key, value in inputs.items() if key.startswith("w.")}
+    width, num_classes = inputs["x"].shape[1], len(weights["vfnet_cls.bias"])
+    head = Head(width, num_classes, HeadConfig(convs=1, groups=4), levels=1)
+    head.load_state_dict(
+        {
+            f"{ours}.{part}": weights[f"{theirs}.{there}"]
+            for ours, theirs in {
+                "cls_tower.0": "cls_convs.0",
+                "box_tower.0": "reg_convs.0",
+                "box_conv": "vfnet_reg_conv",
+            }.items()
+            for part, there in {"0.weight": "conv.weight", "1.weight": "gn.weight", "1.bias": "gn.bias"}.items()
+        }
+        | {
+            f"{ours}.{part}": weights[f"{theirs}.{part}"]
+            for ours, theirs in {"box": "vfnet_reg", "refine": "vfnet_reg_refine", "cls": "vfnet_cls"}.items()
+            for part in ("weight", "bias")
+        }
+        | {
+            "box_star.weight": weights["vfnet_reg_refine_dconv.weight"],
+            "cls_star.weight": weights["vfnet_cls_dconv.weight"],
+            "scale": weights["scale.scale"][None],
+            "refine_scale": weights["scale_refine.scale"][None],
+        }
+    )
+    x, stride = inputs["x"].clone().requires_grad_(), int(inputs["stride"])
+    unit = float(inputs["reg_denom"]) if str(inputs["norm"]) == "reg_denom" else float(stride)
+    logits, first, refined, _ = head(x, 0, stride, unit)
+    total = (logits * inputs["up_cls"]).sum() + 0.01 * (first * inputs["up_bbox"]).sum()
+    total = total + 0.01 * (refined * inputs["up_refine"]).sum()
+    grad_x, grad_weight = torch.autograd.grad(total, [x, head.box.weight])
+    return {
+        "cls_score": logits, "bbox_pred": first, "bbox_pred_refine": refined,
+        "grad_x": grad_x, "grad_vfnet_reg_weight": grad_weight,
+    }  # fmt: skip
+
+
+def vfnet_loss(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The three losses, the label of every point, and the gradients of the losses' sum, level by level."""
+    num_levels, num_images, num_classes = len(inputs["strides"]), int(inputs["num_img"]), int(inputs["num_classes"])
+    kinds = {"cls": num_classes, "bbox": 4, "refine": 4}
+    maps = {f"{kind}{i}": inputs[f"{kind}{i}"].clone().requires_grad_() for kind in kinds for i in range(num_levels)}
+    rows = {k: torch.cat([maps[f"{k}{i}"].flatten(2).transpose(1, 2) for i in range(num_levels)], 1) for k in kinds}
+    points, strides = cell_points([maps[f"cls{i}"] for i in range(num_levels)], 0.0)
+    predictions = Predictions(
+        rows["cls"], distances_to_xyxy(points, rows["refine"]), points, strides,
+        first_boxes=distances_to_xyxy(points, rows["bbox"]),
+    )  # fmt: skip
+    targets = [Targets(inputs[f"gt_boxes{n}"], inputs[f"gt_labels{n}"]) for n in range(num_images)]
+    criterion = VarifocalNetCriterion(VarifocalNetConfig(num_classes=num_classes))
+    terms = criterion(predictions, targets)
+    outputs = {
+        f"loss_{name}": terms.parts[part] for name, part in {"cls": "cls", "bbox": "box", "bbox_rf": "refine"}.items()
+    }
+    gradients = torch.autograd.grad(terms.total, list(maps.values()))
+    outputs |= {f"g{key}": gradient for key, gradient in zip(maps, gradients, strict=True)}
+    image, point, label, _ = criterion.positives(predictions, targets)
+    labels = torch.full(rows["cls"].shape[:2], num_classes).index_put((image, point), label)
+    counts = [maps[f"cls{i}"][0, 0].numel() for i in range(num_levels)]
+    return outputs | {f"labels{i}": x.flatten() for i, x in enumerate(labels.split(counts, 1))}
+
+
 FAMILIES: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "condconv_dw": condconv_dw,
     "csd_sample": csd_sample,
     "dfl": dfl,
     "v10_postprocess": v10_postprocess,
+    "vfnet_forward_single": vfnet_forward_single,
+    "vfnet_loss": vfnet_loss,
 }

@@ -148,6 +148,28 @@ def test_condconv_dw(shared: Path) -> None:
         close(outputs[key], fixture[key], 1e-9)
 
 
+@pytest.mark.parametrize("name", ["vfnet_forward_single_0", "vfnet_forward_single_stride"])
+def test_vfnet_forward_single(shared: Path, name: str) -> None:
+    """Exponentials in float32: 1e-5 of the largest value."""
+    fixture = read(shared, name)
+    computed = ("cls_score", "bbox_pred", "bbox_pred_refine", "grad_x", "grad_vfnet_reg_weight")
+    outputs = run("vfnet_forward_single", {key: value for key, value in fixture.items() if key not in computed})
+    assert set(outputs) == set(computed)
+    for key in computed:
+        close(outputs[key], fixture[key], 1e-5 * max(1.0, float(np.abs(fixture[key]).max())))
+
+
+@pytest.mark.parametrize("name", ["vfnet_loss_0", "vfnet_loss_nogt", "vfnet_loss_partial_empty"])
+def test_vfnet_loss(shared: Path, name: str) -> None:
+    fixture = read(shared, name)
+    computed = {key for key in fixture if key.startswith(("loss_", "labels")) or (key[0] == "g" and key[-1].isdigit())}
+    computed -= {key for key in fixture if key.startswith("gt_")}
+    outputs = run("vfnet_loss", {key: value for key, value in fixture.items() if key not in computed})
+    assert set(outputs) == computed
+    for key in computed:
+        close(outputs[key], fixture[key], 1e-5 * max(1.0, float(np.abs(fixture[key]).max())))
+
+
 def test_gfl(shared: Path) -> None:
     """QFL by row (label C is background) and DFL with 17 bins."""
     fixture = tensors(read(shared, "gfl_0"))

@@ -93,7 +93,9 @@ class Predictions:
     distribution [B,A,4,bins] raw logits of the four distances (l,t,r,b), for the DFL;
     one_to_many: predictions of the training-only (or NMS) head, where the main ones are one-to-one;
     unsuppressed: the same, one-to-many, before the model itself suppressed duplicates (in training only);
-    fixed_boxes: the boxes are another output's and learn there.
+    fixed_boxes: the boxes are another output's and learn there;
+    first_boxes [B,A,4]: what `boxes` were before they were refined (in training only);
+    centreness [B,A,1]: raw, its sigmoid multiplies the class scores.
     """
 
     logits: Tensor
@@ -104,6 +106,13 @@ class Predictions:
     one_to_many: Predictions | None = None
     unsuppressed: Predictions | None = None
     fixed_boxes: bool = False
+    first_boxes: Tensor | None = None
+    centreness: Tensor | None = None
+
+    def scores(self) -> Tensor:
+        """What the detections are ranked by: [B,A,C] in 0..1, float32."""
+        scores = self.logits.float().sigmoid()
+        return scores if self.centreness is None else scores * self.centreness.float().sigmoid()
 
 
 @dataclass(slots=True)

@@ -1,5 +1,7 @@
 """Which predictions are responsible for which objects."""
 
+from alignrank.assign.atss import atss
+from alignrank.assign.fcos import fcos
 from alignrank.assign.task_aligned import Assignment, task_aligned
 
-__all__ = ["Assignment", "task_aligned"]
+__all__ = ["Assignment", "atss", "fcos", "task_aligned"]

@@ -40,13 +40,13 @@ class TopK:
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
-        scores = _of_classes(predictions.logits.float().sigmoid(), classes)
+        scores = _of_classes(predictions.scores(), classes)
         boxes, scores, labels = top_k(scores, predictions.boxes, max_dets)
         keep = scores > conf
         return [Selection(b[m], s[m], c[m]) for b, s, c, m in zip(boxes, scores, labels, keep, strict=True)]
 
     def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
-        return _candidates(predictions, predictions.logits.float().sigmoid(), conf)
+        return _candidates(predictions, predictions.scores(), conf)
 
 
 class NonMaximumSuppression:
@@ -55,7 +55,7 @@ class NonMaximumSuppression:
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
-        all_scores = _of_classes(predictions.logits.float().sigmoid(), classes)
+        all_scores = _of_classes(predictions.scores(), classes)
         selections = []
         for found in _candidates(predictions, all_scores, conf):
             keep = batched_nms(found.boxes, found.scores, found.labels, iou)[:max_dets]
@@ -63,7 +63,7 @@ class NonMaximumSuppression:
         return selections
 
     def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
-        return _candidates(predictions, predictions.logits.float().sigmoid(), conf)
+        return _candidates(predictions, predictions.scores(), conf)
 
 
 def _candidates(predictions: Predictions, all_scores: Tensor, conf: float) -> list[Selection]:

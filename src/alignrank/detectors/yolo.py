@@ -75,7 +75,7 @@ class LossConfig(Config):
     o2o_pairs: what ranks in a one-to-one output, the chosen candidate of an object above its others, or all of them.
     """
 
-    classification: Literal["vfl", "qfl", "focal", "bce"] = "bce"
+    classification: Literal["vfl", "qfl", "focal", "bce", "ranksort"] = "bce"
     box: float = Field(default=7.5, ge=0)
     cls: float = Field(default=0.5, ge=0)
     dfl: float = Field(default=1.5, ge=0)

@@ -23,6 +23,7 @@ from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.losses import (
     ciou_loss,
+    class_loss,
     distribution_focal_loss,
     quality_focal_loss,
     sigmoid_focal_loss,
@@ -154,6 +155,9 @@ class YoloCriterion:
             return sigmoid_focal_loss(logits, target) / shared_normalizer(target.sum(), alone=alone)
         iou = aligned_iou(predictions.boxes[image, point].detach(), assignment.boxes[image, point])
         quality = torch.zeros_like(logits).index_put_((image, point, labels), iou)
+        if kind == "ranksort":
+            count = torch.count_nonzero(quality).to(logits.dtype)
+            return class_loss(kind, logits, quality) / shared_normalizer(count, alone=alone)
         loss = varifocal_loss if kind == "vfl" else quality_focal_loss
         return loss(logits, quality) / shared_normalizer(quality.sum(), alone=alone)
 

@@ -52,7 +52,7 @@ class ExportGraph(nn.Module):
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B,A,4] and scores [B,A,C] of every point."""
         predictions = self.model(images)
-        return predictions.boxes, predictions.logits.float().sigmoid()
+        return predictions.boxes, predictions.scores()
 
 
 def export_onnx(

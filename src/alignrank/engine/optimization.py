@@ -12,14 +12,18 @@ from torch import nn
 from alignrank.engine.recipe import TrainConfig
 from alignrank.errors import InputError
 
+STEP = 0.1
+
 
 def schedule(settings: TrainConfig, total: int) -> Callable[[int], float]:
-    """Step -> factor of the learning rate: linear warm-up, then linear, cosine or constant to `final_lr`."""
+    """Step -> factor of the learning rate: linear warm-up, then what `settings.schedule` says."""
     warmup = min(settings.warmup_epochs * total / settings.epochs, total / 2)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        if settings.schedule == "step":
+            return STEP ** sum(step >= total * epoch / settings.epochs for epoch in settings.milestones)
         done = (step - warmup) / max(total - warmup, 1)
         shapes = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
         remaining = shapes[settings.schedule]
@@ -40,6 +44,7 @@ def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, 
         if parameter.requires_grad:
             factor = settings.backbone_lr if name.startswith("backbone.body") else 1.0
             factor *= factors.get(name.rpartition(".")[0], 1.0)
+            factor *= settings.bias_lr if name.endswith("bias") else 1.0
             groups[factor, parameter.ndim > 1].append(parameter)
     return [
         {

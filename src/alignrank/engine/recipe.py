@@ -23,6 +23,7 @@ SIDE_STEP = 32
 class TrainConfig(Config):
     """How to train. `batch` is per process; lr falls to final_lr * lr; `freeze` names modules (e.g. backbone).
 
+    schedule `step`: a tenth of the rate after each of the epochs `milestones`. bias_lr: rate of biases, in parts of lr.
     save_every: keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not.
     """
 
@@ -32,11 +33,13 @@ class TrainConfig(Config):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=0.0015, gt=0, le=10, allow_inf_nan=False)
     final_lr: float = Field(default=0.01, ge=0, le=1)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "step"] = "linear"
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
     warmup_epochs: float = Field(default=3.0, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0005, ge=0, le=1)
     backbone_lr: float = Field(default=1.0, gt=0, le=1)
+    bias_lr: float = Field(default=1.0, gt=0, le=10)
     clip_norm: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     accumulate: int = Field(default=1, ge=1)
     ema_decay: float = Field(default=0.9998, ge=0, lt=1)

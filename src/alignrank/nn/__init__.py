@@ -2,5 +2,14 @@
 
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
 from alignrank.nn.csd import CrossScaleSampling
+from alignrank.nn.deformable import DeformableConv, ModulatedConv, star_offsets
+from alignrank.nn.fpn import FPN
 
-__all__ = ["BidirectionalDynamicFusion", "CrossScaleSampling"]
+__all__ = [
+    "FPN",
+    "BidirectionalDynamicFusion",
+    "CrossScaleSampling",
+    "DeformableConv",
+    "ModulatedConv",
+    "star_offsets",
+]

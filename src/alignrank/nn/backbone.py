@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,36 +15,78 @@ from alignrank.nn.csp import PyramidPooling, Scale
 STRIDES = (8, 16, 32)
 
 
-class TimmBackbone(nn.Module):
-    """images [B,3,H,W] 0..1 -> maps of strides 8, 16, 32.
+class TimmPyramid(nn.Module):
+    """images [B,3,H,W] 0..1 -> maps of strides 8, 16, 32 with `channels`.
 
-    The model's own mean and standard deviation are applied inside. The last map goes through a pyramid
-    pooling of our own, as in the CSP backbone. frozen_norm: batch norms keep their statistics and affine
-    parameters, which small batches would spoil.
+    The model's own mean and standard deviation are applied inside. norm: batch norms `learn`; are `fixed` (statistics
+    stay, affine parameters learn); or `frozen` (both stay), which small batches need. freeze: stages without gradient,
+    from the stem on, as timm counts them. Raises InputError for models and weights that do not fit.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, scale: Scale, *, pretrained: str = "", frozen_norm: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: str = "",
+        norm: Literal["learn", "fixed", "frozen"] = "learn",
+        freeze: int = 0,
+    ) -> None:
         super().__init__()
         import timm
 
         if not timm.is_model(name):
             raise InputError(f"model.backbone: timm has no model {name!r}; {nearest(name, timm.list_models())[:200]}")
         body = _features(name, pretrained)
-        channels = body.feature_info.channels()
+        self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         settings = body.pretrained_cfg
-        self.body: nn.Module = timm.layers.freeze_batch_norm_2d(body) if frozen_norm else body
-        c5 = scale.channels(1024)
-        self.channels = (channels[0], channels[1], c5)
-        self.pooling = PyramidPooling(channels[2], c5)
+        self.body: nn.Module = timm.layers.freeze_batch_norm_2d(body) if norm == "frozen" else body
+        self.fixed_norm = norm == "fixed"
+        _freeze(self.body, name, freeze)
         self.register_buffer("mean", torch.tensor(settings.get("mean", (0.0,) * 3)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.get("std", (1.0,) * 3)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        p3, p4, p5 = self.body((images - self.mean) / self.std)
+        return list(self.body((images - self.mean) / self.std))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.fixed_norm:
+            for module in self.body.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+
+class TimmBackbone(TimmPyramid):
+    """The same for the YOLO family: the last map goes through a pyramid pooling of our own, as in the CSP backbone."""
+
+    def __init__(self, name: str, scale: Scale, *, pretrained: str = "", frozen_norm: bool = False) -> None:
+        super().__init__(name, pretrained=pretrained, norm="frozen" if frozen_norm else "learn")
+        c3, c4, c5 = self.channels
+        self.channels = (c3, c4, scale.channels(1024))
+        self.pooling = PyramidPooling(c5, self.channels[2])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        p3, p4, p5 = super().forward(images)
         return [p3, p4, self.pooling(p5)]
+
+
+def _freeze(body: Any, name: str, stages: int) -> None:
+    """What comes before the end of that stage, in the order of the modules, learns no more."""
+    if not stages:
+        return
+    ends = [info["module"] for info in body.feature_info.info]
+    if stages > len(ends):
+        raise InputError(f"model.freeze: timm:{name} has {len(ends)} stages, got {stages}")
+    modules = dict(body.named_modules())
+    names = list(modules)
+    inside = [i for i, module in enumerate(names) if f"{module}.".startswith(f"{ends[stages - 1]}.")]
+    for module in names[1 : inside[-1] + 1]:
+        for parameter in modules[module].parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
 def _features(name: str, pretrained: str) -> Any:

@@ -1,0 +1,254 @@
+"""VarifocalNet and what it grew from: FCOS and ATSS, one network with parts on and off.
+
+Source: Zhang et al., VarifocalNet, CVPR 2021 (architecture 3.3 to 3.5, recipe 4); Tian et al., FCOS, ICCV 2019; Zhang
+et al., ATSS, CVPR 2020. With `head.star` the class score looks at nine points of the box that the cell has predicted,
+with `head.refine` that box is scaled once more. With both and `loss.classification=vfl` it is VarifocalNet, whose class
+score is the IoU-aware one (IACS). With neither and with `head.centreness` it is FCOS or ATSS, by `assign.kind`.
+
+Shape letters: B images, L levels, A points over all levels, C classes, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from alignrank.boxes import at_least_float32, distances_to_xyxy
+from alignrank.config import Config
+from alignrank.contracts import Built, Predictions
+from alignrank.detectors.postprocess import NonMaximumSuppression
+from alignrank.errors import InputError
+from alignrank.nn.csp import SCALES, CSPBackbone
+from alignrank.nn.deformable import DeformableConv, ModulatedConv, star_offsets, use_grid_sample
+from alignrank.nn.fpn import FPN
+
+STRIDES = (8, 16, 32, 64, 128)
+# Upper end of the box sizes that a level is meant for; the last is twice the one before it. Distances are multiples.
+REACH = (64.0, 128.0, 256.0, 512.0, 1024.0)
+PRIOR = 0.01
+# exp of more would only come from a diverging training: 1024 px * e^5.
+LARGEST_EXPONENT = 5.0
+
+
+class ModelConfig(Config):
+    """backbone: `timm:NAME` or `csp` (of `size`); pretrained: a file or `hub`; freeze: stages that do not learn, from
+    the stem on (2: stem and first stage); norm: batch norms `learn`, keep their statistics (`fixed`: their affine
+    parameters still learn), or keep everything (`frozen`).
+    """
+
+    backbone: str = "timm:resnet50"
+    size: Literal["t", "n", "s", "m", "l"] = "n"
+    pretrained: str = ""
+    freeze: int = Field(default=0, ge=0, le=5)
+    norm: Literal["learn", "fixed", "frozen"] = "learn"
+
+
+class NeckConfig(Config):
+    """width: channels of the pyramid, and of the head."""
+
+    width: int = Field(default=256, ge=32, multiple_of=32)
+
+
+class HeadConfig(Config):
+    """convs: 3x3 convolutions of each tower; star: classes look at nine points of the box; refine: boxes are scaled
+    once more; centreness: a third output that multiplies the score; dcn: the towers' last convolutions are deformable
+    (v2); distances: in units of the level's reach (`reach`, as the paper) or of its stride; groups of the group norms.
+    """
+
+    convs: int = Field(default=3, ge=1, le=6)
+    star: bool = True
+    refine: bool = True
+    centreness: bool = False
+    dcn: bool = False
+    distances: Literal["reach", "stride"] = "reach"
+    groups: int = Field(default=32, ge=1)
+
+
+class LossConfig(Config):
+    """Kind and weights. iou_weighted: varifocal loss weighs a positive by its IoU."""
+
+    classification: Literal["vfl", "qfl", "focal", "ranksort"] = "vfl"
+    iou_weighted: bool = True
+    cls: float = Field(default=1.0, ge=0)
+    box: float = Field(default=1.5, ge=0)
+    refine: float = Field(default=2.0, ge=0)
+
+
+class AssignConfig(Config):
+    """kind: `atss`, or `fcos` by size and centre; topk: ATSS candidates of a level; radius: FCOS's, in strides."""
+
+    kind: Literal["atss", "fcos"] = "atss"
+    topk: int = Field(default=9, ge=1)
+    radius: float = Field(default=1.5, gt=0)
+
+
+class VarifocalNetConfig(Config):
+    """All sections."""
+
+    num_classes: int = Field(default=80, ge=1)
+    model: ModelConfig = ModelConfig()
+    neck: NeckConfig = NeckConfig()
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    assign: AssignConfig = AssignConfig()
+
+
+class ConvGroupNorm(nn.Sequential):
+    """3x3 convolution, group norm, ReLU."""
+
+    def __init__(self, width: int, groups: int, *, deformable: bool = False) -> None:
+        conv: nn.Module
+        conv = ModulatedConv(width, width) if deformable else nn.Conv2d(width, width, 3, padding=1, bias=False)
+        if isinstance(conv, nn.Conv2d):
+            nn.init.normal_(conv.weight, std=0.01)
+        super().__init__(conv, nn.GroupNorm(groups, width), nn.ReLU())
+
+
+class Head(nn.Module):
+    """One head for all levels: map [B,D,H,W] of a level -> class logits, first and refined distances, centreness."""
+
+    def __init__(self, width: int, num_classes: int, config: HeadConfig, levels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_tower = _tower(width, config)
+        self.box_tower = _tower(width, config)
+        # The box's own convolution; the refinement starts from the tower itself.
+        self.box_conv = ConvGroupNorm(width, config.groups) if config.star or config.refine else None
+        self.box = _output(width, 4)
+        self.scale = nn.Parameter(torch.ones(levels))
+        self.box_star = DeformableConv(width, width) if config.refine else None
+        self.refine = _output(width, 4) if config.refine else None
+        self.refine_scale = nn.Parameter(torch.ones(levels)) if config.refine else None
+        self.cls_star = DeformableConv(width, width) if config.star else None
+        self.cls = _output(width, num_classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        self.centreness = _output(width, 1) if config.centreness else None
+
+    def forward(self, x: Tensor, level: int, stride: int, unit: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """unit: px of a distance of exp(0). Distances [B,4,H,W] are px, at least float32."""
+        boxes, classes = self.box_tower(x), self.cls_tower(x)
+        raw = self.box(boxes if self.box_conv is None else self.box_conv(boxes))
+        distances = _exp(raw, self.scale[level]) * unit
+        refined = distances
+        if self.box_star is not None or self.cls_star is not None:
+            # Outside of autocast: half a pixel is a sixteenth of a cell.
+            offsets = star_offsets(distances, stride)
+            if self.box_star is not None:
+                assert self.refine is not None
+                assert self.refine_scale is not None
+                factors = _exp(self.refine(self.box_star(boxes, offsets).relu()), self.refine_scale[level])
+                refined = factors * distances.detach()
+            if self.cls_star is not None:
+                classes = self.cls_star(classes, offsets).relu()
+        return self.cls(classes), distances, refined, None if self.centreness is None else self.centreness(boxes)
+
+
+def _tower(width: int, config: HeadConfig) -> nn.Sequential:
+    last = config.convs - 1
+    return nn.Sequential(
+        *(ConvGroupNorm(width, config.groups, deformable=config.dcn and i == last) for i in range(config.convs))
+    )
+
+
+def _output(width: int, channels: int, bias: float = 0.0) -> nn.Conv2d:
+    conv = nn.Conv2d(width, channels, 3, padding=1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
+    return conv
+
+
+def _exp(raw: Tensor, scale: Tensor) -> Tensor:
+    with torch.autocast(raw.device.type, enabled=False):
+        return (at_least_float32(raw) * scale).clamp(max=LARGEST_EXPONENT).exp()
+
+
+class VarifocalNet(nn.Module):
+    """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions over all cells of five levels.
+
+    `boxes` are the refined ones, `first_boxes` those before (training only, and only where boxes are refined).
+    """
+
+    stride = 32
+
+    def __init__(self, config: VarifocalNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        backbone = build_backbone(config.model)
+        self.backbone: nn.Module = backbone
+        self.neck = FPN(backbone.channels, config.neck.width)
+        self.head = Head(config.neck.width, config.num_classes, config.head, len(STRIDES))
+        # ATSS has its anchors' centres at the cells' corners; FCOS looks from the middles.
+        self.shift = 0.5 if config.assign.kind == "fcos" else 0.0
+
+    def forward(self, images: Tensor) -> Predictions:
+        maps = self.neck(self.backbone(images))
+        units = REACH if self.config.head.distances == "reach" else tuple(map(float, STRIDES))
+        levels = [self.head(x, i, STRIDES[i], units[i]) for i, x in enumerate(maps)]
+        logits, first, refined, centreness = zip(*levels, strict=True)
+        points, strides = cell_points(maps, self.shift)
+        with torch.autocast(images.device.type, enabled=False):
+            boxes = distances_to_xyxy(points, _rows(refined))
+            predictions = Predictions(_rows(logits), boxes, points, strides)
+            if self.config.head.centreness:
+                predictions.centreness = _rows(centreness)
+            if self.training and self.config.head.refine:
+                predictions.first_boxes = distances_to_xyxy(points, _rows(first))
+        return predictions
+
+    def deploy(self) -> VarifocalNet:
+        """In place, for inference only: deformable convolutions become nine samplings, which every runtime has."""
+        use_grid_sample(self)
+        return self
+
+
+def _rows(levels: Sequence[Tensor]) -> Tensor:
+    """L maps [B,D,H,W] -> [B,A,D], at least float32."""
+    return torch.cat([at_least_float32(x).flatten(2).transpose(1, 2) for x in levels], 1)
+
+
+def cell_points(maps: Sequence[Tensor], shift: float) -> tuple[Tensor, Tensor]:
+    """Points [A,2] (x,y) and strides [A,1] of all cells in px, float32; shift 0: left upper corners, 0.5: middles."""
+    points, strides = [], []
+    for x, stride in zip(maps, STRIDES, strict=True):
+        rows, columns = (
+            (torch.arange(length, device=x.device, dtype=torch.float32) + shift) * stride for length in x.shape[-2:]
+        )
+        grid = torch.stack([columns.expand(len(rows), -1), rows[:, None].expand(-1, len(columns))], -1).reshape(-1, 2)
+        points.append(grid)
+        strides.append(torch.full_like(grid[:, :1], float(stride)))
+    return torch.cat(points), torch.cat(strides)
+
+
+def build_backbone(config: ModelConfig) -> Any:
+    """One of timm's, or the CSP backbone. Raises InputError for options that it does not have."""
+    if config.backbone == "csp":
+        if config.pretrained or config.freeze or config.norm != "learn":
+            raise InputError("model.pretrained, model.freeze and model.norm are for timm backbones")
+        return CSPBackbone(SCALES[config.size])
+    prefix, _, name = config.backbone.partition(":")
+    if prefix != "timm" or not name:
+        raise InputError(f"model.backbone: {config.backbone!r} is neither 'csp' nor 'timm:NAME'")
+    from alignrank.nn.backbone import TimmPyramid
+
+    return TimmPyramid(name, pretrained=config.pretrained, norm=config.norm, freeze=config.freeze)
+
+
+def build_model(config: VarifocalNetConfig) -> VarifocalNet:
+    """The network alone: what prediction and export need."""
+    return VarifocalNet(config)
+
+
+def build_postprocess(config: VarifocalNetConfig) -> NonMaximumSuppression:
+    """Class-wise NMS."""
+    return NonMaximumSuppression()
+
+
+def build(config: VarifocalNetConfig) -> Built:
+    """Network, criterion and postprocess."""
+    from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
+
+    return Built(build_model(config), VarifocalNetCriterion(config), build_postprocess(config))

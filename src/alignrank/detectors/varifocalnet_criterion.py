@@ -1,0 +1,100 @@
+"""VarifocalNet's loss, and that of its baselines: boxes before and after refinement, IoU-aware classes, centreness.
+
+Sources: Zhang et al., VarifocalNet, CVPR 2021, eq. 6 (three normalisers: each box term is divided by the sum of its own
+IoUs, the class term by the number of positives); Tian et al., FCOS, ICCV 2019, eq. 3 (centreness).
+
+Shape letters: B images, A points, C classes, T objects of an image, P positives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from alignrank.assign import atss, fcos
+from alignrank.boxes import aligned_iou, xyxy_to_distances
+from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.varifocalnet import VarifocalNetConfig
+from alignrank.losses import class_loss, giou_loss
+from alignrank.losses.normalizer import shared_normalizer
+
+# ATSS's anchors are squares of so many strides.
+ANCHOR_SIDE = 8.0
+GIOU_EPS = 1e-6
+# Marks a positive whose box misses its object.
+LEAST_QUALITY = 1e-6
+
+
+class VarifocalNetCriterion:
+    """(Predictions, targets of every image) -> LossTerms: cls, box, and refine or centreness where predicted."""
+
+    def __init__(self, config: VarifocalNetConfig) -> None:
+        self.config = config
+
+    def __call__(
+        self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
+    ) -> LossTerms:
+        loss = self.config.loss
+        assert predictions.points is not None
+        image, point, labels, gt = self.positives(predictions, targets)
+        first = predictions.boxes if predictions.first_boxes is None else predictions.first_boxes
+        count = shared_normalizer(gt.new_tensor(float(len(gt))), alone=alone)
+        parts = {}
+        if predictions.centreness is None:
+            weight = _quality(first[image, point], gt)
+        else:
+            weight = centreness_target(predictions.points[point], gt)
+            logits = predictions.centreness[image, point, 0]
+            parts["centreness"] = binary_cross_entropy_with_logits(logits, weight, reduction="sum") / count
+        parts["box"] = loss.box * _box_loss(first[image, point], gt, weight, alone)
+        if predictions.first_boxes is not None:
+            refined = predictions.boxes[image, point]
+            parts["refine"] = loss.refine * _box_loss(refined, gt, _quality(refined, gt), alone)
+        quality = torch.zeros_like(predictions.logits)
+        quality[image, point, labels] = _quality(predictions.boxes[image, point], gt).to(quality.dtype)
+        classes = class_loss(loss.classification, predictions.logits, quality, iou_weighted=loss.iou_weighted)
+        parts["cls"] = loss.cls * classes / count
+        return LossTerms(torch.stack(list(parts.values())).sum(), parts)
+
+    def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images [P], points [P], labels [P] and boxes of the objects [P,4]."""
+        points, strides = predictions.points, predictions.strides
+        assert points is not None
+        assert strides is not None
+        images, chosen, labels, boxes = [], [], [], []
+        half = ANCHOR_SIDE / 2 * strides
+        anchors = torch.cat([points - half, points + half], 1)
+        per_level = torch.unique_consecutive(strides[:, 0], return_counts=True)[1].tolist()
+        for number, target in enumerate(targets):
+            if self.config.assign.kind == "atss":
+                gt_index, label, _ = atss(anchors, per_level, target.boxes, target.labels, topk=self.config.assign.topk)
+            else:
+                gt_index, label = fcos(points, strides, target.boxes, target.labels, radius=self.config.assign.radius)
+            point = (gt_index >= 0).nonzero().squeeze(1)
+            images.append(torch.full_like(point, number))
+            chosen.append(point)
+            labels.append(label[point])
+            boxes.append(target.boxes[gt_index[point]])
+        return torch.cat(images), torch.cat(chosen), torch.cat(labels), torch.cat(boxes)
+
+
+def _quality(boxes: Tensor, gt: Tensor) -> Tensor:
+    """[P,4],[P,4] -> IoU [P], at least `LEAST_QUALITY`, constant."""
+    return aligned_iou(boxes.detach(), gt).clamp(min=LEAST_QUALITY)
+
+
+def _box_loss(boxes: Tensor, gt: Tensor, weight: Tensor, alone: bool) -> Tensor:
+    """Weighted mean of 1 - GIoU, 0 without positives."""
+    total = (weight * giou_loss(boxes, gt, eps=GIOU_EPS)).sum()
+    return total / shared_normalizer(weight.sum(), alone=alone)
+
+
+def centreness_target(points: Tensor, gt: Tensor) -> Tensor:
+    """points [P,2] inside of boxes [P,4] -> [P] in 0..1 (FCOS, eq. 3): 1 in the middle, 0 on an edge."""
+    left, top, right, bottom = xyxy_to_distances(points, gt).clamp(min=0).unbind(-1)
+    across = torch.minimum(left, right) / torch.maximum(left, right).clamp(min=1e-9)
+    down = torch.minimum(top, bottom) / torch.maximum(top, bottom).clamp(min=1e-9)
+    return (across * down).sqrt()

@@ -1,0 +1,31 @@
+"""The classification losses by their names in recipes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from alignrank.losses.classification import quality_focal_loss, sigmoid_focal_loss, varifocal_loss
+from alignrank.losses.rank_sort import rank_sort_loss
+
+ClassLoss = Literal["vfl", "qfl", "focal", "ranksort"]
+
+
+def class_loss(kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted: bool = True) -> Tensor:
+    """logits and quality [...,C] in 0..1, > 0 at the class of a positive -> a sum over all entries, 0-dim.
+
+    Meant to be divided by a number of positives. Rank & Sort is a mean over them already and is multiplied by it here,
+    so that one division serves all and processes are weighted by their positives; all images are ranked together, as in
+    its paper. Focal loss takes a quality above 0 as 1. iou_weighted: of varifocal loss.
+    """
+    logits, quality = logits.flatten(0, -2), quality.flatten(0, -2)
+    if kind == "vfl":
+        return varifocal_loss(logits, quality, iou_weighted=iou_weighted)
+    if kind == "qfl":
+        return quality_focal_loss(logits, quality)
+    if kind == "focal":
+        return sigmoid_focal_loss(logits, (quality > 0).to(logits.dtype))
+    ranking, sorting = rank_sort_loss(logits.flatten(), quality.flatten())
+    return (ranking + sorting) * torch.count_nonzero(quality)
