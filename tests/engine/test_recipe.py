@@ -51,7 +51,7 @@ def test_for_classes() -> None:
         ({"hed.dual": True}, "unknown option 'hed'; did you mean 'head'?"),
         (
             {"loss.classification": "ce"},
-            "loss.classification: Input should be 'vfl', 'qfl', 'focal' or 'bce', got 'ce'",
+            "loss.classification: Input should be 'vfl', 'qfl', 'focal', 'bce' or 'ranksort', got 'ce'",
         ),
         ({"train.lr": -1.0}, "train: lr: "),
         ({"train.lr": float("nan")}, "train: lr: "),
