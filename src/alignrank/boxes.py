@@ -137,3 +137,23 @@ def distances_to_xyxy(points: Tensor, distances: Tensor) -> Tensor:
 def xyxy_to_distances(points: Tensor, boxes: Tensor) -> Tensor:
     """points [...,2], boxes [...,4] xyxy -> distances (l,t,r,b), negative outside the box."""
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
+
+
+# Of exp in a decoded side: a box is at most 62.5 times its anchor (as Fast R-CNN's descendants have it).
+LARGEST_LOG = math.log(1000 / 16)
+
+
+def deltas_to_xyxy(anchors: Tensor, deltas: Tensor) -> Tensor:
+    """anchors [...,4] xyxy, deltas [...,4] -> xyxy (Girshick et al. 2014, eq. 1 to 4): shifts of the centre in the
+    anchor's sides, logarithms of the factors of its sides.
+    """
+    centre, side = xyxy_to_cxcywh(anchors).split(2, -1)
+    shift, factor = deltas.split(2, -1)
+    return cxcywh_to_xyxy(torch.cat([centre + shift * side, side * factor.clamp(max=LARGEST_LOG).exp()], -1))
+
+
+def xyxy_to_deltas(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """anchors, boxes [...,4] xyxy with area -> deltas [...,4], the inverse of `deltas_to_xyxy`."""
+    centre, side = xyxy_to_cxcywh(anchors).split(2, -1)
+    box_centre, box_side = xyxy_to_cxcywh(boxes).split(2, -1)
+    return torch.cat([(box_centre - centre) / side, (box_side / side).log()], -1)

@@ -95,7 +95,8 @@ class Predictions:
     unsuppressed: the same, one-to-many, before the model itself suppressed duplicates (in training only);
     fixed_boxes: the boxes are another output's and learn there;
     first_boxes [B,A,4]: what `boxes` were before they were refined (in training only);
-    centreness [B,A,1]: raw, its sigmoid multiplies the class scores.
+    centreness [B,A,1]: raw, its sigmoid multiplies the class scores;
+    anchors [A,4]: boxes in input pixels that `boxes` are measured from, for anchor-based assignment.
     """
 
     logits: Tensor
@@ -108,6 +109,7 @@ class Predictions:
     fixed_boxes: bool = False
     first_boxes: Tensor | None = None
     centreness: Tensor | None = None
+    anchors: Tensor | None = None
 
     def scores(self) -> Tensor:
         """What the detections are ranked by: [B,A,C] in 0..1, float32."""

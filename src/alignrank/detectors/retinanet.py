@@ -1,0 +1,131 @@
+"""RetinaNet: nine anchors a cell, two plain towers; a detector on which the class losses of VarifocalNet can be tried.
+
+Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4. Differences: the coarse levels are made
+from P5, not from C5; towers begin with He's initialisation; a model knows no loss.
+
+Shape letters: B images, L levels, A anchors over all levels, C classes, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from alignrank.boxes import at_least_float32, deltas_to_xyxy
+from alignrank.config import Config
+from alignrank.contracts import Built, Predictions
+from alignrank.detectors.postprocess import NonMaximumSuppression
+from alignrank.detectors.varifocalnet import ModelConfig, NeckConfig, build_backbone, cell_points
+from alignrank.nn.fpn import FPN
+
+# Sides in strides, and heights in widths.
+SIDES = tuple(4 * 2 ** (i / 3) for i in range(3))
+SHAPES = (0.5, 1.0, 2.0)
+PRIOR = 0.01
+
+
+class HeadConfig(Config):
+    """convs: 3x3 convolutions of each tower."""
+
+    convs: int = Field(default=4, ge=1, le=6)
+
+
+class LossConfig(Config):
+    """Kind and weights. iou_weighted: varifocal loss weighs a positive by its IoU."""
+
+    classification: Literal["vfl", "qfl", "focal", "ranksort"] = "focal"
+    iou_weighted: bool = True
+    cls: float = Field(default=1.0, ge=0)
+    box: float = Field(default=1.0, ge=0)
+
+
+class AssignConfig(Config):
+    """IoU with an anchor from which it is positive, below which it is negative."""
+
+    positive: float = Field(default=0.5, ge=0, le=1)
+    negative: float = Field(default=0.4, ge=0, le=1)
+
+
+class RetinaNetConfig(Config):
+    """All sections."""
+
+    num_classes: int = Field(default=80, ge=1)
+    model: ModelConfig = ModelConfig()
+    neck: NeckConfig = NeckConfig()
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    assign: AssignConfig = AssignConfig()
+
+
+def _branch(width: int, convs: int, outputs: int, bias: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in [width] * convs + [outputs]:
+        conv = nn.Conv2d(width, channels, 3, padding=1)
+        # N(0, 0.01), the paper's, would let the signal of a narrow tower fade: its four layers have no norms.
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        layers += [conv, nn.ReLU()]
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
+    return nn.Sequential(*layers[:-1])
+
+
+class RetinaNet(nn.Module):
+    """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions, `anchors` among them."""
+
+    stride = 32
+
+    def __init__(self, config: RetinaNetConfig) -> None:
+        super().__init__()
+        backbone = build_backbone(config.model)
+        self.backbone: nn.Module = backbone
+        width, each = config.neck.width, len(SIDES) * len(SHAPES)
+        self.neck = FPN(backbone.channels, width)
+        self.cls = _branch(width, config.head.convs, each * config.num_classes, -math.log((1 - PRIOR) / PRIOR))
+        self.box = _branch(width, config.head.convs, each * 4, 0.0)
+        self.num_classes = config.num_classes
+
+    def forward(self, images: Tensor) -> Predictions:
+        maps = self.neck(self.backbone(images))
+        logits = _rows([self.cls(x) for x in maps], self.num_classes)
+        deltas = _rows([self.box(x) for x in maps], 4)
+        anchors = all_anchors(maps)
+        with torch.autocast(images.device.type, enabled=False):
+            return Predictions(logits, deltas_to_xyxy(anchors, deltas), anchors=anchors)
+
+
+def _rows(levels: Sequence[Tensor], size: int) -> Tensor:
+    """L maps [B,9*S,H,W] -> [B,A,S], the anchors of a cell one after another, at least float32."""
+    flat = [at_least_float32(x).unflatten(1, (-1, size)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in levels]
+    return torch.cat(flat, 1)
+
+
+def all_anchors(maps: Sequence[Tensor]) -> Tensor:
+    """[A,4] px, in the order of the head's outputs: level, row, column, shape, side."""
+    points, strides = cell_points(maps, 0.0)
+    shape = torch.tensor(SHAPES, device=points.device).sqrt()
+    unit = torch.stack([1 / shape, shape], -1)[:, None] * torch.tensor(SIDES, device=points.device)[:, None]  # [3,3,2]
+    half = unit.reshape(1, -1, 2) * strides[:, None] / 2
+    return torch.cat([points[:, None] - half, points[:, None] + half], -1).flatten(0, 1)
+
+
+def build_model(config: RetinaNetConfig) -> RetinaNet:
+    """The network alone: what prediction and export need."""
+    return RetinaNet(config)
+
+
+def build_postprocess(config: RetinaNetConfig) -> NonMaximumSuppression:
+    """Class-wise NMS."""
+    return NonMaximumSuppression()
+
+
+def build(config: RetinaNetConfig) -> Built:
+    """Network, criterion and postprocess."""
+    from alignrank.detectors.retinanet_criterion import RetinaNetCriterion
+
+    return Built(build_model(config), RetinaNetCriterion(config), build_postprocess(config))
