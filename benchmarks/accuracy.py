@@ -27,6 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 RUNS = ROOT / "runs" / "accuracy"
 NEAR = Path(os.path.relpath(SHARED, ROOT))  # runs start in ROOT, so that recorded commands read the same everywhere
 BLOODCELLS = ["--data", str(NEAR / "data" / "bloodcells"), "--imgsz", "320", "--batch", "16"]
+AERIALCARS = ["--data", str(NEAR / "data" / "aerialcars"), "--imgsz", "320", "--batch", "16"]
 MOBILENET = ["model.backbone=timm:mobilenetv2_100"]
 ROWS = {
     "yolov8-n": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "60"],
@@ -36,6 +37,7 @@ ROWS = {
         f"model.pretrained={NEAR / 'weights' / 'mobilenetv2_100.safetensors'}",
     ],
     "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET],
+    "alignrank-n-aerialcars": ["--model", "alignrank-n", *AERIALCARS, "--epochs", "60"],
 }  # fmt: skip
 
 
@@ -62,6 +64,12 @@ def ranking_figures(gt: Path, detections: Path) -> dict[str, object]:
     """oLRP, and how the scores rank the boxes."""
     metrics = evaluate(gt, detections)
     return {"lrp": metrics.lrp, "rank": metrics.rank}
+
+
+def truth_of(row: str) -> Path:
+    """The annotations that a row is evaluated on."""
+    words = ROWS[row]
+    return ROOT / words[words.index("--data") + 1] / "annotations" / "val.json"
 
 
 def run(row: str, seed: int, gt: Path) -> dict[str, object]:
@@ -97,12 +105,13 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     arguments = parser.parse_args()
-    gt = SHARED / "data" / "bloodcells" / "annotations" / "val.json"
-    if not gt.exists():
-        sys.exit(f"{gt} is not there: set ALIGNRANK_SHARED")
+    for row in arguments.rows:
+        if not truth_of(row).exists():
+            sys.exit(f"{truth_of(row)} is not there: set ALIGNRANK_SHARED")
     table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for seed in arguments.seeds:
         for row in arguments.rows:
+            gt = truth_of(row)
             if str(seed) not in table.get(row, {}):
                 table.setdefault(row, {})[str(seed)] = run(row, seed, gt)
             entry = table[row][str(seed)]
