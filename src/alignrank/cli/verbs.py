@@ -194,6 +194,24 @@ def export(
         print_json({"out": str(path), "format": format})
 
 
+@app.command(epilog=examples("alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors"))
+def convert(
+    source: Annotated[str, typer.Argument(help="a VarifocalNet checkpoint, .pth or .safetensors")],
+    out: Annotated[str, typer.Option(help="file to write, .safetensors")],
+    model: Annotated[str, typer.Option(help="the recipe it fits")] = "vfnet-r50",
+    classes: Annotated[str | None, typer.Option(help="file with one class name a line [default: COCO's 80]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a public checkpoint into weights of ours; nothing in it is executed."""
+    from alignrank.engine.convert import convert_file
+    from alignrank.engine.progress import say
+
+    path = convert_file(Path(source), Path(out), model=model, classes=classes)
+    say(f"wrote {path}")
+    if as_json:
+        print_json({"out": str(path), "model": model})
+
+
 @app.command(epilog=examples("alignrank models"))
 def models(as_json: Json = False) -> None:
     """List recipes with parameters and FLOPs (80 classes, 640 px, as deployed)."""
