@@ -96,6 +96,7 @@ def val(
     iou: Annotated[float, typer.Option(min=0, max=1, help="NMS threshold (not used by NMS-free models)")] = 0.7,
     max_dets: Annotated[int, typer.Option(min=1, help="detections per image that count in COCO's figures")] = 100,
     nms: Nms = False,
+    oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
     as_json: Json = False,
@@ -106,7 +107,7 @@ def val(
 
     metrics = run.validate_weights(
         Path(weights), data, split=split, out=out, imgsz=imgsz, batch=batch, conf=conf, iou=iou, max_dets=max_dets,
-        device=device, nms=nms,
+        device=device, nms=nms, oracle=oracle,
     )  # fmt: skip
     say_figures({"value": metrics})
     if as_json:

@@ -96,6 +96,13 @@ class YoloCriterion:
             parts["rank"] = loss.cls * call.fade * loss.rank * call.mean(rank, count)
         return parts
 
+    def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Points that the main output is trained on: images [P], points [P], labels [P], boxes of the objects [P,4]."""
+        one_to_one = self.config.head.dual and not self.config.postprocess.nms
+        assignment = self._assign(predictions, padded(targets), 1 if one_to_one else self.config.assign.topk)
+        image, point = assignment.foreground.nonzero(as_tuple=True)
+        return image, point, assignment.labels[image, point], assignment.boxes[image, point]
+
     def _assign(self, predictions: Predictions, truth: Truth, topk: int) -> Assignment:
         assert predictions.points is not None
         assert predictions.strides is not None

@@ -13,6 +13,7 @@ import torch
 from alignrank.data.decode import decode
 from alignrank.data.loader import EvaluationSet, Images, TrainingSet, evaluation_loader
 from alignrank.data.samples import Split
+from alignrank.detectors import DETECTORS
 from alignrank.drawing import draw_boxes
 from alignrank.engine import checkpoint
 from alignrank.engine.deploy import deploy
@@ -46,10 +47,11 @@ def evaluate_weights(
     max_dets: int = MAX_DETS,
     coco_max_dets: int = 100,
     nms: bool = False,
+    oracle: str = "",
 ) -> Metrics:
     """The metrics of saved weights on `split`; with `out`, also its results, curves and pictures there.
 
-    nms: of the one-to-many output, see `deploy`.
+    nms: of the one-to-many output, see `deploy`. oracle: a part to replace by ground truth, see `engine.oracle`.
 
     Raises InputError where weights and data do not belong together.
     """
@@ -59,7 +61,15 @@ def evaluate_weights(
             f"{weights}: was trained for the classes {', '.join(loaded.classes)[:200]}; "
             f"{split.source} has {', '.join(split.classes)[:200]}"
         )
-    detector = deploy(loaded, device, nms=nms)
+    if nms:
+        loaded = loaded.with_nms()
+    correct = None
+    if oracle:
+        from alignrank.engine.oracle import correction  # knows losses, which plain evaluation does not need
+
+        recipe = loaded.recipe.without_pretrained()
+        correct = correction(oracle, DETECTORS[recipe.detector].build(recipe.architecture).criterion)
+    detector = deploy(loaded, device)
     images = opened(split, imgsz or detector.imgsz)
     loader = evaluation_loader(EvaluationSet(images), batch, workers=0)
     with steps("evaluating", len(loader)) as advance:
@@ -74,6 +84,7 @@ def evaluate_weights(
             max_dets=max_dets,
             coco_max_dets=coco_max_dets,
             keep_candidates=True,
+            correct=correct,
             advance=advance,
         )
     if out is not None:

@@ -163,11 +163,12 @@ def validate_weights(
     max_dets: int = 100,
     device: str = "auto",
     nms: bool = False,
+    oracle: str = "",
 ) -> Metrics:
     """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given.
 
     max_dets: detections per image that count in COCO's figures. nms: of the one-to-many output, also where there is
-    an NMS-free one.
+    an NMS-free one. oracle: the part of the predictions to replace by ground truth, see `engine.oracle`.
     """
     folder = None if out is None else new_run_folder(str(out), "val")
     chosen_device = choose_device(device)
@@ -176,7 +177,7 @@ def validate_weights(
     chosen = open_split(data, split)
     metrics = evaluate_weights(
         weights, chosen, out=folder, device=chosen_device, imgsz=imgsz, batch=batch, conf=conf, iou=iou,
-        max_dets=max(MAX_DETS, max_dets), coco_max_dets=max_dets, nms=nms,
+        max_dets=max(MAX_DETS, max_dets), coco_max_dets=max_dets, nms=nms, oracle=oracle,
     )  # fmt: skip
     if folder is not None:
         say(f"results, plots and pictures are in {folder}")

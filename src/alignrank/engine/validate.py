@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignrank.boxes import xyxy_to_xywh
-from alignrank.contracts import Batch, Criterion, Frame, Postprocess, Selection
+from alignrank.contracts import Batch, Criterion, Frame, Postprocess, Predictions, Selection, Targets
 from alignrank.data.samples import Array, Split
 from alignrank.metrics import CocoInputs, Diagnosis, Metrics, read_inputs
 
@@ -53,11 +53,13 @@ def validate(
     max_dets: int = MAX_DETS,
     coco_max_dets: int = 100,
     keep_candidates: bool = False,
+    correct: Callable[[Predictions, Sequence[Targets]], Predictions] | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> Validation:
     """Run `model` (as it is: fold or not, EMA or not) over `batches` of `split` in evaluation mode.
 
-    keep_candidates: diagnose what the selection is made from, too (a few kB an image).
+    keep_candidates: diagnose what the selection is made from, too (a few kB an image). correct: what to do with
+    predictions before the selection (see `oracle`).
     """
     was_training = model.training
     model.eval()
@@ -73,6 +75,8 @@ def validate(
             for name, value in terms.parts.items():
                 sums[name] += float(value) * len(batch.frames)
         count += len(batch.frames)
+        if correct is not None:
+            predictions = correct(predictions, batch.targets)
         selections = postprocess(predictions, conf=conf, iou=iou, max_dets=max_dets)
         for selection, frame in zip(selections, batch.frames, strict=True):
             boxes = xyxy_to_xywh(frame.to_original(selection.boxes)).tolist()
