@@ -33,3 +33,8 @@ DETECTORS: dict[str, Detector] = {
     ),
     "yolo": Detector(yolo.YoloConfig, yolo.build, yolo.build_model, yolo.build_postprocess),
 }
+
+
+def deployed(model: Any) -> Any:
+    """The network in its form for inference: `model.deploy()` where it has that, else as it is. Works in place."""
+    return model.deploy() if hasattr(model, "deploy") else model

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alignrank.contracts import Detections, Postprocess
-from alignrank.detectors import DETECTORS
+from alignrank.detectors import DETECTORS, deployed
 from alignrank.engine import checkpoint
 from alignrank.engine.device import choose_device
 from alignrank.engine.folders import new_file, new_run_folder
@@ -58,7 +58,7 @@ def deploy(
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     if nms:
         loaded = loaded.with_nms()
-    network = split_top_down(loaded.build_model().deploy()).to(chosen).to(memory_format=torch.channels_last)
+    network = split_top_down(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
     return Deployed(network, postprocess, loaded.classes, recipe.train.imgsz, recipe.name, chosen)

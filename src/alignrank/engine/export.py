@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import alignrank
 from alignrank.contracts import Postprocess
+from alignrank.detectors import deployed
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.engine.folders import replacing
 from alignrank.errors import InputError
@@ -79,8 +80,7 @@ def export_onnx(
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
     _require("onnx", "onnxscript", "onnxruntime")
     model = copy.deepcopy(model).cpu().float().eval()
-    if hasattr(model, "deploy"):
-        split_top_down(model.deploy())
+    model = split_top_down(deployed(model))
     graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
     exported = _to_onnx(graph, imgsz)
     metadata = {

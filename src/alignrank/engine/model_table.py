@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from alignrank.detectors import DETECTORS
+from alignrank.detectors import DETECTORS, deployed
 from alignrank.engine.recipe import load_recipe, recipe_names
 
 COUNTED_SIDE = 640
@@ -25,7 +25,7 @@ def count(name: str, num_classes: int = 80) -> dict[str, int]:
     attention products are left out.
     """
     recipe = load_recipe(name, num_classes=num_classes)
-    model = DETECTORS[recipe.detector].model(recipe.architecture).deploy()
+    model = deployed(DETECTORS[recipe.detector].model(recipe.architecture))
     parameters = sum(p.numel() for p in model.parameters())
     return {"parameters": parameters, "flops": convolution_flops(model)}
 
