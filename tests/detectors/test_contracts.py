@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_forms import tiny_form
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -22,17 +23,11 @@ CLASSIFICATION = {
     "varifocalnet": ["vfl", "qfl", "focal", "ranksort"],
     "yolo": ["vfl", "qfl", "focal", "bce", "ranksort"],
 }
-CSP = {"model.backbone": "csp", "model.freeze": 0, "model.norm": "learn", "neck.width": 32}
-TINY: dict[str, dict[str, Any]] = {
-    "retinanet": CSP,
-    "varifocalnet": CSP | {"head.groups": 8},
-}
 SIDE = 64
 
 
 def tiny(name: str, num_classes: int = 3, **overrides: Any) -> Recipe:
-    form = TINY.get(load_recipe(name).detector, {})
-    return load_recipe(name, num_classes=num_classes, overrides={"model.size": "t", **form, **overrides})
+    return load_recipe(name, num_classes=num_classes, overrides=tiny_form(name) | overrides)
 
 
 def scene(batch: int = 2, num_classes: int = 3, height: int = SIDE, width: int = SIDE) -> tuple[Tensor, list[Targets]]:

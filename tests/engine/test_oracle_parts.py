@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from tiny_forms import tiny_form
 from torch.testing import assert_close
 
 from alignrank.boxes import aligned_iou
@@ -14,13 +13,7 @@ from alignrank.engine.oracle import KINDS, correction
 from alignrank.engine.recipe import load_recipe
 from alignrank.errors import InputError
 
-SMALL: dict[str, dict[str, Any]] = {
-    "atss-r50": {"model.backbone": "csp", "model.freeze": 0, "model.norm": "learn", "neck.width": 32, "head.groups": 8},
-    "retinanet-r50": {"model.backbone": "csp", "model.freeze": 0, "model.norm": "learn", "neck.width": 32},
-    "yolov8-n": {},
-    "yolov10-n": {},
-    "alignrank-n": {},
-}
+NAMES = ("atss-r50", "retinanet-r50", "yolov8-n", "yolov10-n", "alignrank-n")
 TARGETS = [
     Targets(torch.tensor([[4.0, 4.0, 60.0, 60.0], [30.0, 40.0, 90.0, 62.0]]), torch.tensor([0, 2])),
     Targets.empty(),
@@ -29,10 +22,10 @@ TARGETS = [
 
 def small(name: str) -> Built:
     torch.manual_seed(0)
-    return load_recipe(name, num_classes=3, overrides={"model.size": "t", **SMALL[name]}).build()
+    return load_recipe(name, num_classes=3, overrides=tiny_form(name)).build()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_part_is_right(name: str, kind: str) -> None:
     """Boxes are the objects'; class scores are 1 or the IoU; nothing else changes, and the original not at all."""
