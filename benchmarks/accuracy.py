@@ -72,9 +72,9 @@ def truth_of(row: str) -> Path:
     return ROOT / words[words.index("--data") + 1] / "annotations" / "val.json"
 
 
-def run(row: str, seed: int, gt: Path) -> dict[str, object]:
+def run(row: str, seed: int) -> dict[str, object]:
     """Train (or resume) one row and seed; its entry of the table."""
-    out = folder(row, seed)
+    gt, out = truth_of(row), folder(row, seed)
     shown = str(out.relative_to(ROOT))
     alignrank = [sys.executable, "-m", "alignrank"]
     if (out / "run.json").exists():
@@ -111,12 +111,11 @@ def main() -> None:
     table = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for seed in arguments.seeds:
         for row in arguments.rows:
-            gt = truth_of(row)
             if str(seed) not in table.get(row, {}):
-                table.setdefault(row, {})[str(seed)] = run(row, seed, gt)
+                table.setdefault(row, {})[str(seed)] = run(row, seed)
             entry = table[row][str(seed)]
             if "rank" not in entry:  # measured before these figures were
-                entry |= ranking_figures(gt, folder(row, seed) / "detections.json")
+                entry |= ranking_figures(truth_of(row), folder(row, seed) / "detections.json")
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(table, indent=1) + "\n")
             figures = {name: entry[name] for name in ("ap", "ap50", "ap75", "lrp")} | entry["rank"]

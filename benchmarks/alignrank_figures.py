@@ -8,13 +8,13 @@ Validation images of bloodcells. Writes docs/images/alignrank_{sampling,gates,sc
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ablation import DATA, ROOT, folder
 from torch import Tensor
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
@@ -26,9 +26,6 @@ from alignrank.engine.images import opened
 from alignrank.metrics import Diagnosis, read_inputs
 from alignrank.nn.bcdm import GatedFusion
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
-DATA = SHARED / "data" / "bloodcells"
 IMAGES = ROOT / "docs" / "images"
 LEVELS = ("stride 8", "stride 16", "stride 32")
 SHOWN, CROP = 3, 0.35  # detections of an image, and what of a box's side is shown around them
@@ -165,9 +162,8 @@ def scores_figure(before: Path, after: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runs = ROOT / "runs" / "ablation"
-    parser.add_argument("--before", type=Path, default=runs / "base-seed0")
-    parser.add_argument("--after", type=Path, default=runs / "all-seed0")
+    parser.add_argument("--before", type=Path, default=folder("base", 0))
+    parser.add_argument("--after", type=Path, default=folder("all", 0))
     arguments = parser.parse_args()
     images = opened(open_split(str(DATA), "val"), checkpoint.load(arguments.after).recipe.train.imgsz)
     batches = list(evaluation_loader(EvaluationSet(images), 16, workers=0))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ablation import DATA, ROOT, folder
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.detectors.alignrank import AlignRank
@@ -30,8 +31,6 @@ from alignrank.engine.validate import validate
 from alignrank.metrics import compare
 from alignrank.nn.bcdm import GatedFusion
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 RESULTS = ROOT / "benchmarks" / "results" / "bypass.json"
 FIGURES = ("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.misranked", "rank.duplicates_70")
 CLOSED = -1e4  # a sigmoid of it is 0
@@ -97,7 +96,7 @@ BYPASSES: dict[str, Callable[[AlignRank], None]] = {
 def measure(run: Path) -> dict[str, Any]:
     """Figures of each bypass, and its difference to the model as trained, with intervals over images."""
     loaded = checkpoint.load(run)
-    split = open_split(str(SHARED / "data" / "bloodcells"), "val")
+    split = open_split(str(DATA), "val")
     images = opened(split, loaded.recipe.train.imgsz)
     rows: dict[str, Any] = {}
     trained = None
@@ -123,8 +122,7 @@ def measure(run: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = ROOT / "runs" / "ablation" / "all-seed0"
-    parser.add_argument("runs", nargs="*", type=Path, default=[default])
+    parser.add_argument("runs", nargs="*", type=Path, default=[folder("all", 0)])
     arguments = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = " ".join(os.path.relpath(run, ROOT) for run in arguments.runs)

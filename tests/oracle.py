@@ -7,6 +7,7 @@ ignored, so a whole fixture (inputs and expected outputs together) may be passed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,27 +18,23 @@ from torch import Tensor
 from alignrank.boxes import distances_to_xyxy, xyxy_to_distances
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.postprocess import top_k
-from alignrank.detectors.varifocalnet import Head, HeadConfig, VarifocalNetConfig, cell_points
+from alignrank.detectors.varifocalnet import Head, HeadConfig, VarifocalNetConfig
 from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
 from alignrank.detectors.yolo import expected_distances
+from alignrank.engine.convert import renamed
 from alignrank.losses import distribution_focal_loss, varifocal_loss
 from alignrank.nn.bcdm import DynamicDepthwise
 from alignrank.nn.csd import cell_centres, sampling_grid, weighted_samples
+from alignrank.nn.grid import cell_rows, grid_points
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def run(family: str, inputs: Mapping[str, Any]) -> Arrays:
     """Outputs of the project's code for a fixture's inputs, under the fixture's keys."""
-    tensors = {key: torch.from_numpy(array) for key, array in arrays_of(inputs, strings=False).items()}
-    tensors |= {key: str(array) for key, array in arrays_of(inputs, strings=True).items()}  # type: ignore[misc]
-    return {key: value.detach().numpy() for key, value in FAMILIES[family](tensors).items()}
-
-
-def arrays_of(inputs: Mapping[str, Any], *, strings: bool) -> Arrays:
-    """Those values that are text, or those that are numbers."""
     arrays = {key: np.array(value) for key, value in inputs.items()}
-    return {key: array for key, array in arrays.items() if (array.dtype.kind in "US") == strings}
+    values: dict[str, Any] = {k: str(x) if x.dtype.kind in "US" else torch.from_numpy(x) for k, x in arrays.items()}
+    return {key: value.detach().numpy() for key, value in FAMILIES[family](values).items()}
 
 
 def dfl(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -113,28 +110,9 @@ def vfnet_forward_single(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {key.removeprefix("w."): value for key, value in inputs.items() if key.startswith("w.")}
     width, num_classes = inputs["x"].shape[1], len(weights["vfnet_cls.bias"])
     head = Head(width, num_classes, HeadConfig(convs=1, groups=4), levels=1)
-    head.load_state_dict(
-        {
-            f"{ours}.{part}": weights[f"{theirs}.{there}"]
-            for ours, theirs in {
-                "cls_tower.0": "cls_convs.0",
-                "box_tower.0": "reg_convs.0",
-                "box_conv": "vfnet_reg_conv",
-            }.items()
-            for part, there in {"0.weight": "conv.weight", "1.weight": "gn.weight", "1.bias": "gn.bias"}.items()
-        }
-        | {
-            f"{ours}.{part}": weights[f"{theirs}.{part}"]
-            for ours, theirs in {"box": "vfnet_reg", "refine": "vfnet_reg_refine", "cls": "vfnet_cls"}.items()
-            for part in ("weight", "bias")
-        }
-        | {
-            "box_star.weight": weights["vfnet_reg_refine_dconv.weight"],
-            "cls_star.weight": weights["vfnet_cls_dconv.weight"],
-            "scale": weights["scale.scale"][None],
-            "refine_scale": weights["scale_refine.scale"][None],
-        }
-    )
+    public = {re.sub(r"^scale(_refine)?\.", r"scales\1.0.", key): value for key, value in weights.items()}
+    ours = renamed({f"bbox_head.{key}": value for key, value in public.items()})
+    head.load_state_dict({key.removeprefix("head."): value for key, value in ours.items()})
     x, stride = inputs["x"].clone().requires_grad_(), int(inputs["stride"])
     unit = float(inputs["reg_denom"]) if str(inputs["norm"]) == "reg_denom" else float(stride)
     logits, first, refined, _ = head(x, 0, stride, unit)
@@ -150,10 +128,10 @@ def vfnet_forward_single(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 def vfnet_loss(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The three losses, the label of every point, and the gradients of the losses' sum, level by level."""
     num_levels, num_images, num_classes = len(inputs["strides"]), int(inputs["num_img"]), int(inputs["num_classes"])
-    kinds = {"cls": num_classes, "bbox": 4, "refine": 4}
+    kinds = ("cls", "bbox", "refine")
     maps = {f"{kind}{i}": inputs[f"{kind}{i}"].clone().requires_grad_() for kind in kinds for i in range(num_levels)}
-    rows = {k: torch.cat([maps[f"{k}{i}"].flatten(2).transpose(1, 2) for i in range(num_levels)], 1) for k in kinds}
-    points, strides = cell_points([maps[f"cls{i}"] for i in range(num_levels)], 0.0)
+    rows = {k: cell_rows([maps[f"{k}{i}"] for i in range(num_levels)]) for k in kinds}
+    points, strides = grid_points([maps[f"cls{i}"] for i in range(num_levels)], inputs["strides"].tolist(), shift=0.0)
     predictions = Predictions(
         rows["cls"], distances_to_xyxy(points, rows["refine"]), points, strides,
         first_boxes=distances_to_xyxy(points, rows["bbox"]),

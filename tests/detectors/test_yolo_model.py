@@ -12,8 +12,9 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignrank.contracts import Predictions
-from alignrank.detectors.yolo import Yolo, expected_distances, grid_points
+from alignrank.detectors.yolo import Yolo, expected_distances
 from alignrank.engine.recipe import build_detector
+from alignrank.nn.grid import grid_points
 
 
 def tiny(name: str = "yolov10-n", num_classes: int = 3, **overrides: Any) -> Yolo:

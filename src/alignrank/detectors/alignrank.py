@@ -32,12 +32,12 @@ from alignrank.detectors.yolo import (
     build_backbone,
     columns,
     dense_predictions,
-    grid_points,
 )
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
 from alignrank.nn.conv import fold_norms
 from alignrank.nn.csd import CrossScaleSampling
 from alignrank.nn.csp import SCALES
+from alignrank.nn.grid import grid_points
 from alignrank.nn.pan import PAN
 
 
@@ -189,7 +189,7 @@ class AlignRank(nn.Module):
         cells = logits.amax(1).topk(count).indices  # [B,K]
         chosen = _at(logits, cells)
         bins = _at(distribution, cells).unflatten(-1, (4, -1))
-        points, strides = (x[cells] for x in grid_points(maps))
+        points, strides = (x[cells] for x in grid_points(maps, STRIDES))
         # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
         distances = (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
         boxes = distances_to_xyxy(points, distances * strides)

@@ -16,12 +16,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignrank.boxes import at_least_float32, deltas_to_xyxy
+from alignrank.boxes import deltas_to_xyxy
 from alignrank.config import Config
 from alignrank.contracts import Built, Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression
-from alignrank.detectors.varifocalnet import ModelConfig, NeckConfig, build_backbone, cell_points
+from alignrank.detectors.varifocalnet import STRIDES, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.fpn import FPN
+from alignrank.nn.grid import cell_rows, grid_points
 
 # Sides in strides, and heights in widths.
 SIDES = tuple(4 * 2 ** (i / 3) for i in range(3))
@@ -92,22 +93,17 @@ class RetinaNet(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         maps = self.neck(self.backbone(images))
-        logits = _rows([self.cls(x) for x in maps], self.num_classes)
-        deltas = _rows([self.box(x) for x in maps], 4)
+        # The anchors of a cell one after another.
+        logits = cell_rows([self.cls(x) for x in maps]).unflatten(-1, (-1, self.num_classes)).flatten(1, 2)
+        deltas = cell_rows([self.box(x) for x in maps]).unflatten(-1, (-1, 4)).flatten(1, 2)
         anchors = all_anchors(maps)
         with torch.autocast(images.device.type, enabled=False):
             return Predictions(logits, deltas_to_xyxy(anchors, deltas), anchors=anchors)
 
 
-def _rows(levels: Sequence[Tensor], size: int) -> Tensor:
-    """L maps [B,9*S,H,W] -> [B,A,S], the anchors of a cell one after another, at least float32."""
-    flat = [at_least_float32(x).unflatten(1, (-1, size)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in levels]
-    return torch.cat(flat, 1)
-
-
 def all_anchors(maps: Sequence[Tensor]) -> Tensor:
     """[A,4] px, in the order of the head's outputs: level, row, column, shape, side."""
-    points, strides = cell_points(maps, 0.0)
+    points, strides = grid_points(maps, STRIDES, shift=0.0)
     shape = torch.tensor(SHAPES, device=points.device).sqrt()
     unit = torch.stack([1 / shape, shape], -1)[:, None] * torch.tensor(SIDES, device=points.device)[:, None]  # [3,3,2]
     half = unit.reshape(1, -1, 2) * strides[:, None] / 2

@@ -11,7 +11,6 @@ Shape letters: B images, L levels, A points over all levels, C classes, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ from alignrank.errors import InputError
 from alignrank.nn.csp import SCALES, CSPBackbone
 from alignrank.nn.deformable import DeformableConv, ModulatedConv, star_offsets, use_grid_sample
 from alignrank.nn.fpn import FPN
+from alignrank.nn.grid import cell_rows, grid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 # Upper end of the box sizes that a level is meant for; the last is twice the one before it. Distances are multiples.
@@ -189,14 +189,14 @@ class VarifocalNet(nn.Module):
         units = REACH if self.config.head.distances == "reach" else tuple(map(float, STRIDES))
         levels = [self.head(x, i, STRIDES[i], units[i]) for i, x in enumerate(maps)]
         logits, first, refined, centreness = zip(*levels, strict=True)
-        points, strides = cell_points(maps, self.shift)
+        points, strides = grid_points(maps, STRIDES, shift=self.shift)
         with torch.autocast(images.device.type, enabled=False):
-            boxes = distances_to_xyxy(points, _rows(refined))
-            predictions = Predictions(_rows(logits), boxes, points, strides)
+            boxes = distances_to_xyxy(points, cell_rows(refined))
+            predictions = Predictions(cell_rows(logits), boxes, points, strides)
             if self.config.head.centreness:
-                predictions.centreness = _rows(centreness)
+                predictions.centreness = cell_rows(centreness)
             if self.training and self.config.head.refine:
-                predictions.first_boxes = distances_to_xyxy(points, _rows(first))
+                predictions.first_boxes = distances_to_xyxy(points, cell_rows(first))
         return predictions
 
     def deploy(self) -> VarifocalNet:
@@ -205,36 +205,15 @@ class VarifocalNet(nn.Module):
         return self
 
 
-def _rows(levels: Sequence[Tensor]) -> Tensor:
-    """L maps [B,D,H,W] -> [B,A,D], at least float32."""
-    return torch.cat([at_least_float32(x).flatten(2).transpose(1, 2) for x in levels], 1)
-
-
-def cell_points(maps: Sequence[Tensor], shift: float) -> tuple[Tensor, Tensor]:
-    """Points [A,2] (x,y) and strides [A,1] of all cells in px, float32; shift 0: left upper corners, 0.5: middles."""
-    points, strides = [], []
-    for x, stride in zip(maps, STRIDES, strict=True):
-        rows, columns = (
-            (torch.arange(length, device=x.device, dtype=torch.float32) + shift) * stride for length in x.shape[-2:]
-        )
-        grid = torch.stack([columns.expand(len(rows), -1), rows[:, None].expand(-1, len(columns))], -1).reshape(-1, 2)
-        points.append(grid)
-        strides.append(torch.full_like(grid[:, :1], float(stride)))
-    return torch.cat(points), torch.cat(strides)
-
-
 def build_backbone(config: ModelConfig) -> Any:
     """One of timm's, or the CSP backbone. Raises InputError for options that it does not have."""
     if config.backbone == "csp":
         if config.pretrained or config.freeze or config.norm != "learn":
             raise InputError("model.pretrained, model.freeze and model.norm are for timm backbones")
         return CSPBackbone(SCALES[config.size])
-    prefix, _, name = config.backbone.partition(":")
-    if prefix != "timm" or not name:
-        raise InputError(f"model.backbone: {config.backbone!r} is neither 'csp' nor 'timm:NAME'")
-    from alignrank.nn.backbone import TimmPyramid
+    from alignrank.nn.backbone import TimmPyramid, timm_name
 
-    return TimmPyramid(name, pretrained=config.pretrained, norm=config.norm, freeze=config.freeze)
+    return TimmPyramid(timm_name(config.backbone), pretrained=config.pretrained, norm=config.norm, freeze=config.freeze)
 
 
 def build_model(config: VarifocalNetConfig) -> VarifocalNet:

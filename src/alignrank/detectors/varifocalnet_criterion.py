@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alignrank.assign import atss, fcos
-from alignrank.boxes import aligned_iou, xyxy_to_distances
+from alignrank.boxes import xyxy_to_distances
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.positives import Positives, class_targets, gathered, quality_of
 from alignrank.detectors.varifocalnet import VarifocalNetConfig
 from alignrank.losses import class_loss, giou_loss
 from alignrank.losses.normalizer import shared_normalizer
@@ -24,8 +25,6 @@ from alignrank.losses.normalizer import shared_normalizer
 # ATSS's anchors are squares of so many strides.
 ANCHOR_SIDE = 8.0
 GIOU_EPS = 1e-6
-# Marks a positive whose box misses its object.
-LEAST_QUALITY = 1e-6
 
 
 class VarifocalNetCriterion:
@@ -39,12 +38,12 @@ class VarifocalNetCriterion:
     ) -> LossTerms:
         loss = self.config.loss
         assert predictions.points is not None
-        image, point, labels, gt = self.positives(predictions, targets)
+        positives = image, point, _, gt = self.positives(predictions, targets)
         first = predictions.boxes if predictions.first_boxes is None else predictions.first_boxes
         count = shared_normalizer(gt.new_tensor(float(len(gt))), alone=alone)
         parts = {}
         if predictions.centreness is None:
-            weight = _quality(first[image, point], gt)
+            weight = quality_of(first[image, point], gt)
         else:
             weight = centreness_target(predictions.points[point], gt)
             logits = predictions.centreness[image, point, 0]
@@ -52,38 +51,26 @@ class VarifocalNetCriterion:
         parts["box"] = loss.box * _box_loss(first[image, point], gt, weight, alone)
         if predictions.first_boxes is not None:
             refined = predictions.boxes[image, point]
-            parts["refine"] = loss.refine * _box_loss(refined, gt, _quality(refined, gt), alone)
-        quality = torch.zeros_like(predictions.logits)
-        quality[image, point, labels] = _quality(predictions.boxes[image, point], gt).to(quality.dtype)
+            parts["refine"] = loss.refine * _box_loss(refined, gt, quality_of(refined, gt), alone)
+        quality = class_targets(predictions, positives)
         classes = class_loss(loss.classification, predictions.logits, quality, iou_weighted=loss.iou_weighted)
         parts["cls"] = loss.cls * classes / count
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
-    def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images [P], points [P], labels [P] and boxes of the objects [P,4]."""
+    def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
+        """The assigned points of all images."""
         points, strides = predictions.points, predictions.strides
         assert points is not None
         assert strides is not None
-        images, chosen, labels, boxes = [], [], [], []
+        assign = self.config.assign
+        if assign.kind == "fcos":
+            chosen = [fcos(points, strides, t.boxes, t.labels, radius=assign.radius)[0] for t in targets]
+            return gathered(chosen, targets)
         half = ANCHOR_SIDE / 2 * strides
         anchors = torch.cat([points - half, points + half], 1)
         per_level = torch.unique_consecutive(strides[:, 0], return_counts=True)[1].tolist()
-        for number, target in enumerate(targets):
-            if self.config.assign.kind == "atss":
-                gt_index, label, _ = atss(anchors, per_level, target.boxes, target.labels, topk=self.config.assign.topk)
-            else:
-                gt_index, label = fcos(points, strides, target.boxes, target.labels, radius=self.config.assign.radius)
-            point = (gt_index >= 0).nonzero().squeeze(1)
-            images.append(torch.full_like(point, number))
-            chosen.append(point)
-            labels.append(label[point])
-            boxes.append(target.boxes[gt_index[point]])
-        return torch.cat(images), torch.cat(chosen), torch.cat(labels), torch.cat(boxes)
-
-
-def _quality(boxes: Tensor, gt: Tensor) -> Tensor:
-    """[P,4],[P,4] -> IoU [P], at least `LEAST_QUALITY`, constant."""
-    return aligned_iou(boxes.detach(), gt).clamp(min=LEAST_QUALITY)
+        chosen = [atss(anchors, per_level, t.boxes, t.labels, topk=assign.topk)[0] for t in targets]
+        return gathered(chosen, targets)
 
 
 def _box_loss(boxes: Tensor, gt: Tensor, weight: Tensor, alone: bool) -> Tensor:

@@ -25,6 +25,7 @@ from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.errors import InputError
 from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
 from alignrank.nn.csp import SCALES, CSPBackbone
+from alignrank.nn.grid import cell_rows, grid_points
 from alignrank.nn.pan import PAN
 
 STRIDES = (8, 16, 32)
@@ -148,7 +149,9 @@ class DecoupledHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """L maps [B,*,H,W] -> logits [B,A,C] and distribution [B,A,4,R], both at least float32."""
-        return rows(self.cls, maps), rows(self.box, maps).unflatten(-1, (4, self.bins))
+        logits = cell_rows([branch(x) for branch, x in zip(self.cls, maps, strict=True)])
+        distances = cell_rows([branch(x) for branch, x in zip(self.box, maps, strict=True)])
+        return logits, distances.unflatten(-1, (4, self.bins))
 
 
 def _box_entry(in_channels: int, width: int, separable: bool) -> list[nn.Module]:
@@ -163,28 +166,9 @@ def _class_tower(in_channels: int, width: int, separable: bool) -> list[nn.Modul
     return [ConvNormAct(in_channels, width, 3), ConvNormAct(width, width, 3)]
 
 
-def rows(branches: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
-    """What a branch with D outputs says of every cell, level by level: [B,A,D], at least float32."""
-    levels = [branch(x).flatten(2).transpose(1, 2) for branch, x in zip(branches, maps, strict=True)]
-    return torch.cat([at_least_float32(x) for x in levels], 1)
-
-
 def columns(branches: nn.ModuleList, maps: Sequence[Tensor]) -> Tensor:
-    """The same as [B,D,A], as convolutions leave it: no copy where few cells are wanted."""
+    """`cell_rows` of what a branch says, as [B,D,A], as convolutions leave it: no copy where few cells are wanted."""
     return at_least_float32(torch.cat([branch(x).flatten(2) for branch, x in zip(branches, maps, strict=True)], 2))
-
-
-def grid_points(maps: Sequence[Tensor], strides: Sequence[int] = STRIDES) -> tuple[Tensor, Tensor]:
-    """Centres of all cells, level by level: points [A,2] (x,y) and strides [A,1], input pixels, float32."""
-    points, all_strides = [], []
-    for x, stride in zip(maps, strides, strict=True):
-        height, width = x.shape[-2:]
-        columns = (torch.arange(width, device=x.device, dtype=torch.float32) + 0.5) * stride
-        rows = (torch.arange(height, device=x.device, dtype=torch.float32) + 0.5) * stride
-        grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], -1)
-        points.append(grid.reshape(-1, 2))
-        all_strides.append(torch.full((height * width, 1), float(stride), device=x.device))
-    return torch.cat(points), torch.cat(all_strides)
 
 
 def expected_distances(distribution: Tensor) -> Tensor:
@@ -250,18 +234,15 @@ def build_backbone(config: ModelConfig) -> Any:
             attention=config.attention,
             light=config.light,
         )
-    prefix, _, name = config.backbone.partition(":")
-    if prefix != "timm" or not name:
-        raise InputError(f"model.backbone: {config.backbone!r} is neither 'csp' nor 'timm:NAME'")
-    from alignrank.nn.backbone import TimmBackbone
+    from alignrank.nn.backbone import TimmBackbone, timm_name
 
-    return TimmBackbone(name, scale, pretrained=config.pretrained, frozen_norm=config.frozen_norm)
+    return TimmBackbone(timm_name(config.backbone), scale, pretrained=config.pretrained, frozen_norm=config.frozen_norm)
 
 
 def dense_predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Predictions:
     """What `head` says of every cell."""
     logits, distribution = head(maps)
-    points, strides = grid_points(maps)
+    points, strides = grid_points(maps, STRIDES)
     # Decoded outside autocast: half precision has half-pixel steps above 512.
     with torch.autocast(logits.device.type, enabled=False):
         boxes = distances_to_xyxy(points, expected_distances(distribution) * strides)

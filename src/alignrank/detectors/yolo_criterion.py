@@ -20,14 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 from alignrank.assign import Assignment, task_aligned
 from alignrank.boxes import aligned_iou, xyxy_to_distances
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.positives import Positives
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.losses import (
     ciou_loss,
     class_loss,
     distribution_focal_loss,
-    quality_focal_loss,
     sigmoid_focal_loss,
-    varifocal_loss,
 )
 from alignrank.losses.normalizer import shared_normalizer
 from alignrank.losses.ranking import chosen_rank_loss, rank_consistent_loss
@@ -96,8 +95,8 @@ class YoloCriterion:
             parts["rank"] = loss.cls * call.fade * loss.rank * call.mean(rank, count)
         return parts
 
-    def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Points that the main output is trained on: images [P], points [P], labels [P], boxes of the objects [P,4]."""
+    def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
+        """Points that the main output is trained on."""
         one_to_one = self.config.head.dual and not self.config.postprocess.nms
         assignment = self._assign(predictions, padded(targets), 1 if one_to_one else self.config.assign.topk)
         image, point = assignment.foreground.nonzero(as_tuple=True)
@@ -162,11 +161,8 @@ class YoloCriterion:
             return sigmoid_focal_loss(logits, target) / shared_normalizer(target.sum(), alone=alone)
         iou = aligned_iou(predictions.boxes[image, point].detach(), assignment.boxes[image, point])
         quality = torch.zeros_like(logits).index_put_((image, point, labels), iou)
-        if kind == "ranksort":
-            count = torch.count_nonzero(quality).to(logits.dtype)
-            return class_loss(kind, logits, quality) / shared_normalizer(count, alone=alone)
-        loss = varifocal_loss if kind == "vfl" else quality_focal_loss
-        return loss(logits, quality) / shared_normalizer(quality.sum(), alone=alone)
+        total = torch.count_nonzero(quality).to(logits.dtype) if kind == "ranksort" else quality.sum()
+        return class_loss(kind, logits, quality) / shared_normalizer(total, alone=alone)
 
 
 Truth = tuple[Tensor, Tensor, Tensor]

@@ -20,7 +20,6 @@ def class_loss(kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted
     so that one division serves all and processes are weighted by their positives; all images are ranked together, as in
     its paper. Focal loss takes a quality above 0 as 1. iou_weighted: of varifocal loss.
     """
-    logits, quality = logits.flatten(0, -2), quality.flatten(0, -2)
     if kind == "vfl":
         return varifocal_loss(logits, quality, iou_weighted=iou_weighted)
     if kind == "qfl":

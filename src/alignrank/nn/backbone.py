@@ -15,6 +15,14 @@ from alignrank.nn.csp import PyramidPooling, Scale
 STRIDES = (8, 16, 32)
 
 
+def timm_name(backbone: str) -> str:
+    """`timm:NAME` -> NAME. Raises InputError for anything else."""
+    prefix, _, name = backbone.partition(":")
+    if prefix != "timm" or not name:
+        raise InputError(f"model.backbone: {backbone!r} is neither 'csp' nor 'timm:NAME'")
+    return name
+
+
 class TimmPyramid(nn.Module):
     """images [B,3,H,W] 0..1 -> maps of strides 8, 16, 32 with `channels`.
 
