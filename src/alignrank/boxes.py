@@ -83,11 +83,17 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 def mutual_iou(boxes: Tensor, *, eps: float = 1e-7) -> Tensor:
     """[...,n,4] -> [...,n,n] in 0..1; 0 for pairs without area. In planes: exported graphs are slow on (x, y)."""
     left, top, right, bottom = at_least_float32(boxes).unbind(-1)
-    width = torch.minimum(right[..., None], right[..., None, :]) - torch.maximum(left[..., None], left[..., None, :])
-    height = torch.minimum(bottom[..., None], bottom[..., None, :]) - torch.maximum(top[..., None], top[..., None, :])
+    # min(a, b) = -max(-a, -b), to the bit; ONNX Runtime's Min takes five times as long as its Max.
+    least_right, least_bottom = -_pairwise_maximum(-right), -_pairwise_maximum(-bottom)
+    width, height = least_right - _pairwise_maximum(left), least_bottom - _pairwise_maximum(top)
     intersection = width.clamp(min=0) * height.clamp(min=0)
     areas = (right - left) * (bottom - top)
     return intersection / (areas[..., None] + areas[..., None, :] - intersection + eps)
+
+
+def _pairwise_maximum(x: Tensor) -> Tensor:
+    """[...,n] -> [...,n,n]."""
+    return torch.maximum(x[..., None], x[..., None, :])
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:

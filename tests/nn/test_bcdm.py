@@ -165,3 +165,15 @@ def test_gradient_reaches_every_parameter() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("sizes", [((7, 5), (4, 3)), ((8, 6), (4, 3)), ((4, 3), (4, 3))])
+def test_folded_gates_are_the_same(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    module = GatedFusion(6, 2).double().eval()
+    randomise(module)
+    own, other = (torch.randn(2, 6, *size, dtype=torch.float64) for size in sizes)
+    before = module(own, other)
+    parameters = sum(p.numel() for p in module.parameters())
+    module.fold()
+    assert_close(module(own, other), before, rtol=1e-12, atol=1e-12)
+    assert sum(p.numel() for p in module.parameters()) == parameters

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from alignrank.boxes import at_least_float32, distances_to_xyxy, mutual_iou
+from alignrank.boxes import distances_to_xyxy, mutual_iou
 from alignrank.contracts import Built, Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
@@ -35,7 +35,7 @@ from alignrank.detectors.yolo import (
 )
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
 from alignrank.nn.conv import fold_norms
-from alignrank.nn.csd import CrossScaleSampling
+from alignrank.nn.csd import CrossScaleSampling, features_at
 from alignrank.nn.csp import SCALES
 from alignrank.nn.grid import grid_points
 from alignrank.nn.pan import PAN
@@ -106,7 +106,7 @@ class Suppression(nn.Module):
         overlap = mutual_iou(boxes) * better.to(boxes.dtype)  # [B,K,K], row: candidate, column: a better one
         duplicate = overlap.amax(-1) > self.iou
         for _ in range(ROUNDS):
-            duplicate = overlap.masked_fill(duplicate[:, None], 0).amax(-1) > self.iou
+            duplicate = (overlap * (~duplicate[:, None]).to(overlap.dtype)).amax(-1) > self.iou
         amount = STRONGEST * torch.tanh(STRENGTH_RATE * self.strength)
         if not self.training:
             amount = torch.where(amount > CERTAIN, STRONGEST, amount)
@@ -187,8 +187,8 @@ class AlignRank(nn.Module):
         """logits [B,C,A] and distribution [B,4R,A] of all cells -> predictions of the best K, refined if that is on."""
         count = min(self.candidates, logits.shape[-1])
         cells = logits.amax(1).topk(count).indices  # [B,K]
-        chosen = _at(logits, cells)
-        bins = _at(distribution, cells).unflatten(-1, (4, -1))
+        chosen = features_at(logits, cells)
+        bins = features_at(distribution, cells).unflatten(-1, (4, -1))
         points, strides = (x[cells] for x in grid_points(maps, STRIDES))
         # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
         distances = (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
@@ -217,12 +217,6 @@ class AlignRank(nn.Module):
             self.head, self.one_to_one = self.one_to_one, None
         fold_norms(self)
         return self
-
-
-def _at(columns: Tensor, cells: Tensor) -> Tensor:
-    """columns [B,D,A], cells [B,K] -> [B,K,D], at least float32."""
-    picked = columns.gather(2, cells[:, None].expand(-1, columns.shape[1], -1))
-    return at_least_float32(picked).transpose(1, 2)
 
 
 def build_model(config: AlignRankConfig) -> AlignRank:

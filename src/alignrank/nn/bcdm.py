@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import conv2d, max_pool2d
 
 from alignrank.nn.conv import ConvNormAct
+from alignrank.nn.grid import enlarged
 
 GATE_BIAS = -1.0  # sigmoid(-1) = .27: the other level begins as a quarter
 
@@ -55,16 +56,25 @@ class GatedFusion(nn.Module):
         self.gate_own = nn.Conv2d(width, 1, 1, bias=False)
         self.gate_other = nn.Conv2d(width, 1, 1, bias=False)
         self.gate_bias = nn.Parameter(torch.full((width, 1, 1), GATE_BIAS))
+        self.folded = False
         nn.init.zeros_(self.gate_own.weight)
         nn.init.zeros_(self.gate_other.weight)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        return own + self.gate(own, other) * interpolate(self.project(self.dynamic(other)), own.shape[-2:])
+        return own + self.gate(own, other) * enlarged(self.project(self.dynamic(other)), own)
 
     def gate(self, own: Tensor, other: Tensor) -> Tensor:
         """[B,D,h,w] and [B,D,H,W] -> [B,D,h,w] in 0..1: how much of `other` enters."""
-        logits: Tensor = self.gate_own(own) + interpolate(self.gate_other(other), own.shape[-2:]) + self.gate_bias
-        return logits.sigmoid()
+        if not self.folded:
+            logits: Tensor = self.gate_own(own) + enlarged(self.gate_other(other), own) + self.gate_bias
+            return logits.sigmoid()
+        repeat = (len(self.gate_bias), -1, -1, -1)
+        logits = conv2d(own, self.gate_own.weight.expand(repeat), self.gate_bias.flatten())
+        return (logits + enlarged(conv2d(other, self.gate_other.weight.expand(repeat)), own)).sigmoid()
+
+    def fold(self) -> None:
+        """For inference: D equal channels instead of one that is spread over them, which costs the runtimes more."""
+        self.folded = True
 
 
 class BidirectionalDynamicFusion(nn.Module):

@@ -177,8 +177,7 @@ class CrossScaleSampling(nn.Module):
         """What chosen cells ask, where they look and how much that counts: query [B,N,D], grid [B,N,G,L,K,2] in -1..1
         of the image, weights [B,N,G,L,K]; values: the entered maps.
         """
-        tokens = torch.cat([v.flatten(2) for v in values], 2).transpose(1, 2)  # [B,A,D]
-        tokens = at_least_float32(tokens).gather(1, cells[..., None].expand(-1, -1, tokens.shape[-1]))
+        tokens = features_at(torch.cat([v.flatten(2) for v in values], 2), cells)
         counts = torch.tensor([v.shape[-2] * v.shape[-1] for v in values], device=cells.device)
         level = (cells[..., None] >= counts.cumsum(0)).sum(-1)  # [B,N]
         with torch.autocast(tokens.device.type, enabled=False):
@@ -193,6 +192,12 @@ class CrossScaleSampling(nn.Module):
             reach = reach[..., None, None, None]
             grid = torch.stack([centre[:, :, 0] + x * reach[:, :, 0], centre[:, :, 1] + y * reach[:, :, 1]], -1)
         return query, grid, weights
+
+
+def features_at(columns: Tensor, cells: Tensor) -> Tensor:
+    """columns [B,D,A], cells [B,K] int64 -> [B,K,D], at least float32. Turned round when only K are left: cheap."""
+    picked = columns.gather(2, cells[:, None].expand(-1, columns.shape[1], -1))
+    return at_least_float32(picked).transpose(1, 2)
 
 
 def neighbours(level: int, levels: int) -> range:

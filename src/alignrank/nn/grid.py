@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from alignrank.boxes import at_least_float32
 
@@ -31,3 +32,16 @@ def grid_points(maps: Sequence[Tensor], strides: Sequence[int], *, shift: float 
 def cell_rows(maps: Sequence[Tensor]) -> Tensor:
     """L maps [B,D,H,W] -> [B,A,D], at least float32."""
     return torch.cat([at_least_float32(x.flatten(2).transpose(1, 2)) for x in maps], 1)
+
+
+def enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
+    """[B,D,H,W] -> [B,D,h,w], the size of `fine` [B,_,h,w], by nearest neighbours.
+
+    From a level to the next finer one that is a factor of two. A constant factor, unlike a size, lets ONNX Runtime stay
+    in its blocked layout.
+    """
+    if coarse.shape[-2:] == fine.shape[-2:]:
+        return coarse
+    if (2 * coarse.shape[-2], 2 * coarse.shape[-1]) == (fine.shape[-2], fine.shape[-1]):
+        return interpolate(coarse, scale_factor=2.0)
+    return interpolate(coarse, fine.shape[-2:])

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from alignrank.nn.conv import ConvNormAct
 from alignrank.nn.csp import Bottleneck, CSPBlock, Scale, csp_block, downsample
+from alignrank.nn.grid import enlarged
 
 
 class TopDownBlock(CSPBlock):
@@ -30,10 +30,9 @@ class TopDownBlock(CSPBlock):
         self.enter_coarse: nn.Conv2d | None = None
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
-        size = fine.shape[-2:]
         if self.enter_coarse is None:
-            return super().forward(torch.cat([interpolate(coarse, size), fine], 1))
-        entered = self.enter.conv(fine) + interpolate(self.enter_coarse(coarse), size)
+            return super().forward(torch.cat([enlarged(coarse, fine), fine], 1))
+        entered = self.enter.conv(fine) + enlarged(self.enter_coarse(coarse), fine)
         return self.after_enter(self.enter.act(entered))
 
     def split(self) -> None:
