@@ -1,12 +1,13 @@
 """Latency of our models against Ultralytics' YOLO26 on the CPU, in ONNX Runtime and in OpenVINO, measured alternately.
 
-    python benchmarks/latency.py                     # 31 rounds, size n, both runtimes, about 5 minutes
+    python benchmarks/latency.py                     # 35 rounds, size n, both runtimes, about 5 minutes
     python benchmarks/latency.py --size s --runtimes ort
 
-Batch 1, 640 px, two threads, fp32, 80 classes, random weights. Each runtime has a process of its own. A round times all
-rows in turn, each the median of a few repetitions; ratios are taken within a round. Rounds in which other processes
-used more than 6 % of the machine are set aside and repeated, for at most --minutes. Ultralytics (AGPL-3.0) is only
-measured against, by the Python of the environment that training_speed.py makes. The rows: benchmarks/README.md.
+Batch 1, 640 px, two threads, fp32, 80 classes, random weights. Each runtime has processes of its own, several: where
+one happens to put a row's memory changes that row by 5 % until the process ends. A round times all rows in turn, each
+the median of a few repetitions; ratios are taken within a round. Rounds in which other processes used more than 6 % of
+the machine are set aside and repeated, for at most --minutes. Ultralytics (AGPL-3.0) is only measured against, by the
+Python of the environment that training_speed.py makes. The rows: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def say(runtime: str, result: dict[str, Any], models: dict[str, dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"rounds": 31, "repetitions": 5, "minutes": 10}.items():
+    for name, default in {"rounds": 35, "repetitions": 5, "minutes": 10, "processes": 7}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", choices=("n", "s"), default="n")
     parser.add_argument("--runtimes", nargs="+", choices=("ort", "openvino"), default=["ort", "openvino"])
@@ -235,10 +236,14 @@ def main() -> None:
         program = "from typing import Any\n" + inspect.getsource(randomize) + EXPORT_PEERS
         models |= child(python, "-c", program, folder, str(SIDE), *(n for n in peers if n in wanted), config=folder)
         about |= {"models": models, "runtimes": {}}
-        spec = {name: getattr(options, name) for name in ("rounds", "repetitions", "minutes")}
+        shares = {"rounds": -(-options.rounds // options.processes), "minutes": options.minutes / options.processes}
+        spec = {"repetitions": options.repetitions, **shares}
         spec |= {"files": {name: f"{folder}/{name}.onnx" for name in models}}
         for runtime in options.runtimes:
-            rounds = child(python, __file__, "--child", json.dumps(spec | {"runtime": runtime}), config=folder)
+            work = json.dumps(spec | {"runtime": runtime})
+            rounds = [
+                r for _ in range(options.processes) for r in child(python, __file__, "--child", work, config=folder)
+            ]
             about["runtimes"][runtime] = figures(rounds, references)
             say(runtime, about["runtimes"][runtime], models, references)
     written = json.loads(options.out.read_text()) if options.out.exists() else {}  # keep the other size's figures
