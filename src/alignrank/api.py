@@ -91,10 +91,10 @@ class Detector:
         self,
         source: Any,
         *,
-        conf: float = 0.25,
-        iou: float = 0.7,
+        conf: float | None = None,
+        iou: float | None = None,
         classes: Sequence[int | str] | None = None,
-        max_dets: int = 300,
+        max_dets: int | None = None,
         imgsz: int | None = None,
         batch: int = 1,
         device: str = "auto",
@@ -102,7 +102,8 @@ class Detector:
     ) -> list[Detections]:
         """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them.
 
-        nms: from the one-to-many output, with NMS, also where the model has an NMS-free one.
+        conf, iou, max_dets: where not given the recipe's (`postprocess` section), else 0.25, 0.7 and 300. nms: from the
+        one-to-many output, with NMS, also where the model has an NMS-free one.
         """
         other_device = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
         if self._deployed is None or other_device or self._with_nms != nms:

@@ -225,12 +225,34 @@ class Criterion(Protocol):
     ) -> LossTerms: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a selection keeps: scores above `conf`; of boxes of one class that overlap by more than `iou` the best
+    (NMS-free selections do not use it); at most `max_dets` detections of an image.
+    """
+
+    conf: float
+    iou: float
+    max_dets: int
+
+    def replaced(self, conf: float | None, iou: float | None, max_dets: int | None) -> Thresholds:
+        """With those that are given, the others as they are."""
+        return Thresholds(
+            self.conf if conf is None else conf,
+            self.iou if iou is None else iou,
+            self.max_dets if max_dets is None else max_dets,
+        )
+
+
 class Postprocess(Protocol):
     """Predictions -> per-image selections in input pixels, scores descending.
 
+    thresholds: those that the detector was published with; None where it takes what is usual for the task.
     `candidates` gives what the selection is made from: every (point, class) scored above `conf`, at most the best
     few thousand of an image, in no order.
     """
+
+    thresholds: Thresholds | None
 
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None

@@ -6,9 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignrank.contracts import Predictions, Selection
-from alignrank.detectors.postprocess import MAX_CANDIDATES, NonMaximumSuppression, TopK, top_k
+from alignrank.contracts import Predictions, Selection, Thresholds
+from alignrank.detectors.postprocess import (
+    MAX_CANDIDATES,
+    NmsConfig,
+    NonMaximumSuppression,
+    TopK,
+    best_of_levels,
+    soft_nms,
+    top_k,
+)
+from alignrank.engine.recipe import load_recipe
 
+NO_TIMM = {"model.freeze": 0, "model.norm": "learn"}
 BOTH = [TopK(), NonMaximumSuppression()]
 
 
@@ -143,3 +153,50 @@ def test_candidates_are_all_that_reach_conf(postprocess: TopK | NonMaximumSuppre
     assert all(row in rows(found) for row in rows(chosen))
     (nothing,) = postprocess.candidates(made, conf=0.95)
     assert nothing.boxes.shape == (0, 4)
+
+
+def test_soft_nms_worked() -> None:
+    """A (.9) overlaps B by 1/3: B's .8 becomes .8 * 2/3 = .533, behind FAR's .6. B's other class is left alone.
+
+    A copy of A, of IoU 1, becomes 0 and leaves.
+    """
+    found = Selection(
+        torch.tensor([A, B, FAR, B, A]), torch.tensor([0.9, 0.8, 0.6, 0.7, 0.5]), torch.tensor([0, 0, 0, 1, 0])
+    )
+    softened = soft_nms(found, conf=0.05, iou=0.3, max_dets=10)
+    assert rows(softened) == [(A, 0.9, 0), (B, 0.7, 1), (FAR, 0.6, 0), (B, 0.5333, 0)]
+    assert rows(soft_nms(found, conf=0.05, iou=0.4, max_dets=2)) == [(A, 0.9, 0), (B, 0.8, 0)]
+    assert rows(soft_nms(found, conf=0.55, iou=0.3, max_dets=10))[-1] == (FAR, 0.6, 0)
+    assert len(soft_nms(found, conf=0.95, iou=0.3, max_dets=10).scores) == 0
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.7, 0.5])
+
+
+def test_soft_nms_is_an_option() -> None:
+    made = predictions([[0.9], [0.8], [0.6]], [A, B, FAR])
+    (hard,) = NonMaximumSuppression(NmsConfig())(made, conf=0.05, iou=0.3, max_dets=10)
+    (soft,) = NonMaximumSuppression(NmsConfig(soft=True))(made, conf=0.05, iou=0.3, max_dets=10)
+    assert rows(hard) == [(A, 0.9, 0), (FAR, 0.6, 0)]
+    assert rows(soft) == [(A, 0.9, 0), (FAR, 0.6, 0), (B, 0.5333, 0)]
+
+
+def test_best_of_levels() -> None:
+    """Two of the four points of the first level, by their best class; the second level has only one."""
+    scores = torch.tensor([[[0.1, 0.9], [0.5, 0.2], [0.6, 0.0], [0.3, 0.3], [0.01, 0.02]]])
+    strides = torch.tensor([8.0, 8, 8, 8, 16])[:, None]
+    kept = best_of_levels(scores, strides, 2)
+    assert torch.equal(kept, scores * torch.tensor([1, 0, 1, 0, 1])[:, None])
+    assert torch.equal(best_of_levels(scores, strides, 9), scores)
+    made = predictions(scores[0].clamp(0.01, 0.99).tolist(), [A, FAR, [20.0, 0, 30, 10], B, [80.0, 0, 90, 10]])
+    made.strides = strides
+    (selection,) = NonMaximumSuppression(NmsConfig(per_level=1))(made, conf=0.015, iou=0.5, max_dets=10)
+    assert rows(selection) == [(A, 0.9, 1), (A, 0.1, 0), ([80.0, 0, 90, 10], 0.02, 1)]
+
+
+def test_published_thresholds() -> None:
+    """Detectors of the FCOS family keep what their papers keep; the YOLO family leaves it to the task."""
+    for name, iou in [("vfnet-r50", 0.6), ("atss-r50", 0.6), ("fcos-r50", 0.6), ("retinanet-r50", 0.5)]:
+        thresholds = load_recipe(name, num_classes=3, overrides={"model.backbone": "csp"} | NO_TIMM).build().postprocess
+        assert thresholds.thresholds is not None
+        assert thresholds.thresholds.replaced(None, None, None) == Thresholds(conf=0.05, iou=iou, max_dets=100)
+        assert thresholds.thresholds.replaced(0.0, None, 7) == Thresholds(conf=0.0, iou=iou, max_dets=7)
+    assert TopK().thresholds is NonMaximumSuppression().thresholds is None

@@ -151,7 +151,8 @@ def test_a_nan_offset_does_not_end_the_process() -> None:
     offsets = torch.zeros(1, 18, 8, 8)
     offsets[:, 1::2] = torch.nan
     x, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3)
-    assert_close(deformable_conv2d(x, offsets, weight), conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
+    read = deformable_conv2d(x, offsets, weight, form="torchvision")
+    assert_close(read, conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4)
     assert deformable_conv2d(x, offsets, weight, form="grid_sample").isnan().all()
 
 
@@ -257,13 +258,14 @@ class Star(nn.Module):
 def test_use_grid_sample() -> None:
     """Every convolution in the module, and the module itself; the output stays, and so do the names of the weights."""
     module, x = Star(), torch.randn(2, 4, 7, 5)
+    module.tower.conv.form = module.refine.form = "torchvision"
     names, expected = list(module.state_dict()), module(x)
     use_grid_sample(module)
     assert [module.tower.conv.form, module.refine.form] == ["grid_sample"] * 2
     assert_close(module(x), expected, rtol=1e-4, atol=1e-4)
     assert list(module.state_dict()) == names
     alone = DeformableConv(4, 4)
-    assert alone.form == "torchvision"
+    assert alone.form is None  # the one that is faster where it runs
     use_grid_sample(alone)
     assert alone.form == "grid_sample"
 

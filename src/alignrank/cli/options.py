@@ -17,6 +17,10 @@ DATA_HELP, DEVICE_HELP = (
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
 Weights = Annotated[str, typer.Option(help="a .safetensors file or a run's folder")]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
+Iou = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="NMS threshold, not used by NMS-free models [default: recipe's or 0.7]"),
+]
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 

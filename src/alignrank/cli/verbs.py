@@ -15,6 +15,7 @@ from alignrank.cli.options import (
     DEVICE_HELP,
     Data,
     Device,
+    Iou,
     Json,
     Nms,
     Overrides,
@@ -92,8 +93,10 @@ def val(
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     imgsz: Annotated[int | None, typer.Option(help="side of the network's input [default: as trained]")] = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
-    conf: Annotated[float, typer.Option(min=0, max=1, help="lowest score kept")] = 0.001,
-    iou: Annotated[float, typer.Option(min=0, max=1, help="NMS threshold (not used by NMS-free models)")] = 0.7,
+    conf: Annotated[
+        float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")
+    ] = None,
+    iou: Iou = None,
     max_dets: Annotated[int, typer.Option(min=1, help="detections per image that count in COCO's figures")] = 100,
     nms: Nms = False,
     oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
@@ -153,10 +156,14 @@ def diagnose(
 def predict(
     sources: Annotated[list[str], typer.Argument(help="image files, folders, globs, videos")],
     weights: Weights,
-    conf: Annotated[float, typer.Option(min=0, max=1, help="lowest score shown")] = 0.25,
-    iou: Annotated[float, typer.Option(min=0, max=1, help="NMS threshold (not used by NMS-free models)")] = 0.7,
+    conf: Annotated[
+        float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")
+    ] = None,
+    iou: Iou = None,
     classes: Annotated[str | None, typer.Option(help="only these, names or numbers, separated by commas")] = None,
-    max_dets: Annotated[int, typer.Option(min=1, help="boxes per image at most")] = 300,
+    max_dets: Annotated[
+        int | None, typer.Option(min=1, help="boxes per image at most [default: recipe's or 300]")
+    ] = None,
     imgsz: Annotated[int | None, typer.Option(help="side of the network's input [default: as trained]")] = None,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 8,
     nms: Nms = False,

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from alignrank.contracts import Predictions, Selection
+from alignrank.boxes import pairwise_iou
+from alignrank.config import Config
+from alignrank.contracts import Predictions, Selection, Thresholds
 
 # Candidates an image may bring into NMS; its cost grows with their square.
 MAX_CANDIDATES = 3000
@@ -37,6 +40,8 @@ def top_k(scores: Tensor, boxes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor
 class TopK:
     """For one-to-one heads: the best (point, class) pairs above `conf`; `iou` is not used."""
 
+    thresholds: Thresholds | None = None
+
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
@@ -49,21 +54,80 @@ class TopK:
         return _candidates(predictions, predictions.scores(), conf)
 
 
+class NmsConfig(Config):
+    """Thresholds of predictions and evaluations that give none: conf, iou and max_dets, see contracts.Thresholds.
+
+    per_level: points of each pyramid level that enter, the best by class score (0: all); soft: boxes that overlap a
+    better one lose score instead of being removed.
+    """
+
+    conf: float = Field(default=0.05, ge=0, le=1)
+    iou: float = Field(default=0.6, ge=0, le=1)
+    max_dets: int = Field(default=100, ge=1)
+    per_level: int = Field(default=1000, ge=0)
+    soft: bool = False
+
+
 class NonMaximumSuppression:
-    """For one-to-many heads: every (point, class) above `conf`, then class-wise greedy suppression at `iou`."""
+    """For one-to-many heads: every (point, class) above `conf`, then class-wise suppression at `iou`."""
+
+    def __init__(self, config: NmsConfig | None = None) -> None:
+        self.per_level, self.soft = (config.per_level, config.soft) if config else (0, False)
+        self.thresholds = Thresholds(config.conf, config.iou, config.max_dets) if config else None
 
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
-        all_scores = _of_classes(predictions.scores(), classes)
+        all_scores = self._of_levels(predictions, _of_classes(predictions.scores(), classes))
         selections = []
         for found in _candidates(predictions, all_scores, conf):
+            if self.soft:
+                selections.append(soft_nms(found, conf=conf, iou=iou, max_dets=max_dets))
+                continue
             keep = batched_nms(found.boxes, found.scores, found.labels, iou)[:max_dets]
             selections.append(Selection(found.boxes[keep], found.scores[keep], found.labels[keep]))
         return selections
 
     def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
-        return _candidates(predictions, predictions.scores(), conf)
+        return _candidates(predictions, self._of_levels(predictions, predictions.scores()), conf)
+
+    def _of_levels(self, predictions: Predictions, scores: Tensor) -> Tensor:
+        if not self.per_level or predictions.strides is None:
+            return scores
+        return best_of_levels(scores, predictions.strides, self.per_level)
+
+
+def best_of_levels(scores: Tensor, strides: Tensor, count: int) -> Tensor:
+    """scores [B,A,C], those of all but the `count` best points of each level set to 0. strides [A,1] tell levels."""
+    best = scores.amax(-1)
+    keep = torch.ones_like(best, dtype=torch.bool)
+    sizes = torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist()
+    for points, kept in zip(best.split(sizes, 1), keep.split(sizes, 1), strict=True):
+        if points.shape[1] > count:
+            kept.fill_(False).scatter_(1, points.topk(count, 1).indices, True)
+    return scores * keep[..., None]
+
+
+def soft_nms(found: Selection, *, conf: float, iou: float, max_dets: int) -> Selection:
+    """Linear soft-NMS (Bodla et al. 2017, eq. 2): by class, best first, a chosen box multiplies the scores of those
+    that it overlaps by more than `iou` by 1 - IoU. Ends when no score is above `conf`.
+    """
+    scores = found.scores.clone()
+    chosen: list[Tensor] = []
+    final: list[Tensor] = []
+    for _ in range(min(max_dets, len(scores))):
+        best = scores.argmax()
+        if scores[best] <= conf:
+            break
+        chosen.append(best)
+        final.append(scores[best].clone())
+        overlap = pairwise_iou(found.boxes[best][None], found.boxes)[0] * (found.labels == found.labels[best])
+        scores = torch.where(overlap > iou, scores * (1 - overlap), scores)
+        scores[best] = -1
+    if not chosen:
+        return Selection(found.boxes[:0], found.scores[:0], found.labels[:0])
+    index = torch.stack(chosen)
+    return Selection(found.boxes[index], torch.stack(final), found.labels[index])
 
 
 def _candidates(predictions: Predictions, all_scores: Tensor, conf: float) -> list[Selection]:

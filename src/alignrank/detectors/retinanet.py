@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from alignrank.boxes import deltas_to_xyxy
 from alignrank.config import Config
 from alignrank.contracts import Built, Predictions
-from alignrank.detectors.postprocess import NonMaximumSuppression
+from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression
 from alignrank.detectors.varifocalnet import STRIDES, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.fpn import FPN
 from alignrank.nn.grid import cell_rows, grid_points
@@ -61,6 +61,7 @@ class RetinaNetConfig(Config):
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     assign: AssignConfig = AssignConfig()
+    postprocess: NmsConfig = NmsConfig()
 
 
 def _branch(width: int, convs: int, outputs: int, bias: float) -> nn.Sequential:
@@ -96,18 +97,19 @@ class RetinaNet(nn.Module):
         # The anchors of a cell one after another.
         logits = cell_rows([self.cls(x) for x in maps]).unflatten(-1, (-1, self.num_classes)).flatten(1, 2)
         deltas = cell_rows([self.box(x) for x in maps]).unflatten(-1, (-1, 4)).flatten(1, 2)
-        anchors = all_anchors(maps)
+        anchors, strides = all_anchors(maps)
         with torch.autocast(images.device.type, enabled=False):
-            return Predictions(logits, deltas_to_xyxy(anchors, deltas), anchors=anchors)
+            return Predictions(logits, deltas_to_xyxy(anchors, deltas), strides=strides, anchors=anchors)
 
 
-def all_anchors(maps: Sequence[Tensor]) -> Tensor:
-    """[A,4] px, in the order of the head's outputs: level, row, column, shape, side."""
+def all_anchors(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """[A,4] px, in the order of the head's outputs: level, row, column, shape, side; and their strides [A,1]."""
     points, strides = grid_points(maps, STRIDES, shift=0.0)
     shape = torch.tensor(SHAPES, device=points.device).sqrt()
     unit = torch.stack([1 / shape, shape], -1)[:, None] * torch.tensor(SIDES, device=points.device)[:, None]  # [3,3,2]
     half = unit.reshape(1, -1, 2) * strides[:, None] / 2
-    return torch.cat([points[:, None] - half, points[:, None] + half], -1).flatten(0, 1)
+    anchors = torch.cat([points[:, None] - half, points[:, None] + half], -1)  # [cells,9,4]
+    return anchors.flatten(0, 1), strides.repeat_interleave(anchors.shape[1], 0)
 
 
 def build_model(config: RetinaNetConfig) -> RetinaNet:
@@ -117,7 +119,7 @@ def build_model(config: RetinaNetConfig) -> RetinaNet:
 
 def build_postprocess(config: RetinaNetConfig) -> NonMaximumSuppression:
     """Class-wise NMS."""
-    return NonMaximumSuppression()
+    return NonMaximumSuppression(config.postprocess)
 
 
 def build(config: RetinaNetConfig) -> Built:

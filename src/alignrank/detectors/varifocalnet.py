@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, distances_to_xyxy
 from alignrank.config import Config
 from alignrank.contracts import Built, Predictions
-from alignrank.detectors.postprocess import NonMaximumSuppression
+from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression
 from alignrank.errors import InputError
 from alignrank.nn.csp import SCALES, CSPBackbone
 from alignrank.nn.deformable import DeformableConv, ModulatedConv, star_offsets, use_grid_sample
@@ -96,6 +96,7 @@ class VarifocalNetConfig(Config):
     head: HeadConfig = HeadConfig()
     loss: LossConfig = LossConfig()
     assign: AssignConfig = AssignConfig()
+    postprocess: NmsConfig = NmsConfig()
 
 
 class ConvGroupNorm(nn.Sequential):
@@ -223,7 +224,7 @@ def build_model(config: VarifocalNetConfig) -> VarifocalNet:
 
 def build_postprocess(config: VarifocalNetConfig) -> NonMaximumSuppression:
     """Class-wise NMS."""
-    return NonMaximumSuppression()
+    return NonMaximumSuppression(config.postprocess)
 
 
 def build(config: VarifocalNetConfig) -> Built:

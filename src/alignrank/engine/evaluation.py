@@ -21,7 +21,7 @@ from alignrank.engine.images import opened
 from alignrank.engine.progress import steps
 from alignrank.engine.rank_report import report_content
 from alignrank.engine.recipe import Recipe
-from alignrank.engine.validate import CONF, IOU, MAX_DETS, Validation, validate
+from alignrank.engine.validate import Validation, validate
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics, confusion_matrix, operating_curves
 from alignrank.metrics.inputs import Id
@@ -42,9 +42,9 @@ def evaluate_weights(
     device: torch.device,
     imgsz: int | None = None,
     batch: int = 16,
-    conf: float = CONF,
-    iou: float = IOU,
-    max_dets: int = MAX_DETS,
+    conf: float | None = None,
+    iou: float | None = None,
+    max_dets: int | None = None,
     coco_max_dets: int = 100,
     nms: bool = False,
     oracle: str = "",

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignrank.contracts import Batch, Detections, Frame, Postprocess, Targets
+from alignrank.contracts import Batch, Detections, Frame, Postprocess, Targets, Thresholds
 from alignrank.data.augment import letterbox
 from alignrank.data.samples import Array
 from alignrank.engine.device import half_dtype
@@ -24,6 +24,8 @@ from alignrank.engine.sources import Source, SourceImage, Sources, frame_rate, s
 from alignrank.engine.validate import network_input
 from alignrank.errors import InputError, nearest
 
+# A threshold for people who look at pictures.
+THRESHOLDS = Thresholds(conf=0.25, iou=0.7, max_dets=300)
 CSV_COLUMNS = ("source", "x0", "y0", "x1", "y1", "score", "label", "name")
 # The JPEG format ends at 65535 pixels.
 MAX_JPEG_SIDE = 65_500
@@ -38,10 +40,10 @@ def predict(
     names: Sequence[str],
     imgsz: int,
     device: torch.device,
-    conf: float = 0.25,
-    iou: float = 0.7,
+    conf: float | None = None,
+    iou: float | None = None,
     classes: Sequence[int | str] | None = None,
-    max_dets: int = 300,
+    max_dets: int | None = None,
     batch: int = 1,
     keep_images: bool = False,
     precision: str = "fp32",
@@ -49,13 +51,15 @@ def predict(
     """Detections of each image or frame in order, boxes in its own pixels, computed `batch` at a time when asked for.
 
     model: as it shall run (deployed, on `device`); put into evaluation mode. names: class names by label.
-    imgsz: side of the network's input, px, a multiple of `model.stride`. conf, iou: thresholds in 0..1.
+    imgsz: side of the network's input, px, a multiple of `model.stride`. conf, iou (thresholds in 0..1),
+    max_dets: where not given the detector's own, else THRESHOLDS.
     classes: only these, by label or name. keep_images: detections carry their image, to be drawn on.
     precision: auto|fp32|bf16|fp16; half precision rounds scores to 3 digits, which ties ranks.
     What cannot be read is skipped with a counted warning at the end.
     Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
-    _check(conf=conf, iou=iou, max_dets=max_dets, batch=batch)
+    limits = (postprocess.thresholds or THRESHOLDS).replaced(conf, iou, max_dets)
+    _check(conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, batch=batch)
     if imgsz < model.stride or imgsz % model.stride:
         raise InputError(f"imgsz: must be a multiple of {model.stride}, got {imgsz}")
     wanted = None if classes is None else class_labels(classes, names)
@@ -75,7 +79,9 @@ def predict(
         inputs = Batch(torch.stack(canvases), [Targets.empty() for _ in items], list(frames)).to(device)
         with torch.no_grad(), torch.autocast(device.type, half) if half else nullcontext():
             predictions = model(network_input(inputs))
-            selections = postprocess(predictions, conf=conf, iou=iou, max_dets=max_dets, classes=wanted)
+            selections = postprocess(
+                predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, classes=wanted
+            )
         for found, frame, image in zip(selections, frames, images, strict=True):
             boxes = frame.to_original(found.boxes.float()).cpu()
             yield Detections(boxes, found.scores.cpu(), found.labels.cpu(), names, frame.source, frame.size, image)

@@ -26,7 +26,6 @@ from alignrank.engine.folders import RUN_FILE, STATE_FILE, new_run_folder
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import Recipe, TrainConfig
-from alignrank.engine.validate import CONF, IOU, MAX_DETS
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics
 from alignrank.report.curves import plot_training
@@ -158,8 +157,8 @@ def validate_weights(
     out: str | Path | None = None,
     imgsz: int | None = None,
     batch: int = 16,
-    conf: float = CONF,
-    iou: float = IOU,
+    conf: float | None = None,
+    iou: float | None = None,
     max_dets: int = 100,
     device: str = "auto",
     nms: bool = False,
@@ -167,7 +166,8 @@ def validate_weights(
 ) -> Metrics:
     """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given.
 
-    max_dets: detections per image that count in COCO's figures. nms: of the one-to-many output, also where there is
+    conf, iou: where not given the detector's own (see `validate`). max_dets: detections per image that count in COCO's
+    figures. nms: of the one-to-many output, also where there is
     an NMS-free one. oracle: the part of the predictions to replace by ground truth, see `engine.oracle`.
     """
     folder = None if out is None else new_run_folder(str(out), "val")
@@ -177,7 +177,7 @@ def validate_weights(
     chosen = open_split(data, split)
     metrics = evaluate_weights(
         weights, chosen, out=folder, device=chosen_device, imgsz=imgsz, batch=batch, conf=conf, iou=iou,
-        max_dets=max(MAX_DETS, max_dets), coco_max_dets=max_dets, nms=nms, oracle=oracle,
+        coco_max_dets=max_dets, nms=nms, oracle=oracle,
     )  # fmt: skip
     if folder is not None:
         say(f"results, plots and pictures are in {folder}")

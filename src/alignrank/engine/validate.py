@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from alignrank.boxes import xyxy_to_xywh
-from alignrank.contracts import Batch, Criterion, Frame, Postprocess, Predictions, Selection, Targets
+from alignrank.contracts import Batch, Criterion, Frame, Postprocess, Predictions, Selection, Targets, Thresholds
 from alignrank.data.samples import Array, Split
 from alignrank.metrics import CocoInputs, Diagnosis, Metrics, read_inputs
 
 # COCO's practice: low enough that recall is complete, high enough that NMS stays cheap.
-CONF, IOU, MAX_DETS = 0.001, 0.7, 300
+THRESHOLDS = Thresholds(conf=0.001, iou=0.7, max_dets=300)
 
 
 @dataclass(slots=True)
@@ -48,9 +48,9 @@ def validate(
     *,
     device: torch.device,
     criterion: Criterion | None = None,
-    conf: float = CONF,
-    iou: float = IOU,
-    max_dets: int = MAX_DETS,
+    conf: float | None = None,
+    iou: float | None = None,
+    max_dets: int | None = None,
     coco_max_dets: int = 100,
     keep_candidates: bool = False,
     correct: Callable[[Predictions, Sequence[Targets]], Predictions] | None = None,
@@ -58,9 +58,12 @@ def validate(
 ) -> Validation:
     """Run `model` (as it is: fold or not, EMA or not) over `batches` of `split` in evaluation mode.
 
-    keep_candidates: diagnose what the selection is made from, too (a few kB an image). correct: what to do with
-    predictions before the selection (see `oracle`).
+    conf, iou, max_dets: where not given the detector's own, else THRESHOLDS. keep_candidates: diagnose what the
+    selection is made from, too (a few kB an image). correct: what to do with predictions before the selection (see
+    `oracle`).
     """
+    limits = (postprocess.thresholds or THRESHOLDS).replaced(conf, iou, max_dets)
+    most = max(limits.max_dets, coco_max_dets)
     was_training = model.training
     model.eval()
     results: list[dict[str, Any]] = []
@@ -77,14 +80,16 @@ def validate(
         count += len(batch.frames)
         if correct is not None:
             predictions = correct(predictions, batch.targets)
-        selections = postprocess(predictions, conf=conf, iou=iou, max_dets=max_dets)
+        selections = postprocess(predictions, conf=limits.conf, iou=limits.iou, max_dets=most)
         for selection, frame in zip(selections, batch.frames, strict=True):
             boxes = xyxy_to_xywh(frame.to_original(selection.boxes)).tolist()
             for box, score, label in zip(boxes, selection.scores.tolist(), selection.labels.tolist(), strict=True):
                 category = split.category_ids[label]
                 results.append({"image_id": frame.image_id, "category_id": category, "bbox": box, "score": score})
         if keep_candidates:
-            for selection, frame in zip(postprocess.candidates(predictions, conf=conf), batch.frames, strict=True):
+            for selection, frame in zip(
+                postprocess.candidates(predictions, conf=limits.conf), batch.frames, strict=True
+            ):
                 kept.add(selection, frame)
         advance()
     model.train(was_training)
