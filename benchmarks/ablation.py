@@ -14,24 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from paired import ROOT, SHARED, diagnosis, differences, measured, trained
 
-from alignrank.metrics import Diagnosis, read_inputs
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 DATA = SHARED / "data" / "bloodcells"
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
 RUNS = ROOT / "runs" / "ablation"
-EPOCHS, REPLICATES = 60, 300
+EPOCHS = 60
 COMMON = ["--model", "alignrank-n", "--imgsz", "320", "--batch", "16", "--epochs", str(EPOCHS)]
 NO_PARTS = ["head.sampling=none", "head.fusion=false"]
 ROWS = {
@@ -44,11 +36,6 @@ ROWS = {
     "all": ["train.save_every=15"],  # for the pictures of alignrank_figures.py
 }
 OUTPUTS = {"nms_free": [], "one_to_many": ["--nms"]}
-FIGURES = (
-    *("ap", "ap50", "ap75", "lrp", "lrp_loc", "lrp_fp", "lrp_fn", "rank.spearman", "rank.spearman_true"),
-    *("rank.misranked", "rank.best_box_missed", "rank.ap_lost_ranking", "rank.ap_lost_duplicates"),
-    *("rank.duplicates_70", "rank.duplicates_90"),
-)
 
 
 def folder(row: str, seed: int) -> Path:
@@ -56,79 +43,11 @@ def folder(row: str, seed: int) -> Path:
     return RUNS / f"{row}-seed{seed}"
 
 
-def alignrank(threads: int, *words: str) -> None:
-    """One command of ours."""
-    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    subprocess.run([sys.executable, "-m", "alignrank", *words], check=True, cwd=ROOT, env=environment)
-
-
 def run(row: str, seed: int, threads: int) -> dict[str, Any]:
     """Train (or resume) one row and seed, evaluate both outputs; its entry of the table."""
     out = folder(row, seed)
-    shown = str(out.relative_to(ROOT))
-    near = os.path.relpath(DATA, ROOT)
-    if not (out / "results.json").exists():
-        if (out / "run.json").exists():
-            alignrank(threads, "train", "--resume", shown)
-        else:
-            alignrank(threads, "train", *COMMON, "--data", near, "--seed", str(seed), "--out", shown, *ROWS[row])
-    entry: dict[str, Any] = {}
-    for output, option in OUTPUTS.items():
-        measured = out / output
-        if not (measured / "metrics.json").exists():
-            weights = ["--weights", f"{shown}/best.safetensors", "--data", near]
-            alignrank(threads, "val", *weights, *option, "--out", str(measured.relative_to(ROOT)))
-        metrics = json.loads((measured / "metrics.json").read_text())
-        entry[output] = {key: metrics[key] for key in metrics if key.startswith(("ap", "lrp", "rank"))}
-        del entry[output]["rank_by_size"]
-    results = json.loads((out / "results.json").read_text())
-    history = json.loads((out / "history.json").read_text())
-    return entry | {
-        "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history],
-        "minutes": round(results["seconds"] / 60, 1),
-        **{key: results[key] for key in ("command", "commit", "device", "precision", "torch")},
-        "processor": platform.processor() or platform.machine(),
-        "seed": seed,
-    }
-
-
-def diagnosis(row: str, seed: int, output: str) -> Diagnosis:
-    """Of saved detections."""
-    truth = DATA / "annotations" / "val.json"
-    return Diagnosis(read_inputs(truth, folder(row, seed) / output / "detections.json"))
-
-
-def differences(row: str, seeds: list[int], output: str) -> dict[str, dict[str, float]]:
-    """Mean over seeds of the row's figures minus the base's, with 95 % intervals over images and seeds."""
-    pairs = [(diagnosis("base", seed, output), diagnosis(row, seed, output)) for seed in seeds]
-    num_images = len(pairs[0][0].inputs.image_ids)
-    rng = np.random.default_rng(0)
-    drawn: dict[str, list[float]] = defaultdict(list)
-    for _ in range(REPLICATES):
-        weights = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images).astype(float)
-        gaps = [
-            _gaps(first.resampled(weights)[0], second.resampled(weights)[0])
-            for first, second in (pairs[i] for i in rng.integers(0, len(pairs), len(pairs)))
-        ]
-        for name in FIGURES:
-            drawn[name].append(float(np.mean([gap[name] for gap in gaps])))
-    points = [_gaps(first.metrics.scalars(), second.metrics.scalars()) for first, second in pairs]
-    return {
-        name: {
-            "difference": round(float(np.mean([point[name] for point in points])), 4),
-            "low": round(float(np.nanpercentile(drawn[name], 2.5)), 4),
-            "high": round(float(np.nanpercentile(drawn[name], 97.5)), 4),
-        }
-        for name in FIGURES
-    }
-
-
-def _gaps(first: Any, second: Any) -> dict[str, float]:
-    undefined = float("nan")
-    return {
-        name: undefined if first[name] is None or second[name] is None else second[name] - first[name]
-        for name in FIGURES
-    }
+    about = trained(out, DATA, seed, threads, [*COMMON, *ROWS[row]])
+    return {output: measured(out, output, DATA, threads, option) for output, option in OUTPUTS.items()} | about
 
 
 def main() -> None:
@@ -148,10 +67,10 @@ def main() -> None:
                 RESULTS.write_text(json.dumps(table, indent=1) + "\n")
     for row in [row for row in ROWS if row != "base" and row in rows and "base" in rows]:
         seeds = sorted(int(seed) for seed in rows[row].keys() & rows["base"].keys())
-        if seeds and all(
-            (folder(r, s) / o / "detections.json").exists() for r in (row, "base") for s in seeds for o in OUTPUTS
-        ):
-            table["against_base"][row] = {"seeds": seeds} | {o: differences(row, seeds, o) for o in OUTPUTS}
+        places = {o: [(folder("base", s) / o, folder(row, s) / o) for s in seeds] for o in OUTPUTS}
+        if seeds and all((p / "detections.json").exists() for o in OUTPUTS for pair in places[o] for p in pair):
+            gaps = {o: differences([(diagnosis(DATA, a), diagnosis(DATA, b)) for a, b in places[o]]) for o in OUTPUTS}
+            table["against_base"][row] = {"seeds": seeds} | gaps
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
     for output in OUTPUTS:
         for row, entries in rows.items():

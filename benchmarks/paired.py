@@ -1,0 +1,101 @@
+"""What the scripts that compare rows of trainings share: train or resume, measure, and intervals of differences."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignrank.metrics import Diagnosis, read_inputs
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
+REPLICATES = 300
+FIGURES = (
+    *("ap", "ap50", "ap75", "lrp", "lrp_loc", "lrp_fp", "lrp_fn", "rank.spearman", "rank.spearman_true"),
+    *("rank.misranked", "rank.best_box_missed", "rank.ap_lost_ranking", "rank.ap_lost_duplicates"),
+    *("rank.duplicates_70", "rank.duplicates_90"),
+)
+
+
+def alignrank(threads: int, *words: str) -> None:
+    """One command of ours."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    subprocess.run([sys.executable, "-m", "alignrank", *words], check=True, cwd=ROOT, env=environment)
+
+
+def trained(out: Path, data: Path, seed: int, threads: int, words: Sequence[str]) -> dict[str, Any]:
+    """Train in the folder `out`, or go on there, unless it is done; where, when and how it was."""
+    # Runs start in ROOT, so that recorded commands read the same everywhere.
+    shown, near = str(out.relative_to(ROOT)), os.path.relpath(data, ROOT)
+    if not (out / "results.json").exists():
+        if (out / "run.json").exists():
+            alignrank(threads, "train", "--resume", shown)
+        else:
+            alignrank(threads, "train", *words, "--data", near, "--seed", str(seed), "--out", shown)
+    results = json.loads((out / "results.json").read_text())
+    history = json.loads((out / "history.json").read_text())
+    return {
+        "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history],
+        "minutes": round(results["seconds"] / 60, 1),
+        **{key: results[key] for key in ("command", "commit", "device", "precision", "torch")},
+        "processor": platform.processor() or platform.machine(),
+        "seed": seed,
+    }
+
+
+def measured(out: Path, name: str, data: Path, threads: int, options: Sequence[str] = ()) -> dict[str, Any]:
+    """Figures of the best weights in `out`, in its folder `name`, evaluated with `options` unless that is done."""
+    folder, near = out / name, os.path.relpath(data, ROOT)
+    if not (folder / "metrics.json").exists():
+        weights = ["--weights", f"{out.relative_to(ROOT)}/best.safetensors", "--data", near]
+        alignrank(threads, "val", *weights, *options, "--out", str(folder.relative_to(ROOT)))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    figures = {key: metrics[key] for key in metrics if key.startswith(("ap", "lrp", "rank"))}
+    del figures["rank_by_size"]
+    return figures
+
+
+def diagnosis(data: Path, folder: Path) -> Diagnosis:
+    """Of the detections saved in `folder`."""
+    return Diagnosis(read_inputs(data / "annotations" / "val.json", folder / "detections.json"))
+
+
+def differences(pairs: Sequence[tuple[Diagnosis, Diagnosis]]) -> dict[str, dict[str, float]]:
+    """Second minus first, mean over the pairs (one for each seed), with 95 % intervals over images and seeds."""
+    num_images = len(pairs[0][0].inputs.image_ids)
+    rng = np.random.default_rng(0)
+    drawn: dict[str, list[float]] = defaultdict(list)
+    for _ in range(REPLICATES):
+        weights = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images).astype(float)
+        gaps = [
+            _gaps(first.resampled(weights)[0], second.resampled(weights)[0])
+            for first, second in (pairs[i] for i in rng.integers(0, len(pairs), len(pairs)))
+        ]
+        for name in FIGURES:
+            drawn[name].append(float(np.mean([gap[name] for gap in gaps])))
+    points = [_gaps(first.metrics.scalars(), second.metrics.scalars()) for first, second in pairs]
+    return {
+        name: {
+            "difference": round(float(np.mean([point[name] for point in points])), 4),
+            "low": round(float(np.nanpercentile(drawn[name], 2.5)), 4),
+            "high": round(float(np.nanpercentile(drawn[name], 97.5)), 4),
+        }
+        for name in FIGURES
+    }
+
+
+def _gaps(first: Any, second: Any) -> dict[str, float]:
+    undefined = float("nan")
+    return {
+        name: undefined if first[name] is None or second[name] is None else second[name] - first[name]
+        for name in FIGURES
+    }
