@@ -4,9 +4,10 @@
     python benchmarks/varifocalnet.py --rows atss vfnet --seeds 0 1 --threads 1
 
 MobileNetV2 with ImageNet weights (batch norms frozen) and 64 channels in place of ResNet-50 and 256, 256 px, AdamW in
-place of SGD (VarifocalNet, 8 epochs: AP .452 instead of .146), equal steps for all rows. Finished (row, seed) pairs are kept, interrupted ones resumed. `oracle`:
-AP when a part of the best weights' predictions is replaced by ground truth (`alignrank val --oracle`). Differences to
-`atss` come with paired bootstrap intervals over images and seeds. Data by path: ALIGNRANK_SHARED, else ../shared.
+place of SGD (VarifocalNet, 8 epochs: AP .452 instead of .146), equal steps for all rows. Finished (row, seed) pairs are
+kept, interrupted ones resumed. `oracle`: AP when a part of the best weights' predictions is replaced by ground truth
+(`alignrank val --oracle`). Differences to `atss` come with paired bootstrap intervals over images and seeds. Data by
+path: ALIGNRANK_SHARED, else ../shared.
 """
 
 from __future__ import annotations
