@@ -7,7 +7,11 @@ from typing import Any
 from alignrank.engine.recipe import load_recipe
 
 _CSP = {"model.backbone": "csp", "model.freeze": 0, "model.norm": "learn", "neck.width": 32}
-_FORMS: dict[str, dict[str, Any]] = {"retinanet": _CSP, "varifocalnet": _CSP | {"head.groups": 8}}
+_FORMS: dict[str, dict[str, Any]] = {
+    "reppoints": _CSP | {"head.groups": 8},
+    "retinanet": _CSP,
+    "varifocalnet": _CSP | {"head.groups": 8},
+}
 
 
 def tiny_form(name: str) -> dict[str, Any]:

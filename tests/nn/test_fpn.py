@@ -31,9 +31,9 @@ def with_biases(fpn: FPN) -> FPN:
     return fpn
 
 
-def passing_on(extra: int = 2) -> FPN:
+def passing_on(extra: int = 2, *, bottom_up: bool = False) -> FPN:
     """One channel; every convolution passes on the cell in its middle."""
-    fpn = FPN((1, 1, 1), 1, extra=extra)
+    fpn = FPN((1, 1, 1), 1, extra=extra, bottom_up=bottom_up)
     for parameter in fpn.parameters():
         nn.init.zeros_(parameter)
         if parameter.ndim == 4:
@@ -55,6 +55,25 @@ def test_by_hand() -> None:
     assert p3 == [[105, 105, 105, 105, 112, 112, 112, 112, 113, 113, 113, 113]] * 4
     assert p6 == [[-5, 3]]
     assert p7 == [[0]]
+
+
+def test_bottom_up_by_hand() -> None:
+    """P3 = 105 .. 113 as above. P4 gets every second column of P3: 5 + 105, 12 + 112, ...; P5 every second of that P4.
+
+    P6 takes columns 0 and 2 of the new P5.
+    """
+    inputs = [torch.full((1, 1, 4, 12), 100.0), torch.full((1, 1, 2, 6), 10.0), torch.tensor([[[[-5.0, 2, 3]]]])]
+    fpn = passing_on(bottom_up=True)
+    p3, p4, p5, p6, _ = (x[0, 0].tolist() for x in fpn(inputs))
+    assert p3 == [[105, 105, 105, 105, 112, 112, 112, 112, 113, 113, 113, 113]] * 4
+    assert p4 == [[110, 110, 124, 124, 126, 126]] * 2
+    assert p5 == [[105, 126, 129]]
+    assert p6 == [[105, 129]]
+    for convolution in fpn.second_outputs:
+        convolution.weight.data *= 2  # behind the sums: P5 does not see P4's
+    p3, p4, p5, *_ = (x[0, 0].tolist() for x in fpn(inputs))
+    assert p4 == [[220, 220, 248, 248, 252, 252]] * 2
+    assert p5 == [[210, 252, 258]]
 
 
 def test_odd_sizes_by_hand() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignrank.config import Config
 from alignrank.contracts import Built, Postprocess
-from alignrank.detectors import alignrank, retinanet, varifocalnet, yolo
+from alignrank.detectors import alignrank, reppoints, retinanet, varifocalnet, yolo
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,9 @@ class Detector:
 DETECTORS: dict[str, Detector] = {
     "alignrank": Detector(
         alignrank.AlignRankConfig, alignrank.build, alignrank.build_model, alignrank.build_postprocess
+    ),
+    "reppoints": Detector(
+        reppoints.RepPointsConfig, reppoints.build, reppoints.build_model, reppoints.build_postprocess
     ),
     "retinanet": Detector(
         retinanet.RetinaNetConfig, retinanet.build, retinanet.build_model, retinanet.build_postprocess

@@ -87,7 +87,7 @@ class RetinaNet(nn.Module):
         backbone = build_backbone(config.model)
         self.backbone: nn.Module = backbone
         width, each = config.neck.width, len(SIDES) * len(SHAPES)
-        self.neck = FPN(backbone.channels, width)
+        self.neck = FPN(backbone.channels, width, bottom_up=config.neck.bottom_up)
         self.cls = _branch(width, config.head.convs, each * config.num_classes, -math.log((1 - PRIOR) / PRIOR))
         self.box = _branch(width, config.head.convs, each * 4, 0.0)
         self.num_classes = config.num_classes

@@ -49,9 +49,10 @@ class ModelConfig(Config):
 
 
 class NeckConfig(Config):
-    """width: channels of the pyramid, and of the head."""
+    """width: channels of the pyramid, and of the head; bottom_up: a path from fine to coarse after the other."""
 
     width: int = Field(default=256, ge=32, multiple_of=32)
+    bottom_up: bool = False
 
 
 class HeadConfig(Config):
@@ -180,7 +181,7 @@ class VarifocalNet(nn.Module):
         self.config = config
         backbone = build_backbone(config.model)
         self.backbone: nn.Module = backbone
-        self.neck = FPN(backbone.channels, config.neck.width)
+        self.neck = FPN(backbone.channels, config.neck.width, bottom_up=config.neck.bottom_up)
         self.head = Head(config.neck.width, config.num_classes, config.head, len(STRIDES))
         # ATSS has its anchors' centres at the cells' corners; FCOS looks from the middles.
         self.shift = 0.5 if config.assign.kind == "fcos" else 0.0
