@@ -39,6 +39,10 @@ ROWS = {
 }
 PARTS = ("box", "class", "class-iou")
 CENTRENESS_PARTS = ("ctr", "ctr-iou")
+COLUMNS = {
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "lrp": "oLRP", "rank.spearman": "Spearman",
+    "rank.misranked": "mis-ranked", "rank.ap_lost_ranking": "AP lost to ranking",
+}  # fmt: skip
 
 
 def folder(row: str, seed: int) -> Path:
@@ -84,12 +88,36 @@ def main() -> None:
             gaps = differences([(diagnosis(DATA, first), diagnosis(DATA, second)) for first, second in places])
             table["against_atss"][row] = {"seeds": seeds} | gaps
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
-    for row, entries in rows.items():
-        for seed, entry in entries.items():
-            figures = {key: entry[key] for key in ("ap", "ap50", "ap75", "lrp")} | entry["rank"]
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-            parts = "  ".join(f"{name} {value['ap']:.3f}" for name, value in entry["oracle"].items())
-            print(f"{row} seed {seed}: {shown}\n  AP with a part right: {parts}")
+    print("\n".join(markdown(table)))
+
+
+def markdown(table: dict[str, Any]) -> list[str]:
+    """The tables of docs/results.md: means over seeds, differences with their intervals, AP with a part right."""
+    lines = ["| row | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for row, entries in table["rows"].items():
+        values = [_mean([_figure(entry, name) for entry in entries.values()]) for name in COLUMNS]
+        lines.append(f"| {row} | {len(entries)} | " + " | ".join(values) + " |")
+    lines += ["", "| minus atss | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for row, gaps in table["against_atss"].items():
+        cells = [f"{gaps[k]['difference']:+.3f} ({gaps[k]['low']:+.3f} to {gaps[k]['high']:+.3f})" for k in COLUMNS]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    parts = [*CENTRENESS_PARTS, *PARTS]
+    lines += ["", "| AP with a part right | as it is | " + " | ".join(parts) + " |", "|---" * (len(parts) + 2) + "|"]
+    for row, entries in table["rows"].items():
+        own = _mean([entry["ap"] for entry in entries.values()])
+        right = [_mean([e["oracle"][k]["ap"] for e in entries.values() if k in e["oracle"]]) for k in parts]
+        lines.append(f"| {row} | {own} | " + " | ".join(right) + " |")
+    return lines
+
+
+def _figure(entry: dict[str, Any], name: str) -> float:
+    section, _, key = name.rpartition(".")
+    value: float = entry[section][key] if section else entry[key]
+    return value
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.3f}" if values else ""
 
 
 if __name__ == "__main__":
