@@ -14,6 +14,13 @@ class InputError(ValueError):
     """
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on, and no input is to blame in an obvious way: the loss is not finite, the disk is full.
+
+    The message says what is kept and how to go on. The command line prints it without a traceback and exits with 1.
+    """
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase for an unknown `name`: the nearest known one and the whole list."""
     known = sorted(known)

@@ -147,10 +147,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     that the processes' batches together are the batch that one process would see.
     """
 
-    def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1, epoch: int = 0) -> None:
         self.count, self.seed = count, seed
         self.rank, self.ranks = rank, ranks
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at each epoch's begin."""
@@ -172,10 +172,21 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def training_loader(
-    dataset: TrainingSet, batch: int, *, workers: int, seed: int, rank: int = 0, ranks: int = 1, pin: bool = False
+    dataset: TrainingSet,
+    batch: int,
+    *,
+    workers: int,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    epoch: int = 0,
+    pin: bool = False,
 ) -> DataLoader[Item]:
-    """Shuffled batches. The last, smaller batch is left out only if a batch norm would see a single image in it."""
-    sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=ranks)
+    """Shuffled batches. The last, smaller batch is left out only if a batch norm would see a single image in it.
+
+    epoch: the first, where training goes on. Workers begin to read before the trainer says which epoch it is.
+    """
+    sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=ranks, epoch=epoch)
     return DataLoader(
         dataset,
         batch,

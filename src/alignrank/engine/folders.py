@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
+
 from alignrank.errors import InputError
 
-# What a training run keeps of itself, to be resumed from.
-RUN_FILE, STATE_FILE = "run.json", "state.ckpt"
+# What a training run knows of itself, to be resumed from.
+RUN_FILE, LOCK_FILE = "run.json", "run.lock"
 
 
 def new_run_folder(out: str | Path | None, name: str) -> Path:
@@ -35,6 +37,22 @@ def new_file(path: str | Path, option: str) -> Path:
     if Path(path).exists():
         raise InputError(f"{option}: {path} already exists; choose another name")
     return Path(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder belongs to this process until the end, however that comes. Raises InputError if it is another's."""
+    path = folder / LOCK_FILE
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another run is writing to this folder; wait for it, or choose another") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: nobody can have taken it in between
+        lock.release()
 
 
 @contextmanager

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.progress import Progress, TaskID
+from safetensors import SafetensorError
+from torch import nn
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.engine import checkpoint
-from alignrank.engine.folders import STATE_FILE, replacing
+from alignrank.engine.folders import replacing
 from alignrank.engine.images import opened
 from alignrank.engine.progress import bar, say
+from alignrank.engine.state import write_state
 from alignrank.engine.validate import Validation, validate
+from alignrank.errors import TrainingError
 
 if TYPE_CHECKING:
     from alignrank.engine.averaging import AveragedWeights
@@ -84,6 +88,7 @@ class Recorder(L.Callback):
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
         last = epoch == settings.epochs
         if trainer.is_global_zero:
+            self._check_finite(module.model, epoch)
             row: dict[str, float] = {"epoch": epoch, "lr": max(_rates(trainer))}
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
             if last or epoch % settings.val_every == 0:
@@ -98,8 +103,8 @@ class Recorder(L.Callback):
         if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
             trainer.should_stop = True
         # Every process takes part in saving; the first one writes.
-        with replacing(self.plan.out / STATE_FILE) if trainer.is_global_zero else nullcontext(os.devnull) as path:
-            trainer.save_checkpoint(path)
+        with self._writing(epoch):
+            write_state(self.plan.out, epoch, trainer.save_checkpoint, first=trainer.is_global_zero)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop_progress()
@@ -141,13 +146,36 @@ class Recorder(L.Callback):
         assert self.averaged.model is not None
         plan, weights = self.plan, self.averaged.model.state_dict()
         path = plan.out / f"{name}.safetensors"
-        checkpoint.save(path, weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about)
+        with self._writing(about["epoch"]):
+            checkpoint.save(path, weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about)
+
+    @contextmanager
+    def _writing(self, epoch: int) -> Iterator[None]:
+        """A write that fails, for want of room mostly, ends the run; files keep what they held."""
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise TrainingError(
+                f"{self.plan.out}: the results of epoch {epoch} could not be written ({error}); those of the epoch "
+                f"before are whole: make room, then `alignrank train --resume {self.plan.out}`"
+            ) from None
+
+    def _check_finite(self, model: nn.Module, epoch: int) -> None:
+        """The last step of an epoch can break weights behind a loss that was finite."""
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise TrainingError(
+                    f"{name} is not finite at the end of epoch {epoch}; weights and state in {self.plan.out} are those "
+                    "of the epoch before; a lower train.lr may help"
+                )
 
     def _log(self, row: dict[str, float]) -> None:
-        for logger in self._loggers:
-            logger.log_metrics(row, step=int(row["epoch"]))
-            logger.save()
-        (self.plan.out / "history.json").write_text(json.dumps(self.history), encoding="utf-8")
+        with self._writing(int(row["epoch"])):
+            for logger in self._loggers:
+                logger.log_metrics(row, step=int(row["epoch"]))
+                logger.save()
+            with replacing(self.plan.out / "history.json") as path:
+                path.write_text(json.dumps(self.history), encoding="utf-8")
 
     def _say(self, row: dict[str, float]) -> None:
         epochs = self.plan.recipe.train.epochs

@@ -22,10 +22,11 @@ from alignrank.engine.datasets import open_split, report_skipped
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
 from alignrank.engine.evaluation import REPORT, evaluate_weights, write_training_sheet
 from alignrank.engine.figure_tables import shown
-from alignrank.engine.folders import RUN_FILE, STATE_FILE, new_run_folder
+from alignrank.engine.folders import LOCK_FILE, RUN_FILE, locked, new_run_folder, replacing
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import Recipe, TrainConfig
+from alignrank.engine.state import last_state
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics
 from alignrank.report.curves import plot_training
@@ -42,7 +43,7 @@ def train(
     classes: those the data set must have, if given.
     """
     out = new_run_folder(options.out, recipe.name)
-    plan = _plan(options, recipe, out, resume=False, command=command)
+    plan = _plan(options, recipe, out, resume=None, command=command)
     found = plan.train.classes
     if classes is not None and found != tuple(classes):
         raise InputError(
@@ -68,13 +69,13 @@ def resume(run: Path) -> dict[str, Any]:
         raise InputError(
             f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
         )
-    has_state = (run / STATE_FILE).is_file()
-    if not has_state:
+    state = last_state(run)
+    if state is None:
         say(f"{run}: stopped before its first epoch ended, starting again")
-    return _execute(_plan(options, recipe, run, resume=has_state, command=about.get("command", "")), about)
+    return _execute(_plan(options, recipe, run, resume=state, command=about.get("command", "")), about)
 
 
-def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: bool, command: str) -> Plan:
+def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
     from alignrank.engine.auto_batch import with_batch
     from alignrank.engine.train import Plan
 
@@ -131,22 +132,23 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
 
     existed = plan.out.exists()
     plan.out.mkdir(parents=True, exist_ok=True)
-    try:
-        # A change of the file system, so that two runs started at once do not share a folder.
-        mode = "w" if plan.resume or existed else "x"
-        with (plan.out / RUN_FILE).open(mode, encoding="utf-8") as file:
-            json.dump({**about, "alignrank": alignrank.__version__, "torch": torch.__version__}, file, indent=1)
-        say(
-            f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
-            f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}"
-        )
-        if not plan.resume:
-            write_training_sheet(plan.train, plan.recipe, plan.out / "train_samples.jpg")
-        fit(plan)
-    except InputError:
-        _remove_new_run(plan.out, existed or plan.resume)
-        raise
-    return _finish(plan)
+    with locked(plan.out):
+        try:
+            with replacing(plan.out / RUN_FILE) as path:
+                versions = {"alignrank": alignrank.__version__, "torch": torch.__version__}
+                path.write_text(json.dumps({**about, **versions}, indent=1), encoding="utf-8")
+            say(
+                f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
+                f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}"
+            )
+            if plan.resume is None:
+                write_training_sheet(plan.train, plan.recipe, plan.out / "train_samples.jpg")
+            fit(plan)
+            return _finish(plan)
+        except InputError:
+            if not existed:
+                _remove_new_run(plan.out)
+            raise
 
 
 def validate_weights(
@@ -215,11 +217,9 @@ def _commit() -> str | None:
     return head.stdout.strip() or None
 
 
-def _remove_new_run(out: Path, existed: bool) -> None:
+def _remove_new_run(out: Path) -> None:
     """A run that failed on its input leaves nothing behind."""
-    if existed:
-        return
-    for file in ("train_samples.jpg", RUN_FILE):
+    for file in ("train_samples.jpg", RUN_FILE, LOCK_FILE):
         (out / file).unlink(missing_ok=True)
     with suppress(OSError):
         out.rmdir()

@@ -28,23 +28,22 @@ from alignrank.data.samples import Split
 from alignrank.engine import checkpoint
 from alignrank.engine.averaging import AveragedWeights
 from alignrank.engine.device import choose_precision
-from alignrank.engine.folders import STATE_FILE
 from alignrank.engine.images import opened
 from alignrank.engine.optimization import frozen_modules, parameter_groups, schedule
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import SIDE_STEP, Recipe
+from alignrank.engine.state import finished_epochs
 from alignrank.engine.validate import network_input
+from alignrank.errors import TrainingError
 
 TERMINATED = 143
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on, and the input is not to blame in an obvious way (exit code 1)."""
-
-
 @dataclass(slots=True)
 class Plan:
-    """All a training process needs. out: the run's folder. weights: start from this file, if any."""
+    """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
+    go on from, if any.
+    """
 
     recipe: Recipe
     train: Split
@@ -54,7 +53,7 @@ class Plan:
     devices: int = 1
     workers: int = 0
     weights: Path | None = None
-    resume: bool = False
+    resume: Path | None = None
     command: str = ""
 
 
@@ -89,6 +88,7 @@ class TrainingModule(L.LightningModule):
             seed=self.settings.seed,
             rank=self.global_rank,
             ranks=plan.devices,
+            epoch=finished_epochs(plan.resume) if plan.resume else 0,  # Lightning asks before it has restored its own
             pin=plan.device.type == "cuda",
         )
 
@@ -110,7 +110,8 @@ class TrainingModule(L.LightningModule):
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
             raise TrainingError(
-                f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}"
+                f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}; "
+                f"what is in {self.plan.out} is of the last whole epoch"
             )
         for name, value in terms.parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
@@ -182,7 +183,7 @@ def fit(plan: Plan) -> None:
         sync_batchnorm=plan.devices > 1 and plan.device.type == "cuda",
         default_root_dir=plan.out,
     )
-    state = str(plan.out / STATE_FILE) if plan.resume else None
+    state = str(plan.resume) if plan.resume else None
     start = time.monotonic()
     try:
         trainer.fit(module, ckpt_path=state, weights_only=True)
