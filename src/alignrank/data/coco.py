@@ -184,14 +184,8 @@ def _rows(
         if category_id is None or corners is None or labels[category_id] == _NO_LABEL:
             rows.refused.append(images[image_id])
             continue
-        rows.add(
-            images[image_id],
-            corners,
-            labels[category_id],
-            where,
-            area=_area(annotation.get("area")),
-            crowd=annotation.get("iscrowd") in (1, True),
-        )
+        area, crowd = _area(annotation.get("area")), annotation.get("iscrowd") in (1, True)
+        rows.add(images[image_id], corners, labels[category_id], where, area=area, crowd=crowd)
     return rows
 
 

@@ -26,6 +26,8 @@ from alignrank.errors import InputError
 LARGE_IMAGE = 16_777_216
 # Pairs are compared to name the nearest image of so many; the others name the first of their group.
 MAX_NAMED = 100
+Member = tuple[str, Path]  # split and image
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,6 @@ def fingerprint(path: Path) -> Fingerprint:
     return Fingerprint(size, digest, thumbnail)
 
 
-_one_at_a_time = threading.Lock()
-
-
 def fingerprints(
     paths: Sequence[Path], advance: Callable[[], object] = lambda: None
 ) -> dict[Path, Fingerprint | InputError]:
@@ -91,9 +90,6 @@ def find_copies(splits: dict[str, Split], prints: dict[Path, Fingerprint]) -> li
     """
     equal, unequal = _equal(splits, prints)
     return equal + _nearly_equal(unequal, prints)
-
-
-Member = tuple[str, Path]  # split and image
 
 
 def _equal(splits: dict[str, Split], prints: dict[Path, Fingerprint]) -> tuple[list[Copy], list[Member]]:

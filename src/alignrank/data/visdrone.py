@@ -59,6 +59,10 @@ def read_part(folder: Path, faults: Faults = RAISE_FIRST) -> Split:
         if labels[position].is_file():
             others += _add_file(rows, index, labels[position], records[index].path, faults)
     if faults.collecting:
+        for position in sorted(set(range(len(images))).difference(kept)):
+            # The image cannot be opened: its lines are read for their faults alone.
+            if labels[position].is_file():
+                _add_file(Rows(), 0, labels[position], images[position], faults)
         for path in sorted(set((folder / "annotations").glob("*.txt")) - set(labels)):
             faults.note("orphan_label", f"{path}: there is no image for it")
     samples, skipped_boxes, notes = build_samples(records, rows, place=str, faults=faults)

@@ -90,6 +90,10 @@ def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path, 
     for index, position in enumerate(kept):
         if found[position]:
             skipped += _add_labels(rows, index, labels[position], len(classes), records[index], faults)
+    for position in sorted(set(range(len(images))).difference(kept)) if faults.collecting else ():
+        if found[position]:
+            # The image cannot be opened: its lines are read for their faults alone.
+            _add_labels(Rows(), 0, labels[position], len(classes), ImageRecord(images[position], 0, (1, 1)), faults)
     samples, skipped_boxes, clip_notes = build_samples(records, rows, place=str, faults=faults)
     notes += clip_notes
     ids = tuple(range(len(classes)))
@@ -119,11 +123,12 @@ def parse_line(line: str, num_classes: int) -> tuple[int, Box]:
     if not math.isfinite(number) or number != int(number) or not 0 <= number < num_classes:
         text = f"is not one of the {num_classes} classes (0 to {num_classes - 1})"
         raise LineError("unknown_class", f"class {words[0][:40]} {text}")
-    try:
-        values = [float(word) for word in words[1:]]
-    except ValueError:
-        bad = next(word for word in words[1:] if not _is_number(word))
-        raise LineError("invalid_record", f"{bad[:40]!r} is not a number") from None
+    values = []
+    for word in words[1:]:
+        try:
+            values.append(float(word))
+        except ValueError:
+            raise LineError("invalid_record", f"{word[:40]!r} is not a number") from None
     bad_value = next((v for v in values if not -_TOLERANCE <= v <= 1 + _TOLERANCE), None)
     if bad_value is not None:
         text = f"{bad_value:g} is outside 0..1: coordinates are fractions of the image, not pixels"
@@ -132,14 +137,6 @@ def parse_line(line: str, num_classes: int) -> tuple[int, Box]:
         cx, cy, w, h = values
         return int(number), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
     return int(number), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _add_labels(

@@ -44,6 +44,8 @@ def check(data: str, *, out: Path | None = None, fix: Path | None = None) -> dic
     for option, folder in (("--out", out), ("--fix", fix)):
         if folder is not None:
             _refuse_inside(data, new_file(folder, option), option)
+    if out is not None and fix is not None and out.resolve() == fix.resolve():
+        raise InputError(f"--fix: {fix} is the folder of --out, too; choose another one")
     report = checking.check(data, steps=steps)
     result = report.to_dict()
     _say_report(report, result)
@@ -150,14 +152,15 @@ def _drawn(pixels: Array, sample: Sample | None, marks: list[tuple[Box, str]], c
         canvas = draw_boxes(canvas, sample.boxes * scale + shift, sample.labels, classes)
     # `draw_boxes` enlarges a small image; the second call finds it large enough.
     enlarged = canvas.shape[1] / (pixels.shape[1] + 2 * left)
-    texts = list(dict.fromkeys(text for _, text in marks))
-    labels = np.array([len(classes) + texts.index(text) for _, text in marks])
+    # What is wrong gets colours of its own behind those of the classes.
+    names = list(dict.fromkeys([*classes, *(text for _, text in marks)]))
+    labels = np.array([names.index(text) for _, text in marks])
     height, width = canvas.shape[:2]
     boxes = np.sort(((wrong + shift) * enlarged).reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     # A box without width is a line of two pixels.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 2)
     boxes = np.clip(boxes, 0, [width - 1, height - 1] * 2)
-    return draw_boxes(canvas, boxes, labels, [*classes, *texts])
+    return draw_boxes(canvas, boxes, labels, names)
 
 
 def _with_margin(pixels: Array, boxes: Array) -> tuple[Array, tuple[int, int]]:
