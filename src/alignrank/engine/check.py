@@ -105,8 +105,12 @@ def _table(report: checking.CheckReport) -> Table:
 def _shortened(example: str, source: Path) -> str:
     """An example in printable characters, file names relative to the data set's folder."""
     folder = source if source.is_dir() else source.parent
-    text = example.replace(f"{folder}{os.sep}", "")
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return _printable(example.replace(f"{folder}{os.sep}", ""))
+
+
+def _printable(text: str) -> str:
+    """Without what moves a terminal's cursor or ends a line."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _write(report: checking.CheckReport, result: dict[str, Any], out: Path) -> None:
@@ -135,7 +139,8 @@ def _write_pictures(report: checking.CheckReport, folder: Path) -> None:
                 continue
             number += 1
             picture = _drawn(pixels, samples.get(image), report.collected.marks[image], report.source.classes)
-            Image.fromarray(picture).save(folder / f"{number:02d}_{image.stem[:80]}.jpg", quality=90)
+            name = f"{number:02d}_{_printable(image.stem[:80])}.jpg"
+            Image.fromarray(picture).save(folder / name, quality=90)
             advance()
 
 
