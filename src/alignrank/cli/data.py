@@ -7,9 +7,30 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.options import Json, examples, print_json, read_overrides
+from alignrank.cli.options import DATA_HELP, Json, examples, print_json, read_overrides
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, convert and split data sets.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, look at, convert and split data sets.")
+
+
+# `data check` found errors: the check itself went well, so this is neither 0 nor 2.
+ERRORS_FOUND = 1
+
+
+@data_app.command(epilog=examples("alignrank data check cells/ --out cells-report/ --fix cells-clean/"))
+def check(
+    data: Annotated[str, typer.Argument(help=f"a {DATA_HELP}")],
+    out: Annotated[Path | None, typer.Option(help="new folder for report.json and pictures of the worst")] = None,
+    fix: Annotated[Path | None, typer.Option(help="new folder for a cleaned copy, in COCO form")] = None,
+    as_json: Json = False,
+) -> None:
+    """Report every problem of a data set; exits with 1 where training would refuse it, 2 if it cannot be read."""
+    from alignrank.engine.check import check as run
+
+    result = run(data, out=out, fix=fix)
+    if as_json:
+        print_json(result)
+    if not result["ok"]:
+        raise typer.Exit(ERRORS_FOUND)
 
 
 @data_app.command(epilog=examples("alignrank data show cells/ --augmented --out sheet.jpg"))

@@ -15,6 +15,7 @@ from typing import Any
 
 from alignrank.data.containment import relative_name
 from alignrank.data.decode import read_size
+from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import Skipped, Split
 from alignrank.errors import InputError
@@ -23,9 +24,10 @@ Record = dict[str, Any]
 _MAX_ID = 2**63
 # Candidate folders are told apart by looking for at most so many of the listed images.
 _NAMES_TRIED = 200
+_NO_LABEL = -1
 
 
-def read_file(path: Path) -> Split:
+def read_file(path: Path, faults: Faults = RAISE_FIRST) -> Split:
     """One annotation file -> one split, classes in the order of their ids.
 
     Raises InputError naming the file, the record and the field. Boxes without area and images without
@@ -39,14 +41,20 @@ def read_file(path: Path) -> Split:
         )
     images = _objects(document, "images", path)
     annotations = _objects(document, "annotations", path)
-    categories = _categories(_objects(document, "categories", path), annotations, path)
+    categories, refused = _categories(_objects(document, "categories", path), annotations, path, faults)
     if not images:
         raise InputError(f"{path}: images is empty")
-    ids, names = _image_ids(images, path), _image_names(images, path)
-    rows = _rows(annotations, ids, {category: i for i, category in enumerate(categories)}, path)
-    folder = _image_folder(path, names)
-    records, rows, skipped = _present(images, names, folder, rows, path)
-    samples, skipped_boxes, notes = build_samples(records, rows, place=lambda where: f"{path}: {_called(where)}")
+    ids, names = _images(images, path, faults)
+    # Objects of a refused class go with it: the class is the fault, not each of them.
+    labels = dict.fromkeys(refused, _NO_LABEL) | {category: i for i, category in enumerate(categories)}
+    rows = _rows(annotations, ids, labels, path, faults)
+    if not any(names):
+        raise InputError(f"{path}: none of the {len(images)} entries of images can be used")
+    folder = _image_folder(path, [name for name in names if name is not None])
+    records, rows, skipped = _present(images, names, folder, rows, path, faults)
+    samples, skipped_boxes, notes = build_samples(
+        records, rows, place=lambda where: f"{path}: {_called(where)}", faults=faults
+    )
     return Split(tuple(categories.values()), tuple(categories), samples, path, skipped + skipped_boxes, notes)
 
 
@@ -81,32 +89,44 @@ def _called(where: object) -> str:
     return f"annotation {identifier}" if isinstance(identifier, int) else f"annotations[{position}]"
 
 
-def _identifier(record: Record, key: str, place: str) -> int:
+def _identifier(record: Record, key: str, place: str, faults: Faults) -> int | None:
     value = record.get(key)
+    if type(value) is int and -_MAX_ID <= value < _MAX_ID:
+        return value
     if value is None:
-        raise InputError(f"{place}: {key} is missing")
-    if type(value) is not int:
-        raise InputError(f"{place}: {key} must be an integer, is {str(value)[:80]!r} ({type(value).__name__})")
-    if not -_MAX_ID <= value < _MAX_ID:
-        raise InputError(f"{place}: {key} {str(value)[:80]} does not fit into 64 bits")
-    return value
+        reason = "is missing"
+    elif type(value) is not int:
+        reason = f"must be an integer, is {str(value)[:80]!r} ({type(value).__name__})"
+    else:
+        reason = f"{str(value)[:80]} does not fit into 64 bits"
+    faults.refuse("invalid_record", f"{place}: {key} {reason}")
+    return None
 
 
-def _categories(categories: list[Record], annotations: list[Record], path: Path) -> dict[int, str]:
+def _categories(
+    categories: list[Record], annotations: list[Record], path: Path, faults: Faults
+) -> tuple[dict[int, str], list[int]]:
+    """Names by id, sorted, and the ids that are refused."""
     names: dict[int, str] = {}
+    refused: list[int] = []
     for index, category in enumerate(_without_placeholder(categories, annotations)):
         place = f"{path}: categories[{index}]"
-        identifier, name = _identifier(category, "id", place), category.get("name")
+        identifier, name = _identifier(category, "id", place, faults), category.get("name")
+        if identifier is None:
+            continue
         if not isinstance(name, str) or not name:
-            raise InputError(f"{place}: name must be text, is {str(name)[:80]!r}")
-        if identifier in names:
-            raise InputError(f"{place}: id {identifier} is given twice in categories")
-        if name in names.values():
-            raise InputError(f"{place}: the name {name[:80]!r} is given to two ids in categories")
-        names[identifier] = name
+            faults.refuse("invalid_record", f"{place}: name must be text, is {str(name)[:80]!r}")
+        elif identifier in names:
+            faults.refuse("duplicate_class", f"{place}: id {identifier} is given twice in categories")
+        elif name in names.values():
+            faults.refuse("duplicate_class", f"{place}: the name {name[:80]!r} is given to two ids in categories")
+        else:
+            names[identifier] = name
+            continue
+        refused.append(identifier)
     if not names:
         raise InputError(f"{path}: categories is empty")
-    return dict(sorted(names.items()))
+    return dict(sorted(names.items())), refused
 
 
 def _without_placeholder(categories: list[Record], annotations: list[Record]) -> list[Record]:
@@ -118,46 +138,54 @@ def _without_placeholder(categories: list[Record], annotations: list[Record]) ->
     return others if all(c.get("supercategory") == first.get("name") for c in others) else categories
 
 
-def _image_ids(images: list[Record], path: Path) -> dict[int, int]:
-    """Image id -> position in `images`."""
+def _images(images: list[Record], path: Path, faults: Faults) -> tuple[dict[int, int], list[str | None]]:
+    """Image id -> position in `images`, and the file name at each position, None where the image is refused."""
     positions: dict[int, int] = {}
+    names: list[str | None] = [None] * len(images)
     for position, image in enumerate(images):
-        identifier = _identifier(image, "id", f"{path}: images[{position}]")
+        place = f"{path}: images[{position}]"
+        identifier = _identifier(image, "id", place, faults)
+        if identifier is None:
+            continue
         if identifier in positions:
-            raise InputError(f"{path}: images[{position}]: id {identifier} is given to two images")
+            faults.refuse("duplicate_image_id", f"{place}: id {identifier} is given to two images")
+            continue
         positions[identifier] = position
-    return positions
-
-
-def _image_names(images: list[Record], path: Path) -> list[str]:
-    names = []
-    for position, image in enumerate(images):
-        place = f"{path}: images[{position}] (id {image['id']})"
+        place = f"{place} (id {identifier})"
         if "file_name" not in image:
-            raise InputError(f"{place}: file_name is missing")
-        names.append(relative_name(image["file_name"], where=place, field="file_name"))
-    return names
+            faults.refuse("invalid_record", f"{place}: file_name is missing")
+            continue
+        try:
+            names[position] = relative_name(image["file_name"], where=place, field="file_name")
+        except InputError as error:
+            faults.refuse("unsafe_path", str(error))
+    return positions, names
 
 
-def _rows(annotations: list[Record], images: dict[int, int], labels: dict[int, int], path: Path) -> Rows:
-    rows = Rows()
+def _rows(
+    annotations: list[Record], images: dict[int, int], labels: dict[int, int], path: Path, faults: Faults
+) -> Rows:
+    rows, seen = Rows(), set[int]()
     for position, annotation in enumerate(annotations):
         where = (position, annotation.get("id"))
         image_id, category_id, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
         # The straight way first: a file of COCO's size has 860,000 of them.
         if type(image_id) is not int or image_id not in images:
-            image_id = _known(annotation, "image_id", images, f"{path}: {_called(where)}")
+            image_id = _known(annotation, "image_id", images, f"{path}: {_called(where)}", faults)
         if type(category_id) is not int or category_id not in labels:
-            category_id = _known(annotation, "category_id", labels, f"{path}: {_called(where)}")
-        left, top, width, height = _box(box, path, where)
-        rows.add(
-            images[image_id],
-            (left, top, left + width, top + height),
-            labels[category_id],
-            where,
-            area=_area(annotation.get("area")),
-            crowd=annotation.get("iscrowd") in (1, True),
-        )
+            category_id = _known(annotation, "category_id", labels, f"{path}: {_called(where)}", faults)
+        corners = _box(box, path, where, faults)
+        if faults.collecting and type(where[1]) is int:
+            if where[1] in seen:
+                faults.note("duplicate_annotation_id", f"{path}: annotations[{position}]: id {where[1]} stands above")
+            seen.add(where[1])
+        if image_id is None:
+            continue
+        if category_id is None or corners is None or labels[category_id] == _NO_LABEL:
+            rows.refused.append(images[image_id])
+            continue
+        area, crowd = _area(annotation.get("area")), annotation.get("iscrowd") in (1, True)
+        rows.add(images[image_id], corners, labels[category_id], where, area=area, crowd=crowd)
     return rows
 
 
@@ -167,25 +195,29 @@ def _area(value: Any) -> float:
     return float(value) if usable else math.nan
 
 
-def _known(annotation: Record, key: str, known: dict[int, int], place: str) -> int:
-    value = _identifier(annotation, key, place)
-    if value not in known:
-        raise InputError(f"{place}: {key} {value} is not listed in {'images' if key == 'image_id' else 'categories'}")
-    return value
+def _known(annotation: Record, key: str, known: dict[int, int], place: str, faults: Faults) -> int | None:
+    value = _identifier(annotation, key, place, faults)
+    if value is None or value in known:
+        return value
+    kind, listed = ("unknown_image", "images") if key == "image_id" else ("unknown_class", "categories")
+    faults.refuse(kind, f"{place}: {key} {value} is not listed in {listed}")
+    return None
 
 
-def _box(box: Any, path: Path, where: tuple[int, object]) -> tuple[float, float, float, float]:
+def _box(box: Any, path: Path, where: tuple[int, object], faults: Faults) -> Box | None:
+    """Corners of a `bbox` field."""
+    kind = "invalid_record"
     if type(box) is list and len(box) == 4 and all(type(v) is float or type(v) is int for v in box):
         try:
             left, top, width, height = (float(v) for v in box)
         except OverflowError:  # an integer of hundreds of digits
             left = top = width = height = math.inf
         if all(map(math.isfinite, (left, top, width, height))):
-            return left, top, width, height
-    shown = str(box)[:100]
-    raise InputError(
-        f"{path}: {_called(where)}: bbox must be four finite numbers (left, top, width, height), is {shown}"
-    )
+            return left, top, left + width, top + height
+        kind = "non_finite"
+    text = f"bbox must be four finite numbers (left, top, width, height), is {str(box)[:100]}"
+    faults.refuse(kind, f"{path}: {_called(where)}: {text}")
+    return None
 
 
 def _image_folder(path: Path, names: list[str]) -> Path:
@@ -206,21 +238,22 @@ def _image_folder(path: Path, names: list[str]) -> Path:
 
 
 def _present(
-    images: list[Record], names: list[str], folder: Path, rows: Rows, path: Path
+    images: list[Record], names: list[str | None], folder: Path, rows: Rows, path: Path, faults: Faults
 ) -> tuple[list[ImageRecord], Rows, list[Skipped]]:
     """Images whose file is there, the rows on them, and the images left out."""
-    listed = _listing({os.path.dirname(name) for name in names}, folder)
+    listed = _listing({os.path.dirname(name) for name in names if name is not None}, folder)
     records: list[ImageRecord] = []
     skipped: list[Skipped] = []
     position_of: dict[int, int] = {}
     for position, (image, name) in enumerate(zip(images, names, strict=True)):
-        if name not in listed:
-            skipped.append(Skipped("image", f"{path}: {name}", f"there is no such file in {folder}"))
+        if name is None:
             continue
-        try:
-            size = _size(image, folder / name, f"{path}: images[{position}] (id {image['id']})")
-        except _UnreadableImageError as error:
-            skipped.append(Skipped("image", str(folder / name), str(error)))
+        if name not in listed:
+            skipped.append(Skipped("image", f"{path}: {name}", f"there is no such file in {folder}", "missing_image"))
+            continue
+        size = _size(image, folder / name, f"{path}: images[{position}] (id {image['id']})", faults)
+        if isinstance(size, str):
+            skipped.append(Skipped("image", str(folder / name), size, "unreadable_image"))
             continue
         position_of[position] = len(records)
         records.append(ImageRecord(folder / name, image["id"], size))
@@ -228,7 +261,7 @@ def _present(
         raise InputError(f"{folder}: none of the {len(names)} images listed in {path} can be read")
     if len(records) == len(images):
         return records, rows, skipped
-    kept = Rows()
+    kept = Rows(refused=[position_of[position] for position in rows.refused if position in position_of])
     for image_index, *rest in zip(rows.image, rows.boxes, rows.labels, rows.where, rows.areas, rows.crowd, strict=True):
         if image_index in position_of:
             box, label, where, area, crowd = rest
@@ -247,18 +280,16 @@ def _listing(parents: Iterable[str], folder: Path) -> set[str]:
     return found
 
 
-class _UnreadableImageError(Exception):
-    """An image without annotated size whose header gives none either."""
-
-
-def _size(image: Record, file: Path, place: str) -> tuple[int, int]:
+def _size(image: Record, file: Path, place: str, faults: Faults) -> tuple[int, int] | str:
+    """(height, width) as annotated, else from the file's header; the reason where neither is to be had."""
     height, width = image.get("height"), image.get("width")
-    if height is None or width is None:
-        try:
-            return read_size(file)
-        except InputError as error:
-            raise _UnreadableImageError(without_name(error, file)) from None
-    for key, value in (("height", height), ("width", width)):
+    for key, value in (("height", height), ("width", width)) if height is not None and width is not None else ():
         if type(value) not in (int, float) or not 0 < value < 2**31 or value != int(value):
-            raise InputError(f"{place}: {key} must be a positive whole number, is {str(value)[:80]!r}")
-    return int(height), int(width)
+            faults.refuse("invalid_record", f"{place}: {key} must be a positive whole number, is {str(value)[:80]!r}")
+            height = None
+    if height is not None and width is not None:
+        return int(height), int(width)
+    try:
+        return read_size(file)
+    except InputError as error:
+        return without_name(error, file)

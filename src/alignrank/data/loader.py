@@ -59,7 +59,7 @@ class Images:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             loaded = list(pool.map(load, range(len(self.split))))
         skipped = [
-            Skipped("image", str(sample.image), str(image))
+            Skipped("image", str(sample.image), str(image), "unreadable_image")
             for sample, image in zip(self.split.samples, loaded, strict=True)
             if isinstance(image, InputError)
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from alignrank.data.decode import probe_all
+from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.samples import Array, Sample, Skipped, Split
 from alignrank.errors import InputError
 
@@ -24,19 +25,21 @@ class Rows:
 
     image: index into the split's images. boxes: (x1, y1, x2, y2) pixels as written. areas: px^2, NaN
     where the format has none. where: the object's place in its file, formatted only if needed.
+    refused: images by index, once for each object of theirs that is not here.
     """
 
     image: list[int] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     where: list[object] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
 
     def add(
         self,
         image: int,
-        box: tuple[float, float, float, float],
+        box: Box,
         label: int,
         where: object,
         *,
@@ -62,12 +65,13 @@ class ImageRecord:
 
 
 def build_samples(
-    images: Sequence[ImageRecord], rows: Rows, *, place: Callable[[object], str]
+    images: Sequence[ImageRecord], rows: Rows, *, place: Callable[[object], str], faults: Faults = RAISE_FIRST
 ) -> tuple[list[Sample], list[Skipped], list[str]]:
     """Samples in the order of `images`, boxes left out, and notes.
 
     Boxes are clipped to their image; those without area, or wholly outside, are left out. `place` turns
-    a row's `where` into text for messages. Objects of an image keep their order.
+    a row's `where` into text for messages; `faults` hears of boxes that are clipped, or given twice, and
+    of images without any. Objects of an image keep their order.
     """
     order = np.argsort(np.asarray(rows.image, np.int64), kind="stable")
     image = np.asarray(rows.image, np.int64)[order]
@@ -79,11 +83,18 @@ def build_samples(
     empty, outside = side.min(1, initial=np.inf) <= 0, clipped_side.min(1, initial=np.inf) <= 0
     keep = ~(empty | outside)
     skipped = [
-        Skipped("box", place(rows.where[order[i]]), _reason(boxes[i], bool(empty[i]), images[image[i]]))
+        Skipped(
+            "box",
+            place(rows.where[order[i]]),
+            _reason(boxes[i], bool(empty[i]), images[image[i]]),
+            "degenerate_box" if empty[i] else "outside_box",
+            images[image[i]].path,
+            tuple(boxes[i].tolist()),
+        )
         for i in np.flatnonzero(~keep)
     ]
-    num_cut = int((np.abs(clipped - boxes).max(1, initial=0) > CLIP_TOLERANCE)[keep].sum())
-    notes = []
+    cut = (np.abs(clipped - boxes).max(1, initial=0) > CLIP_TOLERANCE) & keep
+    num_cut, notes = int(cut.sum()), []
     if num_cut:
         notes.append(f"{num_cut} box{'es reach' if num_cut > 1 else ' reaches'} beyond the image: clipped to it")
 
@@ -91,8 +102,19 @@ def build_samples(
     area = np.where(np.isnan(area), clipped_side.prod(1), area)[keep].astype(np.float32)
     labels = np.asarray(rows.labels, np.int64)[order][keep]
     crowd = np.asarray(rows.crowd, bool)[order][keep]
-    kept_boxes = clipped[keep].astype(np.float32)
-    bounds = np.searchsorted(image[keep], np.arange(len(images) + 1))
+    kept_boxes, kept_image = clipped[keep].astype(np.float32), image[keep]
+    if faults.collecting:
+        for i in np.flatnonzero(cut).tolist():
+            text = f"{place(rows.where[order[i]])}: the box {_reaching(boxes[i], images[image[i]])}"
+            faults.note("clipped_box", text, images[image[i]].path, tuple(boxes[i].tolist()))
+        where = order[keep]
+        for i, first in repeated_boxes(kept_image, kept_boxes, labels, crowd):
+            path, other = images[kept_image[i]].path, place(rows.where[where[first]]).rpartition(": ")[2]
+            text = f"{place(rows.where[where[i]])}: the box and class of {other} again, in {path.name}"
+            faults.note("duplicate_box", text, path, tuple(kept_boxes[i].tolist()))
+        for i in sorted(set(range(len(images))).difference(rows.image, rows.refused)):
+            faults.note("unlabelled_image", f"{images[i].path}: has no objects")
+    bounds = np.searchsorted(kept_image, np.arange(len(images) + 1))
     samples = [
         Sample(r.path, r.image_id, r.size, kept_boxes[a:b], labels[a:b], area[a:b], crowd[a:b])
         for r, a, b in zip(images, bounds[:-1], bounds[1:], strict=True)
@@ -100,12 +122,46 @@ def build_samples(
     return samples, skipped, notes
 
 
+def repeated_boxes(image: Array, boxes: Array, labels: Array, crowd: Array) -> list[tuple[int, int]]:
+    """(i, first) for each object i that equals an earlier one, the first of its kind, in image, box, class and crowd.
+
+    image [N] int64, boxes [N,4] float32, labels [N] int64, crowd [N] bool.
+    """
+    if not len(boxes):
+        return []
+    # Bytes compare as the values do: none is NaN, and adding 0 turns -0 into 0.
+    packed = np.column_stack([(boxes + 0).view(np.uint32), image, labels, crowd]).astype(np.int64)
+    _, first, group = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    first = first[group.reshape(-1)]
+    return [(int(i), int(first[i])) for i in np.flatnonzero(first != np.arange(len(first)))]
+
+
 def _reason(box: Array, empty: bool, record: ImageRecord) -> str:
     left, top, right, bottom = (round(float(v), 2) for v in box)
     if empty:
         return f"the box has no area (width {round(right - left, 2)}, height {round(bottom - top, 2)})"
+    return f"the box ({left}, {top}, {right}, {bottom}) lies outside its {_shown(record)}"
+
+
+def _reaching(box: Array, record: ImageRecord) -> str:
+    left, top, right, bottom = (round(float(v), 2) for v in box)
+    return f"({left}, {top}, {right}, {bottom}) reaches beyond its {_shown(record)}"
+
+
+def _shown(record: ImageRecord) -> str:
     height, width = record.size
-    return f"the box ({left}, {top}, {right}, {bottom}) lies outside its {width} x {height} image {record.path.name}"
+    return f"{width} x {height} image {record.path.name}"
+
+
+def unusable(sample: Sample, found: tuple[int, int] | InputError) -> Skipped | None:
+    """Why an image cannot be used. found: its true (height, width), or the error on reading it; None if it can."""
+    if isinstance(found, InputError):
+        return Skipped("image", str(sample.image), without_name(found, sample.image), "unreadable_image")
+    if not check_size(sample, found):
+        (height, width), (true_height, true_width) = sample.size, found
+        reason = f"annotated as {width} x {height}, is {true_width} x {true_height}"
+        return Skipped("image", str(sample.image), reason, "wrong_size")
+    return None
 
 
 def check_size(sample: Sample, decoded_size: tuple[int, int]) -> bool:
@@ -122,14 +178,11 @@ def check_images(split: Split) -> None:
         return
     good: list[Sample] = []
     for sample, found in zip(split.samples, probe_all(s.image for s in split.samples), strict=True):
-        if isinstance(found, InputError):
-            split.skipped.append(Skipped("image", str(sample.image), without_name(found, sample.image)))
-        elif not check_size(sample, found):
-            (height, width), (true_height, true_width) = sample.size, found
-            reason = f"annotated as {width} x {height}, is {true_width} x {true_height}"
-            split.skipped.append(Skipped("image", str(sample.image), reason))
-        else:
+        fault = unusable(sample, found)
+        if fault is None:
             good.append(sample)
+        else:
+            split.skipped.append(fault)
     if not good:
         first = split.skipped[-len(split.samples)]
         raise InputError(f"{split.source}: none of its {len(split)} images can be used ({first.where}: {first.reason})")
@@ -146,7 +199,7 @@ def sized_images(paths: Sequence[Path], *, source: Path) -> tuple[list[ImageReco
     skipped: list[Skipped] = []
     for index, (path, found) in enumerate(zip(paths, probe_all(paths), strict=True)):
         if isinstance(found, InputError):
-            skipped.append(Skipped("image", str(path), without_name(found, path)))
+            skipped.append(Skipped("image", str(path), without_name(found, path), "unreadable_image"))
         else:
             records.append(ImageRecord(path, index + 1, found))
             kept.append(index)

@@ -33,11 +33,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """One thing a reader left out: its kind, where it stands (file and line or id), and why."""
+    """One thing a reader left out: where it stands (file and line or id), and why.
+
+    kind: a key of `faults.KINDS`. image, box: of a box its image, and x1, y1, x2, y2 in pixels as annotated.
+    """
 
     unit: Literal["image", "box"]
     where: str
     reason: str
+    kind: str
+    image: Path | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(slots=True)

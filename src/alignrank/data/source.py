@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alignrank.data import coco, visdrone, voc, yolo
+from alignrank.data.faults import RAISE_FIRST, Faults
 from alignrank.data.records import check_images as check_split_images
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
@@ -25,13 +26,16 @@ _LAYOUTS = (
 )
 
 
-def read(path: str | Path, *, check_images: bool = True, require_val: bool = True) -> DataSource:
+def read(
+    path: str | Path, *, check_images: bool = True, require_val: bool = True, faults: Faults = RAISE_FIRST
+) -> DataSource:
     """A data set -> its splits.
 
     path: a folder, a COCO JSON file, a data.yaml, or the word `digits` (the embedded data; write ./digits
     for a folder of that name). A single annotation file, or a folder without splits, is `train`.
     check_images: leave out images whose header cannot be read or contradicts the annotated size (splits
-    of up to 20,000 images). require_val: refuse a data.yaml without `val`.
+    of up to 20,000 images). require_val: refuse a data.yaml without `val`. faults: who is told of records
+    that cannot be used; where it does not raise, they are left out, and so are splits that cannot be read.
     Raises InputError naming the file and the field.
     """
     if path == "digits":
@@ -43,8 +47,8 @@ def read(path: str | Path, *, check_images: bool = True, require_val: bool = Tru
         raise InputError(
             f"{text!r}: there is no such file or folder (data: a folder, a JSON file, a data.yaml, or digits)"
         )
-    source = _read_folder(path, require_val) if path.is_dir() else _read_file(path, require_val)
-    _same_classes(source)
+    source = (_read_folder if path.is_dir() else _read_file)(path, require_val, faults)
+    _same_classes(source, faults)
     _note_shared_images(source)
     if check_images:
         for split in source.splits().values():
@@ -59,12 +63,12 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _read_file(path: Path, require_val: bool) -> DataSource:
+def _read_file(path: Path, require_val: bool, faults: Faults) -> DataSource:
     suffix = path.suffix.lower()
     if suffix == ".json":
-        return DataSource(path, "coco", train=coco.read_file(path))
+        return DataSource(path, "coco", train=coco.read_file(path, faults))
     if suffix in (".yaml", ".yml"):
-        return yolo.read_yaml_file(path, require_val=require_val)
+        return yolo.read_yaml_file(path, require_val=require_val, faults=faults)
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"):
         raise InputError(f"{path}: archives are not read; unpack it and give the folder")
     if suffix in (".xml", ".txt"):
@@ -72,29 +76,37 @@ def _read_file(path: Path, require_val: bool) -> DataSource:
     raise InputError(f"{path}: is not a data set; known: {_LAYOUTS}")
 
 
-def _read_folder(folder: Path, require_val: bool) -> DataSource:
+def _read_folder(folder: Path, require_val: bool, faults: Faults) -> DataSource:
     try:
         yaml_file = _yaml_file(folder)
         if yaml_file is not None:
-            return yolo.read_yaml_file(yaml_file, require_val=require_val)
+            return yolo.read_yaml_file(yaml_file, require_val=require_val, faults=faults)
         files = coco_files(folder)
         if files:
-            return DataSource(folder, "coco", **{name: coco.read_file(path) for name, path in files.items()})
+            return _read_coco(folder, files, faults)
         if _is_voc(folder):
-            return voc.read_folder(folder)
+            return voc.read_folder(folder, faults)
         if visdrone.split_folders(folder) or _any(folder / "annotations", ".txt"):
-            return visdrone.read_folder(folder)
+            return visdrone.read_folder(folder, faults)
         if _is_yolo(folder):
-            return yolo.read_folder(folder)
+            return yolo.read_folder(folder, faults)
         children = [child for child in sorted(folder.iterdir()) if child.is_dir() and not child.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from None
     if len(children) == 1:
         # VOCdevkit/VOC2007, or what unpacking an archive leaves.
-        return _read_folder(children[0], require_val)
+        return _read_folder(children[0], require_val, faults)
     inside = [child for child in children if _is_voc(child) or _yaml_file(child) or coco_files(child)]
     hint = f"; give one of its folders: {', '.join(child.name for child in inside)}" if inside else ""
     raise InputError(f"{folder}: no data set is recognised here{hint}; known: {_LAYOUTS}")
+
+
+def _read_coco(folder: Path, files: dict[str, Path], faults: Faults) -> DataSource:
+    source = DataSource(folder, "coco")
+    for name, path in files.items():
+        with faults.reading():
+            setattr(source, name, coco.read_file(path, faults))
+    return source
 
 
 def _yaml_file(folder: Path) -> Path | None:
@@ -162,21 +174,24 @@ def _is_yolo(folder: Path) -> bool:
     return any(path.stem in texts for path in folder.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
 
 
-def _same_classes(source: DataSource) -> None:
-    """Give all splits the classes of the first one that has them all; InputError where they contradict."""
+def _same_classes(source: DataSource, faults: Faults) -> None:
+    """Give all splits the classes of the first one that has them all; a split that contradicts it is refused."""
     splits = source.splits()
-    whole = max(splits.values(), key=lambda split: len(split.classes))
-    for split in splits.values():
+    whole = max(splits.values(), key=lambda split: len(split.classes), default=None)
+    if whole is None:
+        return
+    for name, split in splits.items():
         if (split.classes, split.category_ids) == (whole.classes, whole.category_ids):
             continue
         known = dict(zip(whole.category_ids, whole.classes, strict=True))
-        for identifier, name in zip(split.category_ids, split.classes, strict=True):
-            if known.get(identifier) != name:
-                raise InputError(
-                    f"{split.source}: categories: id {identifier} is {name!r}, "
-                    f"but {known.get(identifier, 'absent')!r} in {whole.source}"
-                )
-        _relabel(split, whole)
+        other = [pair for pair in zip(split.category_ids, split.classes, strict=True) if known.get(pair[0]) != pair[1]]
+        for identifier, class_name in other:
+            text = f"id {identifier} is {class_name!r}, but {known.get(identifier, 'absent')!r} in {whole.source}"
+            faults.refuse("class_conflict", f"{split.source}: categories: {text}")
+        if other:
+            setattr(source, name, None)
+        else:
+            _relabel(split, whole)
 
 
 def _relabel(split: Split, whole: Split) -> None:

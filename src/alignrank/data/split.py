@@ -24,7 +24,7 @@ from alignrank.errors import InputError
 MAX_HASH_DISTANCE = 3
 # Root mean square difference of two thumbnails, as a share of their contrast, up to which they are the same.
 MAX_DIFFERENCE = 0.25
-_SIDE = 16
+THUMBNAIL_SIDE = 16
 _CHUNK = 1024
 _PASSES = 10
 
@@ -174,7 +174,7 @@ def _thumbnails(images: Sequence[Path]) -> tuple[Array, list[int], list[Skipped]
 
     def one(path: Path) -> Array | InputError:
         try:
-            return grey_thumbnail(path, _SIDE)
+            return grey_thumbnail(path, THUMBNAIL_SIDE)
         except InputError as error:
             return error
 
@@ -182,11 +182,11 @@ def _thumbnails(images: Sequence[Path]) -> tuple[Array, list[int], list[Skipped]
         results = list(pool.map(one, images))
     good = [i for i, result in enumerate(results) if not isinstance(result, InputError)]
     bad = [
-        Skipped("image", str(path), str(result).removeprefix(f"{path}: "))
+        Skipped("image", str(path), str(result).removeprefix(f"{path}: "), "unreadable_image")
         for path, result in zip(images, results, strict=True)
         if isinstance(result, InputError)
     ]
-    return np.array([results[i] for i in good], np.uint8).reshape(-1, _SIDE, _SIDE), good, bad
+    return np.array([results[i] for i in good], np.uint8).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE), good, bad
 
 
 def _counts(samples: Sequence[Sample], num_classes: int) -> Array:

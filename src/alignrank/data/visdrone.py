@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alignrank.data.decode import list_images
+from alignrank.data.faults import RAISE_FIRST, Faults, LineError
 from alignrank.data.records import Rows, build_samples, sized_images
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
@@ -21,7 +22,7 @@ _IGNORED, _OTHERS = 0, 11
 _SPLITS = {"train": ("train",), "val": ("val",), "test": ("test-dev", "test")}
 
 
-def read_folder(folder: Path) -> DataSource:
+def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
     """A folder of `VisDrone2019-DET-{train,val,test-dev}`, or one such folder (images/, annotations/).
 
     A single folder is `train`. Raises InputError naming label file and line.
@@ -29,7 +30,8 @@ def read_folder(folder: Path) -> DataSource:
     parts = split_folders(folder) or {"train": folder}
     source = DataSource(folder, "visdrone")
     for name, part in parts.items():
-        setattr(source, name, read_part(part))
+        with faults.reading():
+            setattr(source, name, read_part(part, faults))
     return source
 
 
@@ -45,7 +47,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_part(folder: Path) -> Split:
+def read_part(folder: Path, faults: Faults = RAISE_FIRST) -> Split:
     """One folder with images/ and annotations/ -> a split."""
     images = list_images(folder / "images")
     labels = [folder / "annotations" / f"{image.stem}.txt" for image in images]
@@ -55,8 +57,15 @@ def read_part(folder: Path) -> Split:
     rows, others = Rows(), 0
     for index, position in enumerate(kept):
         if labels[position].is_file():
-            others += _add_file(rows, index, labels[position])
-    samples, skipped_boxes, notes = build_samples(records, rows, place=str)
+            others += _add_file(rows, index, labels[position], records[index].path, faults)
+    if faults.collecting:
+        for position in sorted(set(range(len(images))).difference(kept)):
+            # The image cannot be opened: its lines are read for their faults alone.
+            if labels[position].is_file():
+                _add_file(Rows(), 0, labels[position], images[position], faults)
+        for path in sorted(set((folder / "annotations").glob("*.txt")) - set(labels)):
+            faults.note("orphan_label", f"{path}: there is no image for it")
+    samples, skipped_boxes, notes = build_samples(records, rows, place=str, faults=faults)
     if others:
         notes.append(f"{others} objects of category 11 (others) are left out")
     ids = tuple(range(1, len(CLASSES) + 1))
@@ -64,37 +73,42 @@ def read_part(folder: Path) -> Split:
 
 
 def parse_line(line: str) -> tuple[float, float, float, float, int, int]:
-    """left, top, width, height, score, category. Raises ValueError saying what is wrong."""
+    """left, top, width, height, score, category. Raises LineError saying what is wrong."""
     words = [word.strip() for word in line.strip().rstrip(",").split(",")]
     if len(words) != 8:
-        raise ValueError(f"{len(words)} columns; expected 8, separated by commas")
+        raise LineError("invalid_record", f"{len(words)} columns; expected 8, separated by commas")
     try:
         values = [int(word) for word in words]
     except ValueError:
-        raise ValueError("all columns must be whole numbers") from None
+        raise LineError("invalid_record", "all columns must be whole numbers") from None
     left, top, width, height, score, category = values[:6]
     if not _IGNORED <= category <= _OTHERS:
-        raise ValueError(f"category {category} is not one of 0 to 11")
+        raise LineError("unknown_class", f"category {category} is not one of 0 to 11")
     return left, top, width, height, score, category
 
 
-def _add_file(rows: Rows, index: int, path: Path) -> int:
+def _add_file(rows: Rows, index: int, path: Path, image: Path, faults: Faults) -> int:
     """Append the objects of a label file; the number of those in category 11."""
     others = 0
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__})") from None
+        faults.refuse("unreadable_annotations", f"{path}: cannot be read ({type(error).__name__})", image)
+        rows.refused.append(index)
+        return 0
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             left, top, width, height, score, category = parse_line(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number}: {error}") from None
+        except LineError as error:
+            faults.refuse(error.kind, f"{path}: line {number}: {error}", image)
+            rows.refused.append(index)
+            continue
         box, where = (left, top, left + width, top + height), f"{path}: line {number}"
         if category == _OTHERS:
             others += 1
+            rows.refused.append(index)
         elif category == _IGNORED:
             for label in range(len(CLASSES)):
                 rows.add(index, box, label, where, crowd=True)

@@ -16,33 +16,36 @@ from defusedxml.ElementTree import parse
 
 from alignrank.data.containment import relative_name
 from alignrank.data.decode import is_image_name, list_images, read_size
+from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import DataSource, Skipped, Split
 from alignrank.errors import InputError, nearest
 
-Box = tuple[float, float, float, float]
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
-def read_folder(folder: Path) -> DataSource:
+def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
     """`Annotations/` with `JPEGImages/` and `ImageSets/Main/*.txt`, or XML files beside images, in one or more folders.
 
     Without lists of names everything is `train`; `trainval` is used where there is no `train`. Classes:
     `classes.txt`, else all names found, sorted. Raises InputError naming the file and field.
     """
-    parts = _split_files(folder)
-    parsed = {name: [(xml, _root(xml)) for xml in files] for name, files in parts.items()}
-    classes = _classes(folder, [item for items in parsed.values() for item in items])
+    parts = _split_files(folder, faults)
+    parsed = {name: _parsed(files, faults) for name, files in parts.items()}
+    every = [item for items in parsed.values() for item in items]
+    _check_names(every, faults)
+    classes = _classes(folder, every)
     source = DataSource(folder, "voc")
     for name, items in parsed.items():
-        setattr(source, name, _read(items, _image_places(folder), classes, folder))
+        with faults.reading():
+            setattr(source, name, _read(items, _image_places(folder), classes, folder, faults))
     return source
 
 
-def _split_files(folder: Path) -> dict[str, list[Path]]:
+def _split_files(folder: Path, faults: Faults) -> dict[str, list[Path]]:
     annotations = folder / "Annotations"
     if annotations.is_dir():
-        return _listed_files(folder, annotations) or {"train": _xml_files(annotations)}
+        return _listed_files(folder, annotations, faults) or {"train": _xml_files(annotations)}
     parts = {}
     for name, words in _SPLIT_FOLDERS.items():
         place = next((folder / word for word in words if (folder / word).is_dir()), None)
@@ -56,7 +59,7 @@ def _xml_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml")
 
 
-def _listed_files(folder: Path, annotations: Path) -> dict[str, list[Path]]:
+def _listed_files(folder: Path, annotations: Path, faults: Faults) -> dict[str, list[Path]]:
     lists = folder / "ImageSets" / "Main"
     parts = {}
     for name, files in {"train": ("train.txt", "trainval.txt"), "val": ("val.txt",), "test": ("test.txt",)}.items():
@@ -66,7 +69,11 @@ def _listed_files(folder: Path, annotations: Path) -> dict[str, list[Path]]:
         names = []
         for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
             if line.strip():
-                stem = relative_name(line.strip(), where=f"{path}: line {number}", field="name")
+                try:
+                    stem = relative_name(line.strip(), where=f"{path}: line {number}", field="name")
+                except InputError as error:
+                    faults.refuse("unsafe_path", str(error))
+                    continue
                 if not (annotations / f"{stem}.xml").is_file():
                     # Lists of one class carry a flag behind the name; names themselves may hold spaces.
                     stem = stem.split()[0]
@@ -76,10 +83,20 @@ def _listed_files(folder: Path, annotations: Path) -> dict[str, list[Path]]:
         absent = [xml for xml in names if not xml.is_file()]
         if name == "test" and len(absent) == len(names):
             continue  # VOC publishes the test images of some years without annotations.
-        if absent:
-            raise InputError(f"{absent[0]}: is listed in {path}, but there is no such file")
-        parts[name] = names
+        for xml in absent:
+            faults.refuse("unreadable_annotations", f"{xml}: is listed in {path}, but there is no such file")
+        parts[name] = [xml for xml in names if xml not in set(absent)]
     return parts
+
+
+def _parsed(files: Sequence[Path], faults: Faults) -> list[tuple[Path, Element]]:
+    items = []
+    for xml in files:
+        try:
+            items.append((xml, _root(xml)))
+        except InputError as error:
+            faults.refuse("unreadable_annotations", str(error))
+    return items
 
 
 def _root(path: Path) -> Element:
@@ -105,17 +122,21 @@ def _classes(folder: Path, items: Sequence[tuple[Path, Element]]) -> tuple[str, 
         if not names or len(set(names)) != len(names):
             raise InputError(f"{path}: must name each class once, one a line")
         return names
-    found = {_name(xml, thing, index) for xml, root in items for index, thing in enumerate(root.findall("object"))}
+    found = {_name(thing) for _, root in items for thing in root.findall("object")} - {""}
     if not found:
         raise InputError(f"{folder}: none of the {len(items)} annotations has an object, so there are no classes")
     return tuple(sorted(found))
 
 
-def _name(xml: Path, thing: Element, index: int) -> str:
-    name = (thing.findtext("name") or "").strip()
-    if not name:
-        raise InputError(f"{xml}: object {index + 1}: name is missing")
-    return name
+def _check_names(items: Sequence[tuple[Path, Element]], faults: Faults) -> None:
+    for xml, root in items:
+        for index, thing in enumerate(root.findall("object")):
+            if not _name(thing):
+                faults.refuse("invalid_record", f"{xml}: object {index + 1}: name is missing")
+
+
+def _name(thing: Element) -> str:
+    return (thing.findtext("name") or "").strip()
 
 
 def _image_places(folder: Path) -> dict[str, dict[str, Path]]:
@@ -146,66 +167,87 @@ def _image_of(xml: Path, root: Element, places: dict[str, dict[str, Path]]) -> P
 
 
 def _read(
-    items: Sequence[tuple[Path, Element]], places: dict[str, dict[str, Path]], classes: tuple[str, ...], folder: Path
+    items: Sequence[tuple[Path, Element]],
+    places: dict[str, dict[str, Path]],
+    classes: tuple[str, ...],
+    folder: Path,
+    faults: Faults,
 ) -> Split:
     rows, records, skipped = Rows(), list[ImageRecord](), list[Skipped]()
     labels = {name: i for i, name in enumerate(classes)}
     for number, (xml, root) in enumerate(items, start=1):
-        image = _image_of(xml, root, places)
-        boxes = [_object(xml, thing, index, labels) for index, thing in enumerate(root.findall("object"))]
+        try:
+            image = _image_of(xml, root, places)
+        except InputError as error:
+            faults.refuse("unsafe_path", str(error))
+            continue
+        boxes = [_object(xml, thing, index, labels, faults) for index, thing in enumerate(root.findall("object"))]
         if image is None:
-            skipped.append(Skipped("image", str(xml), "there is no image for it"))
+            skipped.append(Skipped("image", str(xml), "there is no image for it", "missing_image"))
             continue
         try:
-            size = _size(xml, root) or read_size(image)
+            size = _size(xml, root, faults) or read_size(image)
         except InputError as error:
             if str(error).startswith(str(xml)):
                 raise
-            skipped.append(Skipped("image", str(image), without_name(error, image)))
+            skipped.append(Skipped("image", str(image), without_name(error, image), "unreadable_image"))
             continue
-        for index, (label, box) in enumerate(boxes):
-            rows.add(len(records), box, label, f"{xml}: object {index + 1}")
+        for index, entry in enumerate(boxes):
+            if entry is None:
+                rows.refused.append(len(records))
+            else:
+                rows.add(len(records), entry[1], entry[0], f"{xml}: object {index + 1}")
         records.append(ImageRecord(image, number, size))
     if not records:
         raise InputError(
             f"{folder}: none of the {len(items)} annotated images is here (JPEGImages, images, or beside the XML)"
         )
-    samples, skipped_boxes, notes = build_samples(records, rows, place=str)
+    samples, skipped_boxes, notes = build_samples(records, rows, place=str, faults=faults)
     return Split(classes, tuple(range(1, len(classes) + 1)), samples, folder, skipped + skipped_boxes, notes)
 
 
-def _size(xml: Path, root: Element) -> tuple[int, int] | None:
-    """(height, width) of the size element; None where it is absent or 0, as some tools write it."""
+def _size(xml: Path, root: Element, faults: Faults) -> tuple[int, int] | None:
+    """(height, width) of the size element; None where it is absent or refused, or 0, as some tools write it."""
     size = root.find("size")
     if size is None:
         return None
-    height, width = (_number(xml, "size", key, size.findtext(key) or "0") for key in ("height", "width"))
+    height, width = (_number(xml, "size", key, size.findtext(key) or "0", faults) for key in ("height", "width"))
+    if height is None or width is None:
+        return None
     if height < 0 or width < 0 or height != int(height) or width != int(width):
-        raise InputError(f"{xml}: size: width and height must be whole numbers, are {width:g} and {height:g}")
+        text = f"width and height must be whole numbers, are {width:g} and {height:g}"
+        faults.refuse("invalid_record", f"{xml}: size: {text}")
+        return None
     return (int(height), int(width)) if height and width else None
 
 
-def _object(xml: Path, thing: Element, index: int, labels: dict[str, int]) -> tuple[int, Box]:
-    name, place = _name(xml, thing, index), f"object {index + 1}"
-    if name not in labels:
-        raise InputError(f"{xml}: {place}: name {name[:80]!r} is not in classes.txt; {nearest(name, labels)}")
+def _object(xml: Path, thing: Element, index: int, labels: dict[str, int], faults: Faults) -> tuple[int, Box] | None:
+    name, place = _name(thing), f"object {index + 1}"
+    if name and name not in labels:
+        text = f"name {name[:80]!r} is not in classes.txt; {nearest(name, labels)}"
+        faults.refuse("unknown_class", f"{xml}: {place}: {text}")
     bndbox = thing.find("bndbox")
     if bndbox is None:
-        raise InputError(f"{xml}: {place}: bndbox is missing")
+        faults.refuse("invalid_record", f"{xml}: {place}: bndbox is missing")
+        return None
     left, top, right, bottom = (
-        _number(xml, f"{place}: bndbox", key, bndbox.findtext(key) or "") for key in ("xmin", "ymin", "xmax", "ymax")
+        _number(xml, f"{place}: bndbox", key, bndbox.findtext(key) or "", faults)
+        for key in ("xmin", "ymin", "xmax", "ymax")
     )
+    if left is None or top is None or right is None or bottom is None or name not in labels:
+        return None
     if right < left or bottom < top:
         # One step back undoes the inclusive pixel, so that the report shows a negative side.
         return labels[name], (left, top, min(right, left), min(bottom, top))
     return labels[name], (left - 1, top - 1, right, bottom)
 
 
-def _number(xml: Path, place: str, key: str, text: str) -> float:
+def _number(xml: Path, place: str, key: str, text: str, faults: Faults) -> float | None:
     try:
-        value = float(text)
+        value, kind = float(text), "non_finite"
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{xml}: {place}: {key} must be a number, is {text.strip()[:40]!r}")
-    return value
+        value, kind = math.nan, "invalid_record"
+    if math.isfinite(value):
+        return value
+    faults.refuse(kind, f"{xml}: {place}: {key} must be a number, is {text.strip()[:40]!r}")
+    return None

@@ -17,6 +17,7 @@ import yaml
 
 from alignrank.config import read_yaml
 from alignrank.data.decode import is_image_name, list_images
+from alignrank.data.faults import RAISE_FIRST, Box, Faults, LineError
 from alignrank.data.records import ImageRecord, Rows, build_samples, sized_images
 from alignrank.data.samples import DataSource, Skipped, Split
 from alignrank.errors import InputError
@@ -25,10 +26,9 @@ from alignrank.errors import InputError
 _TOLERANCE = 0.01
 # Files beside the labels that hold no labels.
 _NOT_LABELS = ("classes.txt", "obj.names", "notes.txt", "readme.txt")
-Box = tuple[float, float, float, float]
 
 
-def read_yaml_file(path: Path, *, require_val: bool = True) -> DataSource:
+def read_yaml_file(path: Path, *, require_val: bool = True, faults: Faults = RAISE_FIRST) -> DataSource:
     """`data.yaml` -> its splits. Raises InputError naming the file and field; nothing is downloaded or executed.
 
     require_val: refuse a file without `val`, as a user who wrote one expects it to be used.
@@ -41,17 +41,17 @@ def read_yaml_file(path: Path, *, require_val: bool = True) -> DataSource:
         value = next((options[key] for key in keys if options.get(key) not in (None, "", [])), None)
         if value is None:
             if name == "train" or (name == "val" and require_val):
-                raise InputError(
-                    f"{path}: {name} is missing: the images of this split (`alignrank data split` makes a val)"
-                )
+                text = "is missing: the images of this split (`alignrank data split` makes a val)"
+                faults.refuse("missing_split", f"{path}: {name} {text}")
             continue
         if name == "test" and isinstance(value, str) and not _located(value, root).exists():
             continue  # Roboflow writes a test entry whether or not there is such a folder.
-        setattr(source, name, read_images(_images(value, root, f"{path}: {name}"), classes, path))
+        with faults.reading():
+            setattr(source, name, read_images(_images(value, root, f"{path}: {name}"), classes, path, faults))
     return source
 
 
-def read_folder(folder: Path) -> DataSource:
+def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
     """A folder without yaml: `images/{train,val}` with `labels/{train,val}`, `{train,val}/images`, or unsplit.
 
     Class names come from `classes.txt`, else they are the numbers found.
@@ -68,13 +68,14 @@ def read_folder(folder: Path) -> DataSource:
     names = _names_beside(folder)
     classes = names or tuple(str(i) for i in range(_highest_class(parts) + 1))
     for name, images in parts.items():
-        if not images:
-            raise InputError(f"{folder}: the {name} split has no images")
-        setattr(source, name, read_images(images, classes, folder))
+        with faults.reading():
+            if not images:
+                raise InputError(f"{folder}: the {name} split has no images")
+            setattr(source, name, read_images(images, classes, folder, faults))
     return source
 
 
-def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path) -> Split:
+def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path, faults: Faults = RAISE_FIRST) -> Split:
     """Images and the label files that belong to them -> a split; sizes come from the images' headers.
 
     Raises InputError naming label file and line, or the folder where no image at all has labels.
@@ -85,11 +86,15 @@ def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path) 
     if not any(found):
         raise InputError(f"{labels[0].parent}: none of the {len(images)} images has a label file here (labels folder)")
     records, kept, skipped = sized_images(images, source=source)
-    rows, notes = Rows(), _orphans(present, labels)
+    rows, notes = Rows(), _orphans(present, labels, faults)
     for index, position in enumerate(kept):
         if found[position]:
-            skipped += _add_labels(rows, index, labels[position], len(classes), records[index])
-    samples, skipped_boxes, clip_notes = build_samples(records, rows, place=str)
+            skipped += _add_labels(rows, index, labels[position], len(classes), records[index], faults)
+    for position in sorted(set(range(len(images))).difference(kept)) if faults.collecting else ():
+        if found[position]:
+            # The image cannot be opened: its lines are read for their faults alone.
+            _add_labels(Rows(), 0, labels[position], len(classes), ImageRecord(images[position], 0, (1, 1)), faults)
+    samples, skipped_boxes, clip_notes = build_samples(records, rows, place=str, faults=faults)
     notes += clip_notes
     ids = tuple(range(len(classes)))
     return Split(classes, ids, samples, source, skipped + skipped_boxes, notes)
@@ -106,57 +111,64 @@ def label_path(image: Path) -> Path:
 
 
 def parse_line(line: str, num_classes: int) -> tuple[int, Box]:
-    """A label line -> class and box x1, y1, x2, y2 in fractions. Raises ValueError saying what is wrong."""
+    """A label line -> class and box x1, y1, x2, y2 in fractions. Raises LineError saying what is wrong."""
     words = line.split()
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        raise ValueError(
-            f"{len(words)} columns; expected class cx cy w h, or class and at least three points (spaces between them)"
-        )
+        text = "expected class cx cy w h, or class and at least three points (spaces between them)"
+        raise LineError("invalid_record", f"{len(words)} columns; {text}")
     try:
         number = float(words[0])
     except ValueError:
-        raise ValueError(f"class {words[0][:40]!r} must be an index, not a name") from None
+        raise LineError("unknown_class", f"class {words[0][:40]!r} must be an index, not a name") from None
     if not math.isfinite(number) or number != int(number) or not 0 <= number < num_classes:
-        raise ValueError(f"class {words[0][:40]} is not one of the {num_classes} classes (0 to {num_classes - 1})")
-    try:
-        values = [float(word) for word in words[1:]]
-    except ValueError:
-        bad = next(word for word in words[1:] if not _is_number(word))
-        raise ValueError(f"{bad[:40]!r} is not a number") from None
-    if not all(-_TOLERANCE <= v <= 1 + _TOLERANCE for v in values):
-        bad_value = next(v for v in values if not -_TOLERANCE <= v <= 1 + _TOLERANCE)
-        raise ValueError(f"{bad_value:g} is outside 0..1: coordinates are fractions of the image, not pixels")
+        text = f"is not one of the {num_classes} classes (0 to {num_classes - 1})"
+        raise LineError("unknown_class", f"class {words[0][:40]} {text}")
+    values = []
+    for word in words[1:]:
+        try:
+            values.append(float(word))
+        except ValueError:
+            raise LineError("invalid_record", f"{word[:40]!r} is not a number") from None
+    bad_value = next((v for v in values if not -_TOLERANCE <= v <= 1 + _TOLERANCE), None)
+    if bad_value is not None:
+        text = f"{bad_value:g} is outside 0..1: coordinates are fractions of the image, not pixels"
+        raise LineError("out_of_range" if math.isfinite(bad_value) else "non_finite", text)
     if len(values) == 4:
         cx, cy, w, h = values
         return int(number), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
     return int(number), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _add_labels(rows: Rows, index: int, path: Path, num_classes: int, record: ImageRecord) -> list[Skipped]:
+def _add_labels(
+    rows: Rows, index: int, path: Path, num_classes: int, record: ImageRecord, faults: Faults
+) -> list[Skipped]:
     height, width = record.size
     seen: set[tuple[int, Box]] = set()
     skipped: list[Skipped] = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    try:
+        lines = _text(path).splitlines()
+    except InputError as error:
+        faults.refuse("unreadable_annotations", str(error), record.path)
+        rows.refused.append(index)
+        return []
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        where = f"{path}: line {number}"
         try:
             entry = parse_line(line, num_classes)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number}: {error}") from None
+        except LineError as error:
+            faults.refuse(error.kind, f"{where}: {error}", record.path)
+            rows.refused.append(index)
+            continue
+        label, (x1, y1, x2, y2) = entry
+        box = (x1 * width, y1 * height, x2 * width, y2 * height)
         if entry in seen:
-            skipped.append(Skipped("box", f"{path}: line {number}", "the same line stands above"))
+            reason = "the same line stands above"
+            skipped.append(Skipped("box", where, reason, "duplicate_line", record.path, box))
             continue
         seen.add(entry)
-        label, (x1, y1, x2, y2) = entry
-        rows.add(index, (x1 * width, y1 * height, x2 * width, y2 * height), label, f"{path}: line {number}")
+        rows.add(index, box, label, where)
     return skipped
 
 
@@ -178,11 +190,13 @@ def _label_listing(labels: Sequence[Path]) -> set[str]:
     return present
 
 
-def _orphans(present: set[str], labels: Sequence[Path]) -> list[str]:
+def _orphans(present: set[str], labels: Sequence[Path], faults: Faults) -> list[str]:
     orphans = present - {str(label) for label in labels}
     orphans = {name for name in orphans if os.path.basename(name).lower() not in _NOT_LABELS}
     if not orphans:
         return []
+    for name in sorted(orphans):
+        faults.note("orphan_label", f"{name}: there is no image for it")
     return [f"{len(orphans)} label file{'s have' if len(orphans) > 1 else ' has'} no image ({min(orphans)})"]
 
 
