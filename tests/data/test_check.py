@@ -395,7 +395,7 @@ def test_exit_codes_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "no errors, 2 warnings" in text
     put("annotations", (3, "category_id", 9), (4, "category_id", 9))(tmp_path)
     code, failed, text = run(tmp_path)
-    assert (code, failed["ok"]) == (1, False)
+    assert (code, failed["ok"]) == (2, False)
     assert failed["problems"][0] == {
         "kind": "unknown_class", "meaning": KINDS["unknown_class"].meaning, "severity": "error",
         "training": "refuses", "count": 2,
@@ -406,7 +406,7 @@ def test_exit_codes_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["alignrank", "data", "check", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 1
+    assert ended.value.code == 2
 
 
 def test_examples_are_bounded_and_counts_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +431,7 @@ def test_fix_writes_a_clean_copy_and_leaves_the_original(tmp_path: Path) -> None
     _dirty(tmp_path / "d")
     before = tree(tmp_path / "d")
     code, result, _ = run(tmp_path / "d", "--fix", tmp_path / "clean")
-    assert code == 1
+    assert code == 2
     assert tree(tmp_path / "d") == before
     # Nine images less one of a wrong size, one cut off and one that val has, too; their objects, less three bad ones.
     assert result["fixed"] == {"out": str(tmp_path / "clean"), "images": 6, "objects": 9}
@@ -526,7 +526,7 @@ def test_broken_inputs(tmp_path: Path) -> None:
         good = {
             "ok": code == 0,
             "skip": code == 0 and count > 0 and skipped.get(expect.get("unit")) == expect.get("skipped"),
-            "error": code in (1, 2) and count > 0,
+            "error": code == 2,
         }[expect["outcome"]]
         if not good or not all(word in text for word in expect["message_names"]):
             wrong.append((case["id"], expect["outcome"], code, text))

@@ -11,9 +11,7 @@ from alignrank.cli.options import DATA_HELP, Json, examples, print_json, read_ov
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, look at, convert and split data sets.")
 
-
-# `data check` found errors: the check itself went well, so this is neither 0 nor 2.
-ERRORS_FOUND = 1
+BAD_INPUT = 2
 
 
 @data_app.command(epilog=examples("alignrank data check cells/ --out cells-report/ --fix cells-clean/"))
@@ -23,14 +21,14 @@ def check(
     fix: Annotated[Path | None, typer.Option(help="new folder for a cleaned copy, in COCO form")] = None,
     as_json: Json = False,
 ) -> None:
-    """Report every problem of a data set; exits with 1 where training would refuse it, 2 if it cannot be read."""
+    """Report every problem of a data set; exits with 2 where training would refuse it."""
     from alignrank.engine.check import check as run
 
     result = run(data, out=out, fix=fix)
     if as_json:
         print_json(result)
     if not result["ok"]:
-        raise typer.Exit(ERRORS_FOUND)
+        raise typer.Exit(BAD_INPUT)
 
 
 @data_app.command(epilog=examples("alignrank data show cells/ --augmented --out sheet.jpg"))
