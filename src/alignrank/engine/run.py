@@ -28,6 +28,7 @@ from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say, warn
 from alignrank.engine.recipe import Recipe, TrainConfig
 from alignrank.engine.skipped import reasons, report_skipped, say_processed
+from alignrank.engine.state import check_state
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics
 from alignrank.report.curves import plot_training
@@ -64,8 +65,8 @@ def resume(run: Path) -> dict[str, Any]:
         about = json.loads(file.read_text(encoding="utf-8"))
         options = RunOptions.parse(about["options"], where=str(file))
         recipe = Recipe.parse(about["recipe"], where=str(file))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is damaged ({error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise InputError(f"{file}: is damaged ({error}); start a new run") from None
     if (run / "results.json").is_file():
         raise InputError(
             f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
@@ -73,7 +74,10 @@ def resume(run: Path) -> dict[str, Any]:
     has_state = (run / STATE_FILE).is_file()
     if not has_state:
         say(f"{run}: stopped before its first epoch ended, starting again")
-    return _execute(_plan(options, recipe, run, resume=has_state, command=about.get("command", "")), about)
+    plan = _plan(options, recipe, run, resume=has_state, command=about.get("command", ""))
+    if has_state:
+        check_state(run / STATE_FILE, plan.recipe)
+    return _execute(plan, about)
 
 
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: bool, command: str) -> Plan:
