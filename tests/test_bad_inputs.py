@@ -153,18 +153,11 @@ def words_of(case: dict[str, Any], root: Path, entry: str, base: Path) -> list[o
     if case["use"] == "train data":
         return ["train", "--model", "yolov8-n", "--data", path, *TINY, "--out", "out", "--json"]
     if case["use"] == "config":
-        own_names(path)
         return ["train", "--config", path, "--out", "out", "--json"]
     if case["use"] == "eval json":
         return ["diagnose", "--gt", root / case["ground_truth"], "--dt", path, "--json"]
     weights, source = (path, FOLDER / "img_exif_invalid" / "src") if case["use"] == "checkpoint" else (base, path)
     return ["predict", source, "--weights", weights, "--device", "cpu", "--conf", "0.001", "--out", "out", "--json"]
-
-
-def own_names(path: Path) -> None:
-    """The manifest's configurations are for any toolkit: its model `small` is one of ours under another name."""
-    text = path.read_text()
-    path.write_text(text.replace("model: small\n", "model: yolov8-n\n"))
 
 
 def listing(root: Path) -> set[str]:

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on, and the input is not to blame in an obvious way: one line, exit code 1."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase for an unknown `name`: the nearest known one and the whole list."""
     known = sorted(known)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from alignrank.cli.verbs import app
-from alignrank.errors import InputError, nearest
+from alignrank.errors import InputError, TrainingError, nearest
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -26,6 +26,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error), 2)
+    except TrainingError as error:
+        _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; a training run goes on with `alignrank train --resume RUN`", 130)
     except BrokenPipeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def read(path: str | Path, *, check_images: bool = True, require_val: bool = Tru
 
         path = digits.ensure()
     text, path = str(path), Path(path)
-    if "\0" in text or not _exists(path):
+    if not os.path.exists(path):
         raise InputError(
             f"{text!r}: there is no such file or folder (data: a folder, a JSON file, a data.yaml, or digits)"
         )
@@ -50,13 +51,6 @@ def read(path: str | Path, *, check_images: bool = True, require_val: bool = Tru
         for split in source.splits().values():
             check_split_images(split)
     return source
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name longer than the file system takes
-        return False
 
 
 def _read_file(path: Path, require_val: bool) -> DataSource:

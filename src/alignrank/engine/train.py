@@ -34,12 +34,9 @@ from alignrank.engine.optimization import frozen_modules, parameter_groups, sche
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import SIDE_STEP, Recipe
 from alignrank.engine.validate import network_input
+from alignrank.errors import TrainingError
 
 TERMINATED = 143
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on, and the input is not to blame in an obvious way (exit code 1)."""
 
 
 @dataclass(slots=True)
@@ -110,7 +107,8 @@ class TrainingModule(L.LightningModule):
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
             raise TrainingError(
-                f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}"
+                f"the loss is not finite in epoch {self.current_epoch + 1}; lower lr or look at the images of the batch: "
+                f"{sources}"
             )
         for name, value in terms.parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
