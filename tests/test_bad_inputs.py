@@ -6,12 +6,15 @@ nothing behind. The console script's function runs in this process, because a pr
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +22,14 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from alignrank import cli
+from alignrank.data.decode import decode, read_size
+from alignrank.data.loader import Images
+from alignrank.data.samples import Split
 from alignrank.data.source import read
 from alignrank.engine import checkpoint
 from alignrank.engine.recipe import load_recipe
@@ -223,4 +229,184 @@ def check_counts(case: dict[str, Any], ended: Ended, out: Path) -> None:
         assert expect["processed"] in (result["processed"], written.get("objects")), (result["processed"], written)
 
 
-CHECKS: dict[str, Callable[[Ended, Path, Path, Program], None]] = {}
+def perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of a COCO file as detections."""
+    return [
+        {**{key: row[key] for key in ("image_id", "category_id", "bbox")}, "score": 0.9} for row in truth["annotations"]
+    ]
+
+
+def training_split(path: Path) -> Split:
+    split = read(path).train
+    assert split is not None
+    return split
+
+
+def labels_of(split: Split, stem: str) -> list[int]:
+    return next(sample.labels.tolist() for sample in split.samples if sample.image.stem == stem)
+
+
+def coco_ann_id_zero(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    gt, dt = root / "annotations.json", root / "perfect.json"
+    dt.write_text(json.dumps(perfect(json.loads(gt.read_text()))))
+    assert program("diagnose", "--gt", gt, "--dt", dt, "--json").result["ap"] == 1.0
+
+
+def coco_category_gaps(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    found = json.loads((out / "detections.json").read_text())
+    assert found
+    assert {row["category_id"] for row in found} <= {1, 7, 90}
+    assert set(ended.result["metrics"]["per_class"]) == {"1", "7", "90"}
+
+
+def coco_crowd_rle(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    """No target of the training; a class that has crowd regions only has no figure."""
+    pictures = Images(training_split(root / "annotations.json"), 64)
+    assert [len(pictures[i].labels) for i in range(4)] == [1, 0, 1, 1]
+    assert [ended.result["metrics"]["per_class"][key]["ap"] is None for key in ("1", "2", "3")] == [False, True, False]
+
+
+def coco_huge_ids(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    assert 2**63 - 1 in {row["image_id"] for row in json.loads((out / "detections.json").read_text())}
+
+
+def img_cmyk_jpeg(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    assert {decode(path).shape[2] for path in (root / "src").iterdir()} == {3}
+
+
+def img_exif_all8(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    """Upright sizes, and for each box of the first picture one near it in the others."""
+    sizes = {read_size(path) for path in (root / "src").iterdir()}
+    assert sizes == {(64, 96)}
+    first, *others = (torch.tensor(image["boxes"]).reshape(-1, 4) for image in ended.result["images"])
+    assert len(first)
+    for boxes in others:
+        assert float((first[:, None] - boxes[None]).abs().amax(2).amin(1).max()) <= 2
+
+
+def img_name_space_newline(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    sources = [image["source"] for image in ended.result["images"]]
+    assert [Path(source).name for source in sources].count("a b\nc.jpg") == 1
+    with (out / "predictions.csv").open(newline="") as file:
+        assert {row["source"] for row in csv.DictReader(file)} <= set(sources)
+
+
+def eval_duplicates(ended: Ended, root: Path, out: Path, program: Program) -> None:
+    """pycocotools 2.0.11 has these figures."""
+    assert abs(ended.result["ap"] - 0.945) <= 0.0005
+    assert ended.result["ar100"] == 1.0
+
+
+def says(*words: str) -> Callable[[Ended, Path, Path, Program], None]:
+    def check(ended: Ended, root: Path, out: Path, program: Program) -> None:
+        assert any(line.startswith("warning: ") and all(w in line for w in words) for line in ended.err.splitlines())
+
+    return check
+
+
+def figures(**expected: float) -> Callable[[Ended, Path, Path, Program], None]:
+    def check(ended: Ended, root: Path, out: Path, program: Program) -> None:
+        assert {key: ended.result[key] for key in expected} == expected
+
+    return check
+
+
+def sees(look: Callable[[Split], Any], expected: Any, *, entry: str = "data.yaml") -> Callable[..., None]:
+    def check(ended: Ended, root: Path, out: Path, program: Program) -> None:
+        assert look(training_split(root / entry)) == expected
+
+    return check
+
+
+def one_result(name: str) -> Callable[[Ended, Path, Path, Program], None]:
+    def check(ended: Ended, root: Path, out: Path, program: Program) -> None:
+        assert [Path(image["source"]).name for image in ended.result["images"]].count(name) == 1
+
+    return check
+
+
+def trained_classes(*names: str) -> Callable[[Ended, Path, Path, Program], None]:
+    def check(ended: Ended, root: Path, out: Path, program: Program) -> None:
+        assert checkpoint.load(out).classes == names
+
+    return check
+
+
+def num_negatives(split: Split) -> int:
+    return sum(not len(sample.labels) for sample in split.samples)
+
+
+# What the manifest's `check` asks for, by case.
+CHECKS: dict[str, Callable[[Ended, Path, Path, Program], None]] = {
+    "coco_bbox_partly_outside": says("1 box", "clipped"),
+    "coco_ann_id_zero": coco_ann_id_zero,
+    "coco_category_gaps": coco_category_gaps,
+    "coco_crowd_rle": coco_crowd_rle,
+    "coco_crowd_rle_bad": sees(len, 4, entry="annotations.json"),
+    "coco_image_no_annotations": sees(num_negatives, 1, entry="annotations.json"),
+    "coco_huge_ids": coco_huge_ids,
+    "yolo_class_float_integral": sees(lambda split: labels_of(split, "train1"), [1]),
+    "yolo_blank_lines": sees(lambda split: len(labels_of(split, "train1")), 2),
+    "yolo_crlf": sees(lambda split: len(labels_of(split, "train1")), 2),
+    "yolo_orphan_label": says("ghost.txt"),
+    "yaml_names_norway": trained_classes("no", "yes", "off"),
+    "yaml_same_train_val": says("train images"),
+    "voc_missing_size": sees(lambda split: {sample.size for sample in split.samples}, {(48, 64)}, entry="."),
+    "voc_one_pixel_box": sees(lambda split: split.samples[1].boxes.tolist(), [[7, 7, 8, 8]], entry="."),
+    "voc_no_objects": sees(num_negatives, 1, entry="."),
+    "img_cmyk_jpeg": img_cmyk_jpeg,
+    "img_gif_animated": one_result("anim.gif"),
+    "img_name_space_newline": img_name_space_newline,
+    "img_exif_all8": img_exif_all8,
+    "eval_empty": figures(ap=0.0),
+    "eval_duplicates": eval_duplicates,
+    "eval_many_per_image": figures(ap=1.0),
+}
+
+
+def test_every_check_of_the_manifest_is_made() -> None:
+    cases = [case.values[0] for case in manifest() if case.id != "absent"]
+    if not cases:
+        pytest.skip(ABSENT)
+    assert {case["id"] for case in cases if "check" in case["expect"] and case["use"] != "http request"} == set(CHECKS)
+
+
+def test_a_bomb_takes_no_memory(tmp_path: Path, base: Path) -> None:
+    """900 megapixels in 110 kB: refused by the header. 2.7 GB decoded; the process grows by less than 200 MB."""
+    good, bomb = tmp_path / "good.png", tmp_path / "bomb.png"
+    Image.new("RGB", (64, 48)).save(good)
+    write_bomb(bomb)
+    assert bomb.stat().st_size < 130_000
+    script = f"""
+import resource, sys
+from alignrank import cli
+from alignrank.data.decode import decode, read_size
+from alignrank.data.loader import Images
+from alignrank.data.samples import Split
+from alignrank.data.source import read
+for source, out in ("{good}", "a"), ("{bomb}", "b"):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.argv = ["alignrank", "predict", source, "--weights", "{base}", "--device", "cpu", "--out", "{tmp_path}/" + out]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        print(ended.code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, second = (line.split() for line in done.stdout.splitlines())
+    assert (first[0], second[0]) == ("0", "2"), done.stderr
+    assert "bomb.png" in done.stderr.splitlines()[-1]
+    assert int(second[1]) < 200 * 1024
+    assert not (tmp_path / "b").exists()
+
+
+def write_bomb(path: Path, side: int = 30_000) -> None:
+    """A PNG of side x side pixels of one bit, all black."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    packer, row = zlib.compressobj(9), bytes(1 + side // 8)
+    pixels = b"".join([*(packer.compress(row * 1000) for _ in range(side // 1000)), packer.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))

@@ -117,12 +117,12 @@ def test_few_aliases_of_much_and_many_of_little(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a: &x [*x]\n", "a: &x {b: {c: *x}}\n"])
 def test_an_alias_of_itself(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match="line 1: not valid YAML .an alias refers to what it stands in"):
+    with pytest.raises(InputError, match=r"line 1: not valid YAML \(an alias refers to what it stands in"):
         read_yaml(written(tmp_path, text))
 
 
 def test_merge_keys(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"line 2: not valid YAML .merge keys \(<<\)"):
+    with pytest.raises(InputError, match=r"line 2: not valid YAML \(merge keys \(<<\)"):
         read_yaml(written(tmp_path, "a: &x {b: 1}\n<<: *x\n"))
 
 
@@ -137,8 +137,8 @@ def test_deep_nesting_is_refused_without_a_traceback(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(InputError, match="cannot be read") as caught:
+    for path, said in ((tmp_path / "absent.yaml", "cannot be read"), (tmp_path, "is not a file")):
+        with pytest.raises(InputError, match=said) as caught:
             read_yaml(path)
         assert str(path) in str(caught.value)
 

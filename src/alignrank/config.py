@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignrank.errors import InputError, nearest
+from alignrank.files import read_text
 
 # A document of a few kilobytes can expand to gigabytes through aliases of aliases.
 MAX_EXPANDED = 10_000
@@ -124,12 +125,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises InputError naming the file, and the line where the parser knows it.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text") from None
+    text = read_text(path)
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:

@@ -18,6 +18,11 @@ class TrainingError(RuntimeError):
     """Training cannot go on, and the input is not to blame in an obvious way: one line, exit code 1."""
 
 
+def printable(message: str) -> str:
+    """The message as one line: names from files can hold line breaks and terminal commands, which are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase for an unknown `name`: the nearest known one and the whole list."""
     known = sorted(known)

@@ -18,9 +18,11 @@ from alignrank.data.decode import read_size
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import Skipped, Split
 from alignrank.errors import InputError
+from alignrank.files import read_text
 
 Record = dict[str, Any]
 _MAX_ID = 2**63
+_MAX_AREA = 1e18
 # Candidate folders are told apart by looking for at most so many of the listed images.
 _NAMES_TRIED = 200
 
@@ -52,12 +54,9 @@ def read_file(path: Path) -> Split:
 
 def load_json(path: Path) -> Any:
     """The parsed file; UTF-8 with or without byte-order mark. Raises InputError naming the file."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno}: is not valid JSON ({error.msg})") from None
     except (RecursionError, ValueError) as error:
@@ -94,6 +93,7 @@ def _identifier(record: Record, key: str, place: str) -> int:
 
 def _categories(categories: list[Record], annotations: list[Record], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
+    taken: set[str] = set()
     for index, category in enumerate(_without_placeholder(categories, annotations)):
         place = f"{path}: categories[{index}]"
         identifier, name = _identifier(category, "id", place), category.get("name")
@@ -101,9 +101,10 @@ def _categories(categories: list[Record], annotations: list[Record], path: Path)
             raise InputError(f"{place}: name must be text, is {str(name)[:80]!r}")
         if identifier in names:
             raise InputError(f"{place}: id {identifier} is given twice in categories")
-        if name in names.values():
+        if name in taken:
             raise InputError(f"{place}: the name {name[:80]!r} is given to two ids in categories")
         names[identifier] = name
+        taken.add(name)
     if not names:
         raise InputError(f"{path}: categories is empty")
     return dict(sorted(names.items()))
@@ -163,7 +164,7 @@ def _rows(annotations: list[Record], images: dict[int, int], labels: dict[int, i
 
 def _area(value: Any) -> float:
     """The annotated area, px^2; NaN (use the box) where it is absent or impossible."""
-    usable = isinstance(value, (int, float)) and 0 < value < math.inf
+    usable = isinstance(value, (int, float)) and 0 < value < _MAX_AREA
     return float(value) if usable else math.nan
 
 

@@ -12,6 +12,7 @@ from alignrank.data import coco, visdrone, voc, yolo
 from alignrank.data.records import check_images as check_split_images
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
+from alignrank.files import read_bytes
 
 _SPLIT_OF_WORD = {
     "train": "train", "training": "train", "trainval": "train",
@@ -96,7 +97,7 @@ def _yaml_file(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     found = [path for path in sorted(folder.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
-    found = [path for path in found if re.search(rb"(?m)^(train|names)\s*:", path.read_bytes()[:100_000])]
+    found = [path for path in found if re.search(rb"(?m)^(train|names)\s*:", read_bytes(path)[:100_000])]
     if len(found) > 1:
         raise InputError(
             f"{folder}: holds several yaml files ({', '.join(p.name for p in found)}); give the one to use"

@@ -13,11 +13,13 @@ from alignrank.data.decode import list_images
 from alignrank.data.records import Rows, build_samples, sized_images
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
+from alignrank.files import read_text
 
 CLASSES = (
     "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor"
 )  # fmt: skip
 _IGNORED, _OTHERS = 0, 11
+_MAX_NUMBER = 2**31
 _SPLITS = {"train": ("train",), "val": ("val",), "test": ("test-dev", "test")}
 
 
@@ -72,6 +74,8 @@ def parse_line(line: str) -> tuple[float, float, float, float, int, int]:
         values = [int(word) for word in words]
     except ValueError:
         raise ValueError("all columns must be whole numbers") from None
+    if max(map(abs, values)) > _MAX_NUMBER:
+        raise ValueError(f"a number is larger than {_MAX_NUMBER}")
     left, top, width, height, score, category = values[:6]
     if not _IGNORED <= category <= _OTHERS:
         raise ValueError(f"category {category} is not one of 0 to 11")
@@ -81,11 +85,7 @@ def parse_line(line: str) -> tuple[float, float, float, float, int, int]:
 def _add_file(rows: Rows, index: int, path: Path) -> int:
     """Append the objects of a label file; the number of those in category 11."""
     others = 0
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__})") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:

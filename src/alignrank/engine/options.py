@@ -135,7 +135,7 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_training(sections: Mapping[str, Any], where: str) -> None:
-    """Of the sections that mean the same for every model: before file and command line are one, to name the right one."""
+    """Of the sections that mean the same for every model; apart for file and command line, to name the right one."""
     for name, kind in _SECTIONS.items():
         fields = {key.removeprefix(f"{name}."): value for key, value in sections.items() if key.startswith(f"{name}.")}
         kind.parse(fields, where=f"{where}: {name}")

@@ -27,7 +27,7 @@ from alignrank.engine.folders import RUN_FILE, STATE_FILE, new_run_folder
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say, warn
 from alignrank.engine.recipe import Recipe, TrainConfig
-from alignrank.engine.skipped import reasons, report_skipped, say_processed
+from alignrank.engine.skipped import reasons, report_skipped, say_processed, skipped_in_words
 from alignrank.engine.state import check_state
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics
@@ -120,8 +120,9 @@ def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
         if not split.samples:
             raise InputError(f"{split.source}: the {name} split has no usable image")
     if not any((~sample.crowd).any() for sample in source.train.samples):
+        lost = "; ".join(["", *skipped_in_words(reasons(source.train.skipped))])
         raise InputError(
-            f"{source.train.source}: there is no object in the whole training split, nothing can be learnt"
+            f"{source.train.source}: there is no object in the whole training split, nothing can be learnt{lost}"
         )
     report_skipped(_skipped(source.train, val_split))
     for note in _notes(source.train, val_split):

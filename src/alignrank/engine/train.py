@@ -107,8 +107,8 @@ class TrainingModule(L.LightningModule):
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
             raise TrainingError(
-                f"the loss is not finite in epoch {self.current_epoch + 1}; lower lr or look at the images of the batch: "
-                f"{sources}"
+                f"the loss is not finite in epoch {self.current_epoch + 1}; lower lr, or look at the images of the "
+                f"batch: {sources}"
             )
         for name, value in terms.parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
