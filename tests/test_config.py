@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import Field, ValidationError
 
-from alignrank.config import MAX_ALIASES, Config, apply_overrides, parse_overrides, read_yaml
+from alignrank.config import MAX_EXPANDED, Config, apply_overrides, parse_overrides, read_yaml
 from alignrank.errors import InputError, nearest
 
 
@@ -78,9 +78,9 @@ def test_read_yaml(tmp_path: Path) -> None:
     [
         ("a: 1\nb: 2\na: 3\n", r"'a' is given twice \(line 3\)"),
         ("a:\n  b: 1\n  b: 1\n", r"'b' is given twice \(line 3\)"),
-        ("1: a\n", "must hold a mapping of option names"),
-        ("- 1\n- 2\n", "must hold a mapping of option names to values, holds list"),
-        ("", "holds NoneType"),
+        ("1: a\n", "must hold a mapping of option names to values; 1 is not a name"),
+        ("- 1\n- 2\n", "must hold a mapping of option names to values, holds a list"),
+        ("", "holds nothing"),
         ("a: [1\n", r"line \d+: not valid YAML"),
         (
             "a: !!python/object/apply:os.system ['true']\n",
@@ -101,11 +101,34 @@ def test_bad_yaml_names_the_file(tmp_path: Path, text: str | bytes, said: str) -
 
 
 def test_alias_bomb(tmp_path: Path) -> None:
-    """Nine levels of ten references each would be 1e9 entries; refused at the hundredth and first alias."""
+    """Levels of ten references each; the message names the options, and building it takes no memory either."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]
-    with pytest.raises(InputError, match=f"more than {MAX_ALIASES} aliases"):
-        read_yaml(written(tmp_path, "\n".join(lines)))
+    with pytest.raises(InputError, match=rf"aliases expand to more than {MAX_EXPANDED} values in .*, names\)"):
+        read_yaml(written(tmp_path, "\n".join([*lines, "names: *a9"])))
+
+
+def test_few_aliases_of_much_and_many_of_little(tmp_path: Path) -> None:
+    once = "a: &x [" + ", ".join(["1"] * 4000) + "]\nb: *x\n"
+    assert len(read_yaml(written(tmp_path, once))["b"]) == 4000
+    often = "a: &x [1, 2]\n" + "".join(f"b{i}: *x\n" for i in range(300))
+    assert read_yaml(written(tmp_path, often))["b299"] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]\n", "a: &x {b: {c: *x}}\n"])
+def test_an_alias_of_itself(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"line 1: not valid YAML \(an alias refers to what it stands in"):
+        read_yaml(written(tmp_path, text))
+
+
+def test_merge_keys(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 2: not valid YAML \(merge keys \(<<\)"):
+        read_yaml(written(tmp_path, "a: &x {b: 1}\n<<: *x\n"))
+
+
+def test_numbers_as_everybody_writes_them(tmp_path: Path) -> None:
+    text = "a: 1e-3\nb: 1.5e3\nc: -2E+2\nd: .5e1\ne: e5\nf: 1e\n"
+    assert read_yaml(written(tmp_path, text)) == {"a": 1e-3, "b": 1500.0, "c": -200.0, "d": 5.0, "e": "e5", "f": "1e"}
 
 
 def test_deep_nesting_is_refused_without_a_traceback(tmp_path: Path) -> None:
@@ -114,8 +137,8 @@ def test_deep_nesting_is_refused_without_a_traceback(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(InputError, match="cannot be read") as caught:
+    for path, said in ((tmp_path / "absent.yaml", "cannot be read"), (tmp_path, "is not a file")):
+        with pytest.raises(InputError, match=said) as caught:
             read_yaml(path)
         assert str(path) in str(caught.value)
 

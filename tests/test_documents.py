@@ -149,9 +149,13 @@ def check_calls(text: str) -> None:
 
 
 @pytest.mark.parametrize(("path", "line", "text"), all_blocks("yaml"))
-def test_yaml_examples_are_valid_configurations(path: Path, line: int, text: str, tmp_path: Path) -> None:
+def test_yaml_examples_are_valid_configurations(
+    path: Path, line: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from alignrank.engine.options import read_options
 
+    (tmp_path / "CELLS").mkdir()
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")
     options, recipe = read_options(file, {}, {})

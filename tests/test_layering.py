@@ -23,7 +23,7 @@ LAYERS = [
     {"assign", "losses", "nn"},
     {"boxes"},
     {"contracts", "config"},
-    {"drawing"},
+    {"drawing", "files"},
     {"errors"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

@@ -21,6 +21,11 @@ class TrainingError(RuntimeError):
     """
 
 
+def printable(message: str) -> str:
+    """The message as one line: names from files can hold line breaks and terminal commands, which are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase for an unknown `name`: the nearest known one and the whole list."""
     known = sorted(known)

@@ -138,7 +138,7 @@ def test_pickle_under_that_name_is_not_executed(tmp_path: Path) -> None:
         path.write_bytes(data)
         if number == 1:
             torch.save({"model": Bomb(mark)}, path)
-        assert "is not a readable safetensors file" in error_of(path)
+        assert ("is a Python pickle", "is a zip archive")[number] in error_of(path)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Bomb(mark)))  # the bomb works
     assert mark.exists()
@@ -154,15 +154,46 @@ def test_lfs_pointer(tmp_path: Path) -> None:
 
 def test_foreign_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
-    save_file({"weight": torch.zeros(2)}, path)
-    assert "no AlignRank metadata" in error_of(path)
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
+        assert "no AlignRank metadata" in error_of(path)
 
 
 def test_future_version(whole: Path, tmp_path: Path) -> None:
-    path = rewritten(whole, tmp_path, lambda metadata, _: metadata.update(format="2"))
+    path = rewritten(whole, tmp_path, lambda metadata, _: metadata.update(format_version="2"))
     message = error_of(path)
-    assert "has format 2" in message
+    assert "format_version is 2" in message
     assert "update alignrank" in message
+
+
+def test_files_of_the_first_release(whole: Path, tmp_path: Path) -> None:
+    """They call the version `format`."""
+    path = rewritten(whole, tmp_path, lambda metadata, _: metadata.update(format=metadata.pop("format_version")))
+    assert checkpoint.load(path).classes == CLASSES
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none(whole: Path, tmp_path: Path, value: float) -> None:
+    path = rewritten(whole, tmp_path, lambda _, weights: weights["head.cls.0.2.bias"].fill_(value))
+    assert "tensor head.cls.0.2.bias holds NaN or infinity" in error_of(path)
+
+
+def test_a_recipe_that_asks_for_terabytes(whole: Path, tmp_path: Path) -> None:
+    """Refused by shape, before the network takes its memory."""
+
+    def change(metadata: dict[str, str], _: dict[str, Tensor]) -> None:
+        recipe = json.loads(metadata["recipe"])
+        recipe["head"]["box_width"] = 4096
+        metadata["recipe"] = json.dumps(recipe)
+
+    assert "has shape" in error_of(rewritten(whole, tmp_path, change))
+
+
+def test_a_tensor_of_another_shape_says_more_than_a_checksum(whole: Path, tmp_path: Path) -> None:
+    def change(_: dict[str, str], weights: dict[str, Tensor]) -> None:
+        weights["head.cls.0.2.bias"] = torch.zeros(7)
+
+    assert "num_classes 3" in error_of(rewritten(whole, tmp_path, change, seal=False))
 
 
 @pytest.mark.parametrize("key", ["recipe", "classes", "metrics"])

@@ -151,7 +151,7 @@ def test_as_a_function(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dt", "none.json"], "none.json: detections file not found"),
+        (["--dt", "none.json"], "none.json: cannot be read (No such file"),
         (["--dt", "gt.json"], "gt.json: not COCO detections"),
         (["--dt", "a.json", "--classes", "cel"], "did you mean 'cell'"),
         (["--dt", "a.json", "--images", "nowhere"], "images: nowhere is not a folder"),

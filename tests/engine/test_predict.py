@@ -183,7 +183,7 @@ def test_what_cannot_be_read_is_skipped_with_a_warning(tmp_path: Path, capfd: py
     assert (written.images, written.objects) == (1, 2)
     assert sources.skips.counts == {"image": 1}
     output = capfd.readouterr()
-    assert "1 image skipped" in output.err
+    assert "skipped 1 image" in output.err
     assert "bad.png" in output.err
     assert output.out == ""
 

@@ -127,7 +127,7 @@ def test_skipped_images_are_counted_and_named(tmp_path: Path, capfd: pytest.Capt
     assert skips.counts == {"image": 7}
     skips.report()
     message = capfd.readouterr().err
-    assert "7 images skipped" in message
+    assert "skipped 7 images" in message
     assert "bad0.jpg" in message
     assert "and 2 more" in message
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, alignrank, environment, refused, write_squares
+from command_line import TINY, alignrank, environment, refused
 from safetensors.torch import load_file
+from squares import write_squares
 
 from alignrank.engine.folders import LOCK_FILE, locked
 from alignrank.engine.state import last_state, write_state

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import TINY, alignrank, environment, refused, write_squares
+from command_line import TINY, alignrank, environment, refused
 from safetensors.torch import load_file
+from squares import write_squares
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 import typer
 
 from alignrank.cli.verbs import app
-from alignrank.errors import InputError, TrainingError, nearest
+from alignrank.errors import InputError, TrainingError, nearest, printable
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"alignrank: {message}\n")
+    sys.stderr.write(f"alignrank: {printable(message)}\n")
     raise SystemExit(code)
 
 

@@ -45,7 +45,7 @@ class AugmentConfig(Config):
     saturation: float = Field(default=0.7, ge=0, le=1)
     brightness: float = Field(default=0.4, ge=0, le=1)
     multi_scale: float = Field(default=0.0, ge=0, lt=1)
-    plain_epochs: int = Field(default=10, ge=0)
+    plain_epochs: int = Field(default=10, ge=0, le=100_000)
 
     @classmethod
     def off(cls) -> AugmentConfig:

@@ -19,9 +19,11 @@ from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import Skipped, Split
 from alignrank.errors import InputError
+from alignrank.files import read_text
 
 Record = dict[str, Any]
 _MAX_ID = 2**63
+_MAX_AREA = 1e18
 # Candidate folders are told apart by looking for at most so many of the listed images.
 _NAMES_TRIED = 200
 _NO_LABEL = -1
@@ -60,12 +62,9 @@ def read_file(path: Path, faults: Faults = RAISE_FIRST) -> Split:
 
 def load_json(path: Path) -> Any:
     """The parsed file; UTF-8 with or without byte-order mark. Raises InputError naming the file."""
+    text = read_text(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno}: is not valid JSON ({error.msg})") from None
     except (RecursionError, ValueError) as error:
@@ -109,6 +108,7 @@ def _categories(
     """Names by id, sorted, and the ids that are refused."""
     names: dict[int, str] = {}
     refused: list[int] = []
+    taken: set[str] = set()
     for index, category in enumerate(_without_placeholder(categories, annotations)):
         place = f"{path}: categories[{index}]"
         identifier, name = _identifier(category, "id", place, faults), category.get("name")
@@ -118,10 +118,11 @@ def _categories(
             faults.refuse("invalid_record", f"{place}: name must be text, is {str(name)[:80]!r}")
         elif identifier in names:
             faults.refuse("duplicate_class", f"{place}: id {identifier} is given twice in categories")
-        elif name in names.values():
+        elif name in taken:
             faults.refuse("duplicate_class", f"{place}: the name {name[:80]!r} is given to two ids in categories")
         else:
             names[identifier] = name
+            taken.add(name)
             continue
         refused.append(identifier)
     if not names:
@@ -191,7 +192,7 @@ def _rows(
 
 def _area(value: Any) -> float:
     """The annotated area, px^2; NaN (use the box) where it is absent or impossible."""
-    usable = isinstance(value, (int, float)) and 0 < value < math.inf
+    usable = isinstance(value, (int, float)) and 0 < value < _MAX_AREA
     return float(value) if usable else math.nan
 
 

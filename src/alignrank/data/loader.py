@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import AugmentConfig, Picture, augment, fit_scale, letterbox, resize
 from alignrank.data.decode import decode
+from alignrank.data.records import without_name
 from alignrank.data.samples import Skipped, Split
 from alignrank.errors import InputError
 
@@ -59,7 +60,7 @@ class Images:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             loaded = list(pool.map(load, range(len(self.split))))
         skipped = [
-            Skipped("image", str(sample.image), str(image), "unreadable_image")
+            Skipped("image", str(sample.image), without_name(image, sample.image), "unreadable_image")
             for sample, image in zip(self.split.samples, loaded, strict=True)
             if isinstance(image, InputError)
         ]

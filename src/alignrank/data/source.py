@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from alignrank.data.faults import RAISE_FIRST, Faults
 from alignrank.data.records import check_images as check_split_images
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
+from alignrank.files import read_bytes
 
 _SPLIT_OF_WORD = {
     "train": "train", "training": "train", "trainval": "train",
@@ -43,7 +45,7 @@ def read(
 
         path = digits.ensure()
     text, path = str(path), Path(path)
-    if "\0" in text or not _exists(path):
+    if not os.path.exists(path):
         raise InputError(
             f"{text!r}: there is no such file or folder (data: a folder, a JSON file, a data.yaml, or digits)"
         )
@@ -54,13 +56,6 @@ def read(
         for split in source.splits().values():
             check_split_images(split)
     return source
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name longer than the file system takes
-        return False
 
 
 def _read_file(path: Path, require_val: bool, faults: Faults) -> DataSource:
@@ -114,7 +109,7 @@ def _yaml_file(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     found = [path for path in sorted(folder.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")]
-    found = [path for path in found if re.search(rb"(?m)^(train|names)\s*:", path.read_bytes()[:100_000])]
+    found = [path for path in found if re.search(rb"(?m)^(train|names)\s*:", read_bytes(path)[:100_000])]
     if len(found) > 1:
         raise InputError(
             f"{folder}: holds several yaml files ({', '.join(p.name for p in found)}); give the one to use"

@@ -14,11 +14,13 @@ from alignrank.data.faults import RAISE_FIRST, Faults, LineError
 from alignrank.data.records import Rows, build_samples, sized_images
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
+from alignrank.files import read_text
 
 CLASSES = (
     "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle", "bus", "motor"
 )  # fmt: skip
 _IGNORED, _OTHERS = 0, 11
+_MAX_NUMBER = 2**31
 _SPLITS = {"train": ("train",), "val": ("val",), "test": ("test-dev", "test")}
 
 
@@ -81,6 +83,8 @@ def parse_line(line: str) -> tuple[float, float, float, float, int, int]:
         values = [int(word) for word in words]
     except ValueError:
         raise LineError("invalid_record", "all columns must be whole numbers") from None
+    if max(map(abs, values)) > _MAX_NUMBER:
+        raise LineError("invalid_record", f"a number is larger than {_MAX_NUMBER}")
     left, top, width, height, score, category = values[:6]
     if not _IGNORED <= category <= _OTHERS:
         raise LineError("unknown_class", f"category {category} is not one of 0 to 11")
@@ -91,9 +95,9 @@ def _add_file(rows: Rows, index: int, path: Path, image: Path, faults: Faults) -
     """Append the objects of a label file; the number of those in category 11."""
     others = 0
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        faults.refuse("unreadable_annotations", f"{path}: cannot be read ({type(error).__name__})", image)
+        lines = read_text(path).splitlines()
+    except InputError as error:
+        faults.refuse("unreadable_annotations", str(error), image)
         rows.refused.append(index)
         return 0
     for number, line in enumerate(lines, start=1):

@@ -6,6 +6,7 @@ So xmin..xmax covers the continuous span xmin-1..xmax, and xmin = xmax is one pi
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import DataSource, Skipped, Split
 from alignrank.errors import InputError, nearest
+from alignrank.files import read_bytes, read_text
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
@@ -67,7 +69,7 @@ def _listed_files(folder: Path, annotations: Path, faults: Faults) -> dict[str, 
         if path is None:
             continue
         names = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if line.strip():
                 try:
                     stem = relative_name(line.strip(), where=f"{path}: line {number}", field="name")
@@ -100,10 +102,9 @@ def _parsed(files: Sequence[Path], faults: Faults) -> list[tuple[Path, Element]]
 
 
 def _root(path: Path) -> Element:
+    content = read_bytes(path)
     try:
-        root = parse(path, forbid_dtd=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        root = parse(io.BytesIO(content), forbid_dtd=True)
     except DefusedXmlException:
         raise InputError(f"{path}: declares a document type or entities; these are never expanded") from None
     except (ParseError, ValueError, LookupError, RecursionError) as error:
@@ -117,7 +118,7 @@ def _root(path: Path) -> Element:
 def _classes(folder: Path, items: Sequence[tuple[Path, Element]]) -> tuple[str, ...]:
     path = folder / "classes.txt"
     if path.is_file():
-        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        lines = read_text(path).splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
         if not names or len(set(names)) != len(names):
             raise InputError(f"{path}: must name each class once, one a line")

@@ -21,6 +21,7 @@ from alignrank.data.faults import RAISE_FIRST, Box, Faults, LineError
 from alignrank.data.records import ImageRecord, Rows, build_samples, sized_images
 from alignrank.data.samples import DataSource, Skipped, Split
 from alignrank.errors import InputError
+from alignrank.files import read_text
 
 # Export tools round the border outwards; more than a hundredth beyond it is another unit.
 _TOLERANCE = 0.01
@@ -146,7 +147,7 @@ def _add_labels(
     seen: set[tuple[int, Box]] = set()
     skipped: list[Skipped] = []
     try:
-        lines = _text(path).splitlines()
+        lines = read_text(path).splitlines()
     except InputError as error:
         faults.refuse("unreadable_annotations", str(error), record.path)
         rows.refused.append(index)
@@ -172,15 +173,6 @@ def _add_labels(
     return skipped
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text") from None
-
-
 def _label_listing(labels: Sequence[Path]) -> set[str]:
     """Paths of all text files in the folders of `labels`: one listing instead of a look per image."""
     present: set[str] = set()
@@ -204,7 +196,7 @@ def _class_names(options: dict[str, Any], path: Path) -> tuple[str, ...]:
     if "names" not in options:
         raise InputError(f"{path}: names is missing: the list of class names")
     # As typed: YAML's own types would turn the names no, yes and off into booleans and 010 into 8.
-    value = yaml.load(_text(path), Loader=yaml.BaseLoader)["names"]
+    value = yaml.load(read_text(path), Loader=yaml.BaseLoader)["names"]
     if isinstance(value, dict):
         keys = sorted((int(k) for k in value if isinstance(k, str) and k.isdecimal()), key=int)
         if len(keys) != len(value) or keys != list(range(len(keys))):
@@ -258,7 +250,7 @@ def _images(value: Any, root: Path, field: str) -> list[Path]:
 def _listed_images(path: Path, root: Path) -> list[Path]:
     """Image paths in a text file, one a line, relative to the data's folder or the file's; inside the data's folder."""
     images = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         name = line.strip()
         if not name:
             continue
@@ -275,7 +267,7 @@ def _listed_images(path: Path, root: Path) -> list[Path]:
 def _names_beside(folder: Path) -> tuple[str, ...]:
     for path in (folder / "classes.txt", folder / "labels" / "classes.txt", folder / "obj.names"):
         if path.is_file():
-            names = tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+            names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
             if len(set(names)) != len(names):
                 raise InputError(f"{path}: a class name is given twice")
             return names
@@ -289,7 +281,7 @@ def _highest_class(parts: dict[str, list[Path]]) -> int:
         present = _label_listing(labels)
         for label in labels:
             if str(label) in present:
-                for line in _text(label).splitlines():
+                for line in read_text(label).splitlines():
                     word = line.split(maxsplit=1)[0] if line.strip() else ""
                     if word.isdecimal() and len(word) < 5:
                         highest = max(highest, int(word))

@@ -51,11 +51,11 @@ class AlignRankHeadConfig(HeadConfig):
 
     sampling: Literal["none", "dense", "topk"] = "topk"
     fusion: bool = True
-    width: int = Field(default=32, ge=4, multiple_of=4)
-    points: int = Field(default=4, ge=1)
-    groups: int = Field(default=4, ge=1)
-    experts: int = Field(default=4, ge=1)
-    candidates: int = Field(default=300, ge=1)
+    width: int = Field(default=32, ge=4, le=8192, multiple_of=4)
+    points: int = Field(default=4, ge=1, le=64)
+    groups: int = Field(default=4, ge=1, le=8192)
+    experts: int = Field(default=4, ge=1, le=64)
+    candidates: int = Field(default=300, ge=1, le=10_000)
     duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
 
 

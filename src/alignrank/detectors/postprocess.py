@@ -63,8 +63,8 @@ class NmsConfig(Config):
 
     conf: float = Field(default=0.05, ge=0, le=1)
     iou: float = Field(default=0.6, ge=0, le=1)
-    max_dets: int = Field(default=100, ge=1)
-    per_level: int = Field(default=1000, ge=0)
+    max_dets: int = Field(default=100, ge=1, le=100_000)
+    per_level: int = Field(default=1000, ge=0, le=1_000_000)
     soft: bool = False
 
 

@@ -55,7 +55,7 @@ class AssignConfig(Config):
 class RetinaNetConfig(Config):
     """All sections."""
 
-    num_classes: int = Field(default=80, ge=1)
+    num_classes: int = Field(default=80, ge=1, le=100_000)
     model: ModelConfig = ModelConfig()
     neck: NeckConfig = NeckConfig()
     head: HeadConfig = HeadConfig()

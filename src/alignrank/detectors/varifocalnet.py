@@ -51,7 +51,7 @@ class ModelConfig(Config):
 class NeckConfig(Config):
     """width: channels of the pyramid, and of the head; bottom_up: a path from fine to coarse after the other."""
 
-    width: int = Field(default=256, ge=32, multiple_of=32)
+    width: int = Field(default=256, ge=32, le=8192, multiple_of=32)
     bottom_up: bool = False
 
 
@@ -67,7 +67,7 @@ class HeadConfig(Config):
     centreness: bool = False
     dcn: bool = False
     distances: Literal["reach", "stride"] = "reach"
-    groups: int = Field(default=32, ge=1)
+    groups: int = Field(default=32, ge=1, le=8192)
 
 
 class LossConfig(Config):
@@ -84,14 +84,14 @@ class AssignConfig(Config):
     """kind: `atss`, or `fcos` by size and centre; topk: ATSS candidates of a level; radius: FCOS's, in strides."""
 
     kind: Literal["atss", "fcos"] = "atss"
-    topk: int = Field(default=9, ge=1)
+    topk: int = Field(default=9, ge=1, le=10_000)
     radius: float = Field(default=1.5, gt=0)
 
 
 class VarifocalNetConfig(Config):
     """All sections."""
 
-    num_classes: int = Field(default=80, ge=1)
+    num_classes: int = Field(default=80, ge=1, le=100_000)
     model: ModelConfig = ModelConfig()
     neck: NeckConfig = NeckConfig()
     head: HeadConfig = HeadConfig()

@@ -64,7 +64,7 @@ class HeadConfig(Config):
     separable: bool = False
     dual: bool = False
     bins: int = Field(default=16, ge=2, le=64)
-    box_width: int = Field(default=0, ge=0)
+    box_width: int = Field(default=0, ge=0, le=8192)
     separable_boxes: bool = False
 
 
@@ -94,7 +94,7 @@ class LossConfig(Config):
 class AssignConfig(Config):
     """Task-aligned assignment; topk is the one-to-many head's (the one-to-one head takes 1)."""
 
-    topk: int = Field(default=10, ge=1)
+    topk: int = Field(default=10, ge=1, le=10_000)
     alpha: float = Field(default=0.5, ge=0)
     beta: float = Field(default=6.0, ge=0)
     min_side: float = Field(default=0.0, ge=0)
@@ -109,7 +109,7 @@ class PostprocessConfig(Config):
 class YoloConfig(Config):
     """All sections of the base detector."""
 
-    num_classes: int = Field(default=80, ge=1)
+    num_classes: int = Field(default=80, ge=1, le=100_000)
     model: ModelConfig = ModelConfig()
     neck: NeckConfig = NeckConfig()
     head: HeadConfig = HeadConfig()

@@ -22,7 +22,19 @@ from alignrank.errors import InputError
 
 # Rises when a file of this version cannot be read by older releases.
 FORMAT = 1
-LFS_POINTER = b"version https://git-lfs"
+VERSION_KEY = "format_version"
+# Its name in files of 0.1.0; other libraries write `format: pt` there.
+_OLD_VERSION_KEY = "format"
+# What a file begins with -> what it is. None of these is opened.
+_FOREIGN = {
+    b"version https://git-lfs": "is a git-lfs pointer, not the weights; fetch them with `git lfs pull`",
+    b"PK\x03\x04": "is a zip archive, as PyTorch writes (.pt, .pth); it may hold code and is not opened",
+    b"\x80": "is a Python pickle; it may hold code and is not opened",
+    b"\x93NUMPY": "is a NumPy array; arrays of objects may hold code, it is not opened",
+    b"\xff\xd8\xff": "is a JPEG image",
+    b"\x89PNG": "is a PNG image",
+}
+_ONLY_OURS = "weights are the .safetensors files that `alignrank train` and `alignrank convert` write"
 
 
 @dataclass(slots=True)
@@ -45,8 +57,18 @@ class Checkpoint:
 
     def build_model(self) -> Any:
         """The network with these weights, in evaluation mode. Raises InputError where they do not fit."""
+        self._check_tensors()
         model = DETECTORS[self.recipe.detector].model(self.recipe.without_pretrained().architecture)
-        expected = model.state_dict()
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+    def _check_tensors(self) -> None:
+        """Raises InputError unless names, shapes and numbers are what the file's own recipe asks for.
+
+        The network is built without memory first: a recipe in a damaged file can ask for any size.
+        """
+        with torch.device("meta"):
+            expected = DETECTORS[self.recipe.detector].model(self.recipe.without_pretrained().architecture).state_dict()
         for name, tensor in expected.items():
             if name not in self.weights:
                 raise InputError(f"{self.path}: tensor {name} is missing; the file is incomplete")
@@ -55,11 +77,11 @@ class Checkpoint:
                     f"{self.path}: tensor {name} has shape {list(self.weights[name].shape)}, its own metadata "
                     f"(num_classes {len(self.classes)}) asks for {list(tensor.shape)}"
                 )
+            if not torch.isfinite(self.weights[name]).all():
+                raise InputError(f"{self.path}: tensor {name} holds NaN or infinity; these weights are of no use")
         unknown = sorted(set(self.weights) - set(expected))
         if unknown:
             raise InputError(f"{self.path}: tensor {unknown[0]} does not belong to {self.recipe.name}")
-        model.load_state_dict(self.weights)
-        return model.eval()
 
 
 def save(
@@ -68,7 +90,7 @@ def save(
     """Write beside and rename, so that `path` is always whole."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     metadata = {
-        "format": str(FORMAT),
+        VERSION_KEY: str(FORMAT),
         "alignrank": alignrank.__version__,
         "recipe": json.dumps(recipe.to_dict()),
         "classes": json.dumps(list(classes)),
@@ -90,42 +112,55 @@ def load(path: str | Path) -> Checkpoint:
     path = weights_file(Path(path))
     if not path.is_file():
         raise InputError(f"weights: no file {path}")
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise InputError(f"{path}: is a git-lfs pointer, not the weights; fetch them with `git lfs pull`")
     try:
+        _refuse_foreign(path)
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
             weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{path}: is not a readable safetensors file ({reason}); {_ONLY_OURS}") from None
     return _parse(path, metadata, weights)
 
 
 def _parse(path: Path, metadata: Mapping[str, str], weights: dict[str, Tensor]) -> Checkpoint:
-    if "format" not in metadata:
+    if "alignrank" not in metadata:
+        raise InputError(f"{path}: holds tensors but no AlignRank metadata; {_ONLY_OURS}")
+    version = metadata.get(VERSION_KEY, metadata.get(_OLD_VERSION_KEY, "none"))
+    if version != str(FORMAT):
         raise InputError(
-            f"{path}: holds tensors but no AlignRank metadata; only files that AlignRank wrote can be used"
-        )
-    if metadata["format"] != str(FORMAT):
-        raise InputError(
-            f"{path}: has format {metadata['format']}, this release ({alignrank.__version__}) reads {FORMAT}; "
+            f"{path}: {VERSION_KEY} is {version[:40]}, this release ({alignrank.__version__}) reads {FORMAT}; "
             "update alignrank"
         )
     try:
         values, classes, metrics = (json.loads(metadata[key]) for key in ("recipe", "classes", "metrics"))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: metadata is damaged ({error})") from None
-    if not (isinstance(values, dict) and isinstance(classes, list) and isinstance(metrics, dict)):
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: metadata is damaged ({type(error).__name__}: {error})") from None
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not (isinstance(values, dict) and named and isinstance(metrics, dict)):
         raise InputError(f"{path}: metadata is damaged (recipe, classes or metrics is of another type)")
-    if checksum(weights) != metadata.get("checksum"):
-        raise InputError(f"{path}: checksum does not match, the file is damaged")
     recipe = Recipe.parse(values, where=str(path))
     if values.get("num_classes") != len(classes):
         raise InputError(
             f"{path}: num_classes is {values.get('num_classes')} but {len(classes)} class names are stored"
         )
-    return Checkpoint(weights, recipe, tuple(classes), metrics, path)
+    loaded = Checkpoint(weights, recipe, tuple(classes), metrics, path)
+    if checksum(weights) != metadata.get("checksum"):
+        # A tensor of another shape says more than a sum that differs.
+        loaded._check_tensors()
+        raise InputError(f"{path}: checksum does not match, the file is damaged; copy or download it again")
+    return loaded
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raises InputError for what is recognised as something else by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    for magic, what in _FOREIGN.items():
+        # A safetensors file begins with the length of its header, whose eighth byte is 0.
+        if head.startswith(magic) and head[7:9] != b"\0{":
+            advice = "" if "git-lfs" in what else f"; {_ONLY_OURS}"
+            raise InputError(f"{path}: {what}{advice}")
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:

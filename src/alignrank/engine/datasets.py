@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from alignrank.data.convert import convert as write_format
-from alignrank.data.samples import Skipped, Split
+from alignrank.data.samples import Split
 from alignrank.data.source import read
 from alignrank.data.split import split as make_split
 from alignrank.engine.folders import new_file
-from alignrank.engine.progress import say, warn
+from alignrank.engine.progress import say
+from alignrank.engine.skipped import report_skipped
 from alignrank.errors import InputError, nearest
 
 
@@ -29,14 +29,6 @@ def open_split(data: str, name: str) -> Split:
     if not splits[name].samples:
         raise InputError(f"{splits[name].source}: the {name} split has no usable image")
     return splits[name]
-
-
-def report_skipped(skipped: Sequence[Skipped]) -> None:
-    """One warning for each kind: how many, the first of them and why."""
-    for unit, count in Counter(item.unit for item in skipped).items():
-        first = next(item for item in skipped if item.unit == unit)
-        plural = f"{count} {unit}es" if unit == "box" else f"{count} {unit}s"
-        warn(f"skipped {plural if count > 1 else f'1 {unit}'}, the first: {first.where}: {first.reason}")
 
 
 def show(

@@ -16,6 +16,7 @@ from alignrank.engine.device import choose_device
 from alignrank.engine.folders import new_file, new_run_folder
 from alignrank.engine.predict import class_labels, predict, write_results
 from alignrank.engine.progress import say
+from alignrank.engine.skipped import say_processed
 from alignrank.engine.sources import Source, Sources
 from alignrank.errors import InputError, nearest
 from alignrank.nn.pan import split_top_down
@@ -98,6 +99,7 @@ def predict_to_folder(
         max_dets=max_dets,
         batch=batch,
         keep_images=pictures,
+        report_skipped=False,
     )
     images: list[dict[str, Any]] = []
 
@@ -108,7 +110,8 @@ def predict_to_folder(
             yield detections
 
     written = write_results(collected(), folder, pictures=pictures, total=opened.count)
-    say(f"{written.objects} objects in {written.images} images; results are in {written.out}")
+    say(f"results are in {written.out}")
+    say_processed(written.images, written.objects, opened.skips.items)
     return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 from alignrank.data.loader import Images
 from alignrank.data.samples import Split
 from alignrank.engine.device import free_memory
-from alignrank.engine.progress import steps, warn
+from alignrank.engine.progress import steps
+from alignrank.engine.skipped import report_skipped
 from alignrank.errors import InputError
 
 
@@ -25,7 +26,7 @@ def opened(
         with steps("decoding images", len(images)) as advance:
             skipped = images.keep_all(advance)
         if skipped and not quiet:
-            warn(f"{len(skipped)} images are skipped, the first: {skipped[0].reason}")
+            report_skipped(skipped)
         if len(images) == 0:
             raise InputError(f"{images.split.source}: no image can be decoded")
     return images

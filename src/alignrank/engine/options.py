@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 
-from alignrank.config import Config, apply_overrides, read_yaml
+from alignrank.config import Config, apply_overrides, read_yaml, shown
+from alignrank.data.augment import AugmentConfig
 from alignrank.engine import checkpoint
-from alignrank.engine.recipe import Recipe, load_recipe
+from alignrank.engine.device import choose_device, choose_precision, free_memory
+from alignrank.engine.optimization import frozen_modules
+from alignrank.engine.recipe import Recipe, TrainConfig, load_recipe
 from alignrank.errors import InputError, nearest
 
 # Options that are fields of the recipe's train section under the same name.
 TRAIN_OPTIONS = ("epochs", "batch", "imgsz", "lr", "seed")
 DEFAULT_MODEL = "yolov8-n"
+_SECTIONS: dict[str, type[Config]] = {"train": TrainConfig, "augment": AugmentConfig}
 
 
 class RunOptions(Config):
@@ -45,9 +51,33 @@ def read_options(
     Raises InputError naming the file (or the command line) and the field.
     """
     where = str(config) if config is not None else "command line"
+    values, sections = _from_file(config) if config is not None else ({}, {})
+    typed, typed_sections = _split({key: value for key, value in given.items() if value is not None})
+    typed_sections |= overrides
+    _check_training(sections, where)
+    _check_training(typed_sections, "command line")
+    _check_names(typed, "command line")
+    values |= typed
+    sections |= typed_sections
+    if values.get("data") in (None, ""):
+        raise InputError(f"{where}: data: must be given, a folder or file of a data set, or digits")
+    options = RunOptions.parse(values, where=where)
+    device = _check_run(options, {key: "command line" if key in typed else where for key in values})
+    loaded = None if options.weights is None else checkpoint.load(options.weights)
+    if options.model is not None or loaded is None:
+        recipe = load_recipe(options.model or DEFAULT_MODEL, overrides=sections, where=where)
+    else:
+        values = loaded.recipe.without_pretrained().to_dict()
+        recipe = Recipe.parse(apply_overrides(values, sections, where=where), where=where)
+    _check_network(recipe, device, where)
+    return options, recipe
+
+
+def _from_file(config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the run, and `section.field` of the recipe."""
     values: dict[str, Any] = {}
     sections: dict[str, Any] = {}
-    for key, value in (read_yaml(config) if config is not None else {}).items():
+    for key, value in read_yaml(config).items():
         if isinstance(value, Mapping):
             sections |= {f"{key}.{name}": field for name, field in value.items()}
         elif "." in key:
@@ -56,22 +86,56 @@ def read_options(
             values[key] = value
     if "model.name" in sections:
         values["model"] = sections.pop("model.name")
-    values |= {key: value for key, value in given.items() if value is not None}
-    sections |= {f"train.{key}": values.pop(key) for key in TRAIN_OPTIONS if key in values} | dict(overrides)
-    if values.get("data") is None:
-        raise InputError(f"{where}: data: must be given, a folder or file of a data set, or digits")
-    _check_names(values, where)
-    options = RunOptions.parse(values, where=where)
-    if options.model is not None or options.weights is None:
-        recipe = load_recipe(options.model or DEFAULT_MODEL, overrides=sections, where=where)
-    else:
-        values = checkpoint.load(options.weights).recipe.without_pretrained().to_dict()
-        recipe = Recipe.parse(apply_overrides(values, sections, where=where), where=where)
-    return options, recipe
+    _check_names(values, str(config))
+    values, trained = _split(values)
+    return values, sections | trained
 
 
 def _check_names(values: Mapping[str, Any], where: str) -> None:
     known = [*RunOptions.model_fields, *TRAIN_OPTIONS]
     for key in values:
+        if key in _SECTIONS:
+            raise InputError(f"{where}: {key}: must be a mapping of options, got {shown(values[key])}")
         if key not in known:
             raise InputError(f"{where}: unknown option {key!r}; {nearest(key, known)}")
+
+
+def _check_run(options: RunOptions, where: Mapping[str, str]) -> torch.device:
+    """The device; what is named must be there. where: each option's file, or the command line."""
+    for key in ("data", "val", "weights"):
+        path = getattr(options, key)
+        if path is not None and path != "digits" and not os.path.exists(path):
+            raise InputError(f"{where[key]}: {key}: there is no file or folder {path!r}")
+    try:
+        return choose_device(options.device)
+    except InputError as error:
+        raise InputError(f"{where.get('device', 'command line')}: {error}") from None
+
+
+def _check_network(recipe: Recipe, device: torch.device, where: str) -> None:
+    """Raises InputError where the recipe makes no network, or one that does not fit into memory."""
+    try:
+        choose_precision(recipe.train.precision, device)
+        with torch.device("meta"):
+            network = recipe.without_pretrained().build().model
+        frozen_modules(network, recipe.train.freeze)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    except (ValueError, RuntimeError) as error:  # PyTorch's own, of numbers that do not go together
+        raise InputError(f"{where}: these options make no network ({str(error).splitlines()[0]})") from None
+    num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if num_bytes > free_memory():
+        raise InputError(f"{where}: the network's weights take {num_bytes / 1e9:.0f} GB, more than the free memory")
+
+
+def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the run, and those that are fields of the recipe's train section."""
+    own = {key: value for key, value in values.items() if key not in TRAIN_OPTIONS}
+    return own, {f"train.{key}": values[key] for key in TRAIN_OPTIONS if key in values}
+
+
+def _check_training(sections: Mapping[str, Any], where: str) -> None:
+    """Of the sections that mean the same for every model; apart for file and command line, to name the right one."""
+    for name, kind in _SECTIONS.items():
+        fields = {key.removeprefix(f"{name}."): value for key, value in sections.items() if key.startswith(f"{name}.")}
+        kind.parse(fields, where=f"{where}: {name}")

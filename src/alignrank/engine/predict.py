@@ -47,6 +47,7 @@ def predict(
     batch: int = 1,
     keep_images: bool = False,
     precision: str = "fp32",
+    report_skipped: bool = True,
 ) -> Iterator[Detections]:
     """Detections of each image or frame in order, boxes in its own pixels, computed `batch` at a time when asked for.
 
@@ -55,7 +56,7 @@ def predict(
     max_dets: where not given the detector's own, else THRESHOLDS.
     classes: only these, by label or name. keep_images: detections carry their image, to be drawn on.
     precision: auto|fp32|bf16|fp16; half precision rounds scores to 3 digits, which ties ranks.
-    What cannot be read is skipped with a counted warning at the end.
+    What cannot be read is skipped, with a counted warning at the end if report_skipped.
     Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     limits = (postprocess.thresholds or THRESHOLDS).replaced(conf, iou, max_dets)
@@ -96,7 +97,8 @@ def predict(
                     waiting = []
             if waiting:
                 yield from detect(waiting)
-        sources.skips.report()
+        if report_skipped:
+            sources.skips.report()
 
     return run()
 

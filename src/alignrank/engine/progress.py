@@ -8,17 +8,19 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from alignrank.errors import printable
+
 console = Console(stderr=True, highlight=False)
 
 
 def say(message: str) -> None:
     """One line for the user."""
-    console.print(message, markup=False, soft_wrap=True)
+    console.print(printable(message), markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """One line that stands out."""
-    console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"warning: {printable(message)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def bar() -> Progress:

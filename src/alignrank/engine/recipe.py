@@ -41,14 +41,14 @@ class TrainConfig(Config):
     backbone_lr: float = Field(default=1.0, gt=0, le=1)
     bias_lr: float = Field(default=1.0, gt=0, le=10)
     clip_norm: float = Field(default=10.0, ge=0, allow_inf_nan=False)
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=65_536)
     ema_decay: float = Field(default=0.9998, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    patience: int = Field(default=0, ge=0)
+    patience: int = Field(default=0, ge=0, le=100_000)
     freeze: list[str] = Field(default_factory=list)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    val_every: int = Field(default=1, ge=1)
-    save_every: int = Field(default=0, ge=0)
+    val_every: int = Field(default=1, ge=1, le=100_000)
+    save_every: int = Field(default=0, ge=0, le=100_000)
     cache: Literal["auto", "ram", "off"] = "auto"
 
 

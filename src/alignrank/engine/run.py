@@ -10,23 +10,25 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import alignrank
-from alignrank.data.samples import DataSource, Split
+from alignrank.data.samples import DataSource, Skipped, Split
 from alignrank.data.source import read
-from alignrank.engine.datasets import open_split, report_skipped
+from alignrank.engine.datasets import open_split
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
 from alignrank.engine.evaluation import REPORT, evaluate_weights, write_training_sheet
 from alignrank.engine.figure_tables import shown
 from alignrank.engine.folders import LOCK_FILE, RUN_FILE, locked, new_run_folder, replacing
 from alignrank.engine.options import RunOptions
-from alignrank.engine.progress import say
+from alignrank.engine.progress import say, warn
 from alignrank.engine.recipe import Recipe, TrainConfig
-from alignrank.engine.state import last_state
+from alignrank.engine.skipped import reasons, report_skipped, say_processed, skipped_in_words
+from alignrank.engine.state import check_state, last_state
 from alignrank.errors import InputError
 from alignrank.metrics import Metrics
 from alignrank.report.curves import plot_training
@@ -63,8 +65,8 @@ def resume(run: Path) -> dict[str, Any]:
         about = json.loads(file.read_text(encoding="utf-8"))
         options = RunOptions.parse(about["options"], where=str(file))
         recipe = Recipe.parse(about["recipe"], where=str(file))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: is damaged ({error})") from None
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise InputError(f"{file}: is damaged ({error}); start a new run") from None
     if (run / "results.json").is_file():
         raise InputError(
             f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
@@ -72,7 +74,10 @@ def resume(run: Path) -> dict[str, Any]:
     state = last_state(run)
     if state is None:
         say(f"{run}: stopped before its first epoch ended, starting again")
-    return _execute(_plan(options, recipe, run, resume=state, command=about.get("command", "")), about)
+    plan = _plan(options, recipe, run, resume=state, command=about.get("command", ""))
+    if state is not None:
+        check_state(state, plan.recipe)
+    return _execute(plan, about)
 
 
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
@@ -110,21 +115,38 @@ def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
     elif source.val is not None:
         val_split = source.val
     else:
-        raise InputError(
-            f"{source.path}: has no validation split; make one with `alignrank data split {source.path} --out NEW`, "
-            "or name it with --val"
-        )
+        val_split = _training_images_again(source.train)
     for name, split in (("training", source.train), ("validation", val_split)):
         if not split.samples:
             raise InputError(f"{split.source}: the {name} split has no usable image")
     if not any((~sample.crowd).any() for sample in source.train.samples):
+        lost = "; ".join(["", *skipped_in_words(reasons(source.train.skipped))])
         raise InputError(
-            f"{source.train.source}: there is no object in the whole training split, nothing can be learnt"
+            f"{source.train.source}: there is no object in the whole training split, nothing can be learnt{lost}"
         )
-    report_skipped([*source.train.skipped, *val_split.skipped])
-    for note in dict.fromkeys([*source.train.notes, *val_split.notes]):
-        say(f"note: {note}")
+    report_skipped(_skipped(source.train, val_split))
+    for note in _notes(source.train, val_split):
+        warn(note)
     return source.train, val_split
+
+
+def _training_images_again(train: Split) -> Split:
+    """What a data set without validation split is evaluated on (docs/decisions/0017)."""
+    note = (
+        f"{train.source}: has no validation split; figures will be those of the training images, and flatter: "
+        f"make one with `alignrank data split {train.source} --out NEW`, or name it with --val"
+    )
+    return replace(train, samples=list(train.samples), skipped=[], notes=[note])
+
+
+def _skipped(train: Split, val: Split) -> list[Skipped]:
+    """Of both splits; what they share counts once."""
+    of_train = set(train.skipped)
+    return [*train.skipped, *(item for item in val.skipped if item not in of_train)]
+
+
+def _notes(train: Split, val: Split) -> list[str]:
+    return list(dict.fromkeys([*train.notes, *val.notes]))
 
 
 def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +227,8 @@ def say_result(result: Mapping[str, Any]) -> None:
     say(f"pictures  {out / 'train_samples.jpg'}, {out / 'val_predictions.jpg'}")
     say(f"report    {out / REPORT}")
     say(f"results   {out / 'results.json'}")
+    written = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    say_processed(written["processed"], written["objects"], [tuple(item) for item in written["skipped_reasons"]])
 
 
 def _commit() -> str | None:
@@ -230,15 +254,21 @@ def _finish(plan: Plan) -> dict[str, Any]:
     history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
     plot_training(history, plan.out / "curves.png")
     metrics = evaluate_weights(best, plan.val, out=plan.out, device=plan.device, imgsz=plan.recipe.train.imgsz)
-    skipped = Counter(item.unit for item in [*plan.train.skipped, *plan.val.skipped])
+    skipped = _skipped(plan.train, plan.val)
+    counts = Counter(item.unit for item in skipped)
+    in_train = {sample.image for sample in plan.train.samples}
+    samples = [*plan.train.samples, *(sample for sample in plan.val.samples if sample.image not in in_train)]
     result = {
         "out": str(plan.out),
         "weights": str(best),
         "metrics": metrics.to_dict(),
-        "processed": len(plan.train) + len(plan.val),
-        "skipped": {"image": skipped["image"], "box": skipped["box"]},
+        "processed": len(samples),
+        "skipped": {"image": counts["image"], "box": counts["box"]},
     }
     details = {
+        "objects": sum(len(sample.labels) for sample in samples),
+        "skipped_reasons": reasons(skipped),
+        "warnings": _notes(plan.train, plan.val),
         "command": plan.command,
         "alignrank": alignrank.__version__,
         "torch": torch.__version__,

@@ -24,6 +24,7 @@ from PIL import Image
 from alignrank.data.decode import decode, is_image_name, list_images
 from alignrank.data.samples import Array
 from alignrank.engine.progress import warn
+from alignrank.engine.skipped import skipped_in_words
 from alignrank.errors import InputError
 
 Source: TypeAlias = "str | Path | Array | Image.Image | Sequence[str | Path | Array | Image.Image]"
@@ -35,8 +36,6 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 _VIDEO_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm", "protocol_whitelist": "file"}
 # Queued items per reading thread: enough to hide uneven decoding times, few enough for 100-megapixel images.
 AHEAD = 2
-# Files that a warning names before it only counts.
-NAMED = 5
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?[]")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
@@ -68,10 +67,8 @@ class Skips:
 
     def report(self) -> None:
         """Warn on stderr, one counted line for each unit; silent if nothing was left out."""
-        for unit, count in self.counts.items():
-            reasons = [reason for of, reason in self.items if of == unit][:NAMED]
-            more = f"; and {count - NAMED} more" if count > NAMED else ""
-            warn(f"{count} {unit}{'s' if count > 1 else ''} skipped: {'; '.join(reasons)}{more}")
+        for line in skipped_in_words(self.items):
+            warn(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,8 @@ class TrainingModule(L.LightningModule):
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
             raise TrainingError(
-                f"the loss is not finite in epoch {self.current_epoch + 1}; images of the batch: {sources}; "
-                f"what is in {self.plan.out} is of the last whole epoch"
+                f"the loss is not finite in epoch {self.current_epoch + 1}; lower lr, or look at the images of the "
+                f"batch: {sources}; what is in {self.plan.out} is of the last whole epoch"
             )
         for name, value in terms.parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from alignrank.errors import InputError
+from alignrank.files import read_bytes
 
 Array = np.ndarray[Any, Any]
 Source = str | PathLike[str] | dict[str, Any] | list[Any]
@@ -137,12 +138,9 @@ def _load(source: Source, role: str) -> tuple[Any, str]:
     if not isinstance(source, str | PathLike):
         return source, f"<{role}>"
     path = Path(source)
+    content = read_bytes(path)
     try:
-        return json.loads(path.read_bytes()), str(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: {role} file not found") from None
-    except OSError as error:
-        raise InputError(f"{path}: {role} file cannot be read: {error.strerror}") from None
+        return json.loads(content), str(path)
     except (ValueError, RecursionError) as error:  # not JSON, not Unicode, nested without end
         raise InputError(f"{path}: {role} file is not valid JSON: {error}") from None
 
