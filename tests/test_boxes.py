@@ -127,3 +127,67 @@ def test_worked_distances() -> None:
     assert distances.tolist() == [[1, 3, 2, 1]]
     assert torch.equal(geometry.distances_to_xyxy(point, distances), box)
     assert geometry.xyxy_to_distances(torch.tensor([[0.0, 5.0]]), box).tolist() == [[-1, 3, 4, 1]]
+
+
+ANCHOR = torch.tensor([[10.0, 20.0, 30.0, 60.0]], dtype=torch.float64)
+
+
+def test_worked_deltas() -> None:
+    """The anchor is 20 x 40 about (20, 40); the box, 40 x 10 about (25, 30).
+
+    The centre moves by 5/20 and -10/40 of the sides; the sides are 2 and 1/4 of the anchor's.
+    """
+    box = torch.tensor([[5.0, 25.0, 45.0, 35.0]], dtype=torch.float64)
+    deltas = torch.tensor([[0.25, -0.25, math.log(2), -math.log(4)]], dtype=torch.float64)
+    assert_close(geometry.xyxy_to_deltas(ANCHOR, box), deltas)
+    assert_close(geometry.deltas_to_xyxy(ANCHOR, deltas), box)
+    assert torch.equal(geometry.deltas_to_xyxy(ANCHOR, torch.zeros_like(ANCHOR)), ANCHOR)
+    assert torch.equal(geometry.xyxy_to_deltas(ANCHOR, ANCHOR), torch.zeros_like(ANCHOR))
+
+
+def test_deltas_there_and_back() -> None:
+    """Anchors of at least 1.5 px, boxes of at most 50.5: no factor is cut. Moving and scaling both changes nothing."""
+    anchors, boxes = random_boxes(200), random_boxes(200)
+    anchors[:, 2:] += 1
+    deltas = geometry.xyxy_to_deltas(anchors, boxes)
+    assert deltas[:, 2:].max() < geometry.LARGEST_LOG
+    assert_close(geometry.deltas_to_xyxy(anchors, deltas), boxes)
+    assert_close(geometry.xyxy_to_deltas(anchors * 3 + 17, boxes * 3 + 17), deltas)
+    other = torch.randn(2, 200, 4, dtype=torch.float64)
+    assert_close(geometry.xyxy_to_deltas(anchors, geometry.deltas_to_xyxy(anchors, other)), other)
+
+
+def test_largest_decoded_side() -> None:
+    """62.5 times the anchor's 20 x 40, about its centre (20, 40): 1,250 x 2,500. Small factors have no bound."""
+    huge = geometry.deltas_to_xyxy(ANCHOR, torch.tensor([[0.0, 0.0, 1e4, 1e4]], dtype=torch.float64))
+    assert_close(huge, torch.tensor([[20.0 - 625, 40.0 - 1250, 20.0 + 625, 40.0 + 1250]], dtype=torch.float64))
+    below = torch.tensor([[0.0, 0.0, math.log(60), -math.log(100)]], dtype=torch.float64)
+    expected = torch.tensor([[20.0 - 600, 40.0 - 0.2, 20.0 + 600, 40.0 + 0.2]], dtype=torch.float64)
+    assert_close(geometry.deltas_to_xyxy(ANCHOR, below), expected)
+
+
+def test_gradient_of_deltas() -> None:
+    """Left = centre + shift * 20 - 20/2 * exp(factor): by the shift 20, by the factor -10 * 2 at log 2.
+
+    Finite from -1e4 to 1e4, and 0 for a factor beyond the bound.
+    """
+    deltas = torch.tensor([[0.0, 0.0, math.log(2), 0.0]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(geometry.deltas_to_xyxy(ANCHOR, deltas)[0, 0], deltas)
+    assert_close(gradient, torch.tensor([[20.0, 0.0, -20.0, 0.0]], dtype=torch.float64))
+    for size in (-1e4, 1e4):
+        extreme = torch.full((1, 4), size, requires_grad=True)
+        boxes = geometry.deltas_to_xyxy(ANCHOR.float(), extreme)
+        (gradient,) = torch.autograd.grad(boxes.square().sum(), extreme)
+        assert boxes.isfinite().all()
+        assert gradient.isfinite().all()
+        assert gradient[0, 2:].tolist() == [0, 0]
+        assert (gradient[0, :2] != 0).all()
+
+
+def test_deltas_of_nothing() -> None:
+    """No boxes, of one image or of three; leading dimensions of the deltas are kept."""
+    for shape in [(0, 4), (3, 0, 4)]:
+        none = torch.zeros(shape)
+        assert geometry.deltas_to_xyxy(none, none).shape == shape
+        assert geometry.xyxy_to_deltas(none, none).shape == shape
+    assert geometry.deltas_to_xyxy(ANCHOR, torch.zeros(3, 1, 4)).shape == (3, 1, 4)

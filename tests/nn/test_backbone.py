@@ -1,8 +1,9 @@
-"""timm backbones: maps, weights from a file, clear errors, frozen norms. Never the network."""
+"""timm backbones: maps, weights from a file, clear errors, frozen norms and stages. Never the network."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import timm
@@ -13,11 +14,13 @@ from torch.testing import assert_close
 
 from alignrank.engine.recipe import build_detector
 from alignrank.errors import InputError
-from alignrank.nn.backbone import TimmBackbone
+from alignrank.nn.backbone import TimmBackbone, TimmPyramid
 from alignrank.nn.csp import SCALES
 
 NAME = "test_efficientnet"  # 0.08 M parameters
 SCALE = SCALES["t"]
+# Of all images of ImageNet, per channel.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def classifier_file(folder: Path, name: str = NAME) -> tuple[nn.Module, Path]:
@@ -155,3 +158,111 @@ def test_frozen_norm_computes_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         for expected, actual in zip(free(images)[:2], frozen(images)[:2], strict=True):
             assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+def learning(module: nn.Module) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def statistics(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items() if "running" in name}
+
+
+def test_pyramid_of_mobilenet() -> None:
+    """MobileNetV2 (Sandler et al. 2018, table 2): 32, 96 and 320 channels end strides 8, 16 and 32."""
+    pyramid = TimmPyramid("mobilenetv2_100", freeze=1, norm="fixed").eval()
+    assert pyramid.channels == (32, 96, 320)
+    with torch.no_grad():
+        maps = pyramid(torch.rand(2, 3, 64, 96))
+    assert [tuple(m.shape) for m in maps] == [(2, 32, 8, 12), (2, 96, 4, 6), (2, 320, 2, 3)]
+    # timm counts the stem and the first block of stride 2 as one stage.
+    still = {name for name, _ in pyramid.body.named_parameters()} - learning(pyramid.body)
+    assert {name.split(".")[0] for name in still if not name.startswith("blocks.0.")} == {"conv_stem", "bn1"}
+    assert not any(name.startswith("blocks.0.") for name in learning(pyramid.body))
+
+
+def test_images_are_normalised_inside() -> None:
+    """An image that is the model's own mean is an image of zeros to it; one standard deviation more, of ones."""
+    pyramid = TimmPyramid("mobilenetv2_100").eval()
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1).expand(1, 3, 64, 64) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.no_grad():
+        for image, seen in [(mean, 0.0), (mean + std, 1.0)]:
+            for actual, expected in zip(pyramid(image), pyramid.body(torch.full((1, 3, 64, 64), seen)), strict=True):
+                assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+STAGES = [("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)]
+
+
+@pytest.mark.parametrize("stages", range(6))
+def test_freeze(stages: int) -> None:
+    """A residual network's stages are the stem and four layers. What is frozen gets no gradient, all else does."""
+    pyramid = TimmPyramid("test_resnet", freeze=stages)
+    frozen = {part for stage in STAGES[:stages] for part in stage}
+    expected = {name for name, _ in pyramid.body.named_parameters() if name.split(".")[0] not in frozen}
+    assert learning(pyramid.body) == expected
+    assert {name.split(".")[0] for name in expected} == {part for stage in STAGES[stages:] for part in stage}
+    for mode in (True, False, True):
+        assert pyramid.train(mode).training is mode
+        assert learning(pyramid.body) == expected
+    maps = pyramid(torch.rand(2, 3, 64, 64))
+    if stages < 5:
+        sum((m * torch.randn_like(m)).sum() for m in maps).backward()
+    reached = {name for name, parameter in pyramid.body.named_parameters() if parameter.grad is not None}
+    assert reached == expected
+
+
+def test_freeze_more_than_there_is() -> None:
+    with pytest.raises(InputError, match=r"model\.freeze: timm:test_resnet has 5 stages, got 6"):
+        TimmPyramid("test_resnet", freeze=6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "moves", "learns"), [("learn", True, True), ("fixed", False, True), ("frozen", False, False)]
+)
+def test_norms_of_a_pyramid(norm: Literal["learn", "fixed", "frozen"], moves: bool, learns: bool) -> None:
+    """A forward in training moves statistics or not; a step of SGD moves the affine parameters or not; others move.
+
+    Norms: one of the stem, two of the first block, three of each of 16 blocks.
+    """
+    pyramid = TimmPyramid("mobilenetv2_100", norm=norm).train()
+    before = statistics(pyramid.body)
+    assert len(before) == 2 * 51
+    affine = {name for name, value in pyramid.body.state_dict().items() if "bn" in name and value.ndim == 1}
+    affine -= set(before)
+    assert len(affine) == 2 * 51
+    values = {name: value.clone() for name, value in pyramid.body.state_dict().items()}
+    sum((m * torch.randn_like(m)).sum() for m in pyramid(torch.rand(2, 3, 64, 64))).backward()
+    torch.optim.SGD(pyramid.parameters(), lr=0.1).step()
+    after = pyramid.body.state_dict()
+    changed = {name for name, value in values.items() if not torch.equal(value, after[name])}
+    assert changed & set(before) == (set(before) if moves else set())
+    assert changed & affine == (affine if learns else set())
+    assert {name for name in values if "conv" in name} <= changed
+
+
+def test_fixed_norms_stay_fixed() -> None:
+    """train() reaches all but the norms, also after eval(); maps in training are those of evaluation."""
+    pyramid = TimmPyramid("mobilenetv2_100", norm="fixed")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = pyramid.eval()(images)
+        for _ in range(2):
+            pyramid.train()
+            assert {m.training for m in pyramid.modules() if isinstance(m, nn.BatchNorm2d)} == {False}
+            assert {m.training for m in pyramid.modules() if not isinstance(m, nn.BatchNorm2d)} >= {True}
+            assert all(m.training for m in pyramid.modules() if isinstance(m, nn.Conv2d))
+            for actual, map_ in zip(pyramid(images), expected, strict=True):
+                assert torch.equal(actual, map_)
+            pyramid.eval()
+    free = TimmPyramid("mobilenetv2_100").train()
+    assert all(m.training for m in free.modules())
+
+
+def test_freeze_with_each_norm() -> None:
+    """Both together: affine parameters of a frozen stage do not learn under `fixed`, and are none under `frozen`."""
+    for norm, stem in [("learn", {"conv1", "bn1"}), ("fixed", {"conv1", "bn1"}), ("frozen", {"conv1"})]:
+        pyramid = TimmPyramid("test_resnet", norm=norm, freeze=1)
+        still = {name.split(".")[0] for name, p in pyramid.body.named_parameters() if not p.requires_grad}
+        assert still == stem
+        assert any("bn" in name for name in learning(pyramid.body)) == (norm != "frozen")
