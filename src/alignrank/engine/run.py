@@ -23,7 +23,7 @@ from alignrank.engine.datasets import open_split
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
 from alignrank.engine.evaluation import REPORT, evaluate_weights, write_training_sheet
 from alignrank.engine.figure_tables import shown
-from alignrank.engine.folders import RUN_FILE, STATE_FILE, new_run_folder
+from alignrank.engine.folders import RUN_FILE, STATE_FILE, make_folder, new_run_folder
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say, warn
 from alignrank.engine.recipe import Recipe, TrainConfig
@@ -153,7 +153,7 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
     from alignrank.engine.train import fit
 
     existed = plan.out.exists()
-    plan.out.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.out, "out")
     try:
         # A change of the file system, so that two runs started at once do not share a folder.
         mode = "w" if plan.resume or existed else "x"
