@@ -26,6 +26,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Examples that train, or that need what a training wrote, are not run.
@@ -173,6 +174,15 @@ def test_relative_links_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 def test_named_make_targets_exist(path: Path) -> None:
     assert set(re.findall(r"`make ([a-z]+)", path.read_text(encoding="utf-8"))) <= make_targets()
+
+
+def test_security_page_has_the_floors_of_pyproject() -> None:
+    """Both ways for those with a reason of security."""
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    floors = re.findall(r"^\| `([a-z]+>=[\d.]+)` \|", page, re.MULTILINE)
+    assert [floor.partition(">")[0] for floor in floors] == ["torch", "onnx", "lightning"]
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(re.search(rf'"{re.escape(floor)}(,[^"]*)?"', project) for floor in floors)
 
 
 def test_readme_is_short() -> None:

@@ -167,8 +167,9 @@ def test_future_version(whole: Path, tmp_path: Path) -> None:
 
 
 def test_files_of_the_first_release(whole: Path, tmp_path: Path) -> None:
-    """They call the version `format`."""
-    path = rewritten(whole, tmp_path, lambda metadata, _: metadata.update(format=metadata.pop("format_version")))
+    """They call the version `format`; new files have both, so that the first release reads them."""
+    assert contents(whole)[0]["format"] == "1"
+    path = rewritten(whole, tmp_path, lambda metadata, _: metadata.pop("format_version") and None)
     assert checkpoint.load(path).classes == CLASSES
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -20,6 +22,11 @@ def _fail(message: str, code: int) -> NoReturn:
 UsageError: Any = typer.BadParameter.__base__
 
 
+# What a machine can fail in, whatever we do: no space, no permission.
+SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+
+
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     try:
@@ -32,6 +39,15 @@ def main() -> None:
         _fail("interrupted; a training run goes on with `alignrank train --resume RUN`", 130)
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in SURROUNDINGS:
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}", 1)
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch's own errors are of several classes, and it must not be imported here.
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        _fail("out of memory; use a smaller --batch or --imgsz", 1)
     except UsageError as error:
         _fail(_usage_message(error), 2)
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -23,7 +23,7 @@ from alignrank.errors import InputError
 # Rises when a file of this version cannot be read by older releases.
 FORMAT = 1
 VERSION_KEY = "format_version"
-# Its name in files of 0.1.0; other libraries write `format: pt` there.
+# What 0.1.0 reads and writes; other libraries write `format: pt` there.
 _OLD_VERSION_KEY = "format"
 # What a file begins with -> what it is. None of these is opened.
 _FOREIGN = {
@@ -91,6 +91,7 @@ def save(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     metadata = {
         VERSION_KEY: str(FORMAT),
+        _OLD_VERSION_KEY: str(FORMAT),
         "alignrank": alignrank.__version__,
         "recipe": json.dumps(recipe.to_dict()),
         "classes": json.dumps(list(classes)),

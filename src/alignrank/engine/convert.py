@@ -21,8 +21,10 @@ from torch import Tensor
 from alignrank.data.coco_names import COCO_NAMES
 from alignrank.detectors import DETECTORS
 from alignrank.engine import checkpoint
+from alignrank.engine.folders import new_file
 from alignrank.engine.recipe import load_recipe
 from alignrank.errors import InputError
+from alignrank.files import read_text
 
 # Pattern of their name -> our name. `scales` are collected into vectors.
 NAMES = (
@@ -85,15 +87,10 @@ def convert_file(source: Path, out: Path, *, model: str, classes: str | None) ->
     """The same with names from a text file, one a line."""
     if out.suffix != ".safetensors":
         raise InputError(f"--out: {out} must end with .safetensors")
+    new_file(out, "--out")
     if classes is None:
         return convert(source, out, model=model)
-    path = Path(classes)
-    if not path.is_file():
-        raise InputError(f"--classes: no file {path}")
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise InputError(f"--classes: {path} is not UTF-8 text") from None
+    names = [line.strip() for line in read_text(Path(classes)).splitlines() if line.strip()]
     return convert(source, out, model=model, classes=names)
 
 

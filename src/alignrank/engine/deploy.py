@@ -42,7 +42,7 @@ class Deployed:
             self.postprocess,
             source,
             names=self.classes,
-            imgsz=imgsz or self.imgsz,
+            imgsz=self.imgsz if imgsz is None else imgsz,
             device=self.device,
             **options,
         )
@@ -129,7 +129,7 @@ def export_weights(
         detector.network,
         detector.postprocess,
         path,
-        imgsz=imgsz or detector.imgsz,
+        imgsz=detector.imgsz if imgsz is None else imgsz,
         names=detector.classes,
         recipe=detector.recipe,
     )

@@ -17,6 +17,7 @@ from alignrank.detectors import DETECTORS
 from alignrank.drawing import draw_boxes
 from alignrank.engine import checkpoint
 from alignrank.engine.deploy import deploy
+from alignrank.engine.folders import make_folder
 from alignrank.engine.images import opened
 from alignrank.engine.progress import steps
 from alignrank.engine.rank_report import report_content
@@ -70,7 +71,7 @@ def evaluate_weights(
         recipe = loaded.recipe.without_pretrained()
         correct = correction(oracle, DETECTORS[recipe.detector].build(recipe.architecture).criterion)
     detector = deploy(loaded, device)
-    images = opened(split, imgsz or detector.imgsz)
+    images = opened(split, detector.imgsz if imgsz is None else imgsz)
     loader = evaluation_loader(EvaluationSet(images), batch, workers=0)
     with steps("evaluating", len(loader)) as advance:
         result = validate(
@@ -94,7 +95,7 @@ def evaluate_weights(
 
 def write_evaluation(result: Validation, split: Split, out: Path) -> None:
     """Into `out`: metrics.json, detections.json (COCO results), the rank report, plots, and a sheet of pictures."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "out")
     (out / "metrics.json").write_text(json.dumps(result.metrics.to_dict(), indent=1) + "\n", encoding="utf-8")
     (out / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
     inputs = result.diagnosis.inputs

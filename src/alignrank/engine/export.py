@@ -24,6 +24,7 @@ from alignrank.contracts import Postprocess
 from alignrank.detectors import deployed
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.engine.folders import replacing
+from alignrank.engine.recipe import MAX_SIDE
 from alignrank.errors import InputError
 from alignrank.nn.pan import split_top_down
 
@@ -74,8 +75,8 @@ def export_onnx(
     and PyTorch disagree; `path` is then left as it was.
     """
     path = Path(path)
-    if imgsz < model.stride or imgsz % model.stride:
-        raise InputError(f"imgsz: must be a multiple of {model.stride}, got {imgsz}")
+    if not model.stride <= imgsz <= MAX_SIDE or imgsz % model.stride:
+        raise InputError(f"imgsz: must be a multiple of {model.stride} up to {MAX_SIDE}, got {imgsz}")
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
     _require("onnx", "onnxscript", "onnxruntime")

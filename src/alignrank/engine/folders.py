@@ -22,6 +22,7 @@ def new_run_folder(out: str | Path | None, name: str) -> Path:
     """
     if out is not None:
         path = Path(out)
+        check_place(path, "out")
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             resume = f", or --resume {path}" if (path / RUN_FILE).exists() else ""
             raise InputError(f"out: {path} already exists and is not empty; choose another folder{resume}")
@@ -34,9 +35,32 @@ def new_run_folder(out: str | Path | None, name: str) -> Path:
 
 def new_file(path: str | Path, option: str) -> Path:
     """The path of a file to be written. Raises InputError naming the option if there is something already."""
+    check_place(Path(path), option)
     if Path(path).exists():
         raise InputError(f"{option}: {path} already exists; choose another name")
     return Path(path)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raises InputError naming the option if nothing can be made at `path`, before there is anything to write."""
+    try:
+        if "\0" in str(path):
+            raise InputError(f"{option}: {str(path)!r} cannot be the name of a file")
+        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    except OSError as error:
+        raise InputError(f"{option}: {str(path)[:100]}: cannot be written ({error.strerror or error})") from None
+    if nearest != path and not nearest.is_dir():
+        raise InputError(f"{option}: {path}: cannot be written ({nearest} is not a folder)")
+    if nearest != path and not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{option}: {path}: cannot be written (no permission in {nearest})")
+
+
+def make_folder(path: Path, option: str) -> None:
+    """The folder and those above it. Raises InputError naming the option if that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{option}: {path}: cannot be written ({error.strerror or error})") from None
 
 
 @contextmanager

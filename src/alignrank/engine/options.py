@@ -62,14 +62,16 @@ def read_options(
     if values.get("data") in (None, ""):
         raise InputError(f"{where}: data: must be given, a folder or file of a data set, or digits")
     options = RunOptions.parse(values, where=where)
-    device = _check_run(options, {key: "command line" if key in typed else where for key in values})
+    places = {key: "command line" if key in typed else where for key in values}
+    if options.weights is not None:
+        _check_exists("weights", options.weights, places["weights"])
     loaded = None if options.weights is None else checkpoint.load(options.weights)
     if options.model is not None or loaded is None:
         recipe = load_recipe(options.model or DEFAULT_MODEL, overrides=sections, where=where)
     else:
         values = loaded.recipe.without_pretrained().to_dict()
         recipe = Recipe.parse(apply_overrides(values, sections, where=where), where=where)
-    _check_network(recipe, device, where)
+    _check_network(recipe, _check_run(options, places), where)
     return options, recipe
 
 
@@ -102,14 +104,18 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
 
 def _check_run(options: RunOptions, where: Mapping[str, str]) -> torch.device:
     """The device; what is named must be there. where: each option's file, or the command line."""
-    for key in ("data", "val", "weights"):
-        path = getattr(options, key)
-        if path is not None and path != "digits" and not os.path.exists(path):
-            raise InputError(f"{where[key]}: {key}: there is no file or folder {path!r}")
+    for key, path in (("data", options.data), ("val", options.val)):
+        if path is not None and path != "digits":
+            _check_exists(key, path, where[key])
     try:
         return choose_device(options.device)
     except InputError as error:
         raise InputError(f"{where.get('device', 'command line')}: {error}") from None
+
+
+def _check_exists(key: str, path: str, where: str) -> None:
+    if not os.path.exists(path):
+        raise InputError(f"{where}: {key}: there is no file or folder {path!r}")
 
 
 def _check_network(recipe: Recipe, device: torch.device, where: str) -> None:

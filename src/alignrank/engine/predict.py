@@ -19,7 +19,9 @@ from alignrank.contracts import Batch, Detections, Frame, Postprocess, Targets, 
 from alignrank.data.augment import letterbox
 from alignrank.data.samples import Array
 from alignrank.engine.device import half_dtype
+from alignrank.engine.folders import make_folder
 from alignrank.engine.progress import steps
+from alignrank.engine.recipe import MAX_SIDE
 from alignrank.engine.sources import Source, SourceImage, Sources, frame_rate, split_frame_name
 from alignrank.engine.validate import network_input
 from alignrank.errors import InputError, nearest
@@ -61,8 +63,8 @@ def predict(
     """
     limits = (postprocess.thresholds or THRESHOLDS).replaced(conf, iou, max_dets)
     _check(conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, batch=batch)
-    if imgsz < model.stride or imgsz % model.stride:
-        raise InputError(f"imgsz: must be a multiple of {model.stride}, got {imgsz}")
+    if not model.stride <= imgsz <= MAX_SIDE or imgsz % model.stride:
+        raise InputError(f"imgsz: must be a multiple of {model.stride} up to {MAX_SIDE}, got {imgsz}")
     wanted = None if classes is None else class_labels(classes, names)
     sources = source if isinstance(source, Sources) else Sources(source)
     half = half_dtype(precision, device)
@@ -215,7 +217,7 @@ class ResultWriter:
 
     def _begin(self) -> None:
         try:
-            self.out.mkdir(parents=True)
+            make_folder(self.out, "out")
             self._json = self._open("predictions.json") if self._want_json else None
             self._csv = csv_writer(self._open("predictions.csv")) if self._want_csv else None
         except OSError as error:
@@ -225,7 +227,9 @@ class ResultWriter:
 
     def _open(self, name: str) -> IO[str]:
         self._parts.append(self.out / f"{name}.part")
-        return self._files.enter_context(self._parts[-1].open("w", encoding="utf-8", newline=""))
+        # A file name need not be UTF-8, but results are.
+        file = self._parts[-1].open("w", encoding="utf-8", newline="", errors="backslashreplace")
+        return self._files.enter_context(file)
 
     def _draw(self, detections: Detections) -> None:
         frame = split_frame_name(detections.source)

@@ -18,6 +18,8 @@ from alignrank.errors import InputError, nearest
 
 # Model sides must be multiples of the coarsest stride.
 SIDE_STEP = 32
+# Longest side of the network's input, px: 800 MB an image in float32.
+MAX_SIDE = 8192
 
 
 class TrainConfig(Config):
@@ -29,7 +31,7 @@ class TrainConfig(Config):
 
     epochs: int = Field(default=100, ge=1, le=100_000)
     batch: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 16
-    imgsz: int = Field(default=640, ge=SIDE_STEP, le=8192, multiple_of=SIDE_STEP)
+    imgsz: int = Field(default=640, ge=SIDE_STEP, le=MAX_SIDE, multiple_of=SIDE_STEP)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=0.0015, gt=0, le=10, allow_inf_nan=False)
     final_lr: float = Field(default=0.01, ge=0, le=1)

@@ -23,7 +23,7 @@ from alignrank.engine.datasets import open_split
 from alignrank.engine.device import choose_device, choose_precision, choose_workers
 from alignrank.engine.evaluation import REPORT, evaluate_weights, write_training_sheet
 from alignrank.engine.figure_tables import shown
-from alignrank.engine.folders import LOCK_FILE, RUN_FILE, locked, new_run_folder, replacing
+from alignrank.engine.folders import LOCK_FILE, RUN_FILE, locked, make_folder, new_run_folder, replacing
 from alignrank.engine.options import RunOptions
 from alignrank.engine.progress import say, warn
 from alignrank.engine.recipe import Recipe, TrainConfig
@@ -153,7 +153,7 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
     from alignrank.engine.train import fit
 
     existed = plan.out.exists()
-    plan.out.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.out, "out")
     with locked(plan.out):
         try:
             with replacing(plan.out / RUN_FILE) as path:

@@ -260,14 +260,16 @@ def _from_path(source: str | Path) -> list[_Entry]:
     text, path = str(source), Path(source)
     if _URL.match(text):
         raise InputError(f"{text}: is a URL; download it first, predict reads local files only")
-    if path.is_dir():
+    if not text:
+        raise InputError("predict: a source is empty; name an image, folder, pattern or video")
+    if os.path.isdir(path):
         return [_file(image) for image in _in_folder(path)]
     # A broken or looping link is there, and will be skipped by the decoder with the reason.
     if os.path.lexists(path):
         return [_file(path)]
     if _MAGIC.search(text):
         return [_file(match) for match in _matching(path)]
-    raise InputError(f"{text}: no such file or folder")
+    raise InputError(f"{text[:200]}: no such file or folder")
 
 
 def _file(path: Path) -> _Entry:
