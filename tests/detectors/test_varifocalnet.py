@@ -27,8 +27,8 @@ def criterion(**sections: Any) -> VarifocalNetCriterion:
     return VarifocalNetCriterion(VarifocalNetConfig(num_classes=2, **{"assign": AssignConfig(topk=1), **sections}))
 
 
-# Two objects, each with a point of stride 8 near its centre, and a point far from both.
-POINTS = torch.tensor([[8.0, 8.0], [40.0, 8.0], [200.0, 200.0]])
+# Two objects, each with a point of stride 8 near its centre. The third point is in the second, farther from its centre.
+POINTS = torch.tensor([[8.0, 8.0], [40.0, 8.0], [48.0, 20.0]])
 GT = boxes([3, 3, 13, 13], [30, 3, 50, 23])
 TARGETS = Targets(GT, torch.tensor([1, 0]))
 # Lower parts of them cut off, so that 1 - GIoU = 1 - IoU: IoU 5/10 and 15/20, after the refinement 8/10 and 18/20.
@@ -227,6 +227,8 @@ def test_refinement_does_not_train_the_first_box() -> None:
     assert_close(gradient, expected)
     (gradient,) = torch.autograd.grad(first[0, :, 2, 2].sum(), raw[0])
     assert gradient[0, :, 2, 2].tolist() == pytest.approx([12] * 4)
+    # The features at the box's places go through a ReLU.
+    assert head(-x, 0, 8, 12.0)[2][0, :, 2, 2].tolist() == pytest.approx([12] * 4)
 
 
 def test_refined_is_a_factor_of_first() -> None:

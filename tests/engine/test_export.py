@@ -71,7 +71,7 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     path = export_onnx(model, postprocess, tmp_path / "m.onnx", imgsz=SIDE, names=NAMES, max_dets=20, recipe=name)
     outputs = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
     scores = expected.scores()
-    assert scores.std() > 0.05, "the weights must make the comparison worth something"
+    assert scores.std() > 0.01, "the weights must make the comparison worth something"
     if isinstance(postprocess, TopK):
         best = scores.flatten(1).sort(descending=True).values[:, :20]
         assert [x.shape for x in outputs] == [(2, 20, 4), (2, 20), (2, 20)]

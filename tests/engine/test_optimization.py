@@ -141,9 +141,10 @@ def test_groups_worked() -> None:
 
 
 def test_bias_rate() -> None:
-    """bias_lr = 2 doubles every bias, on top of its layer's own factor, and gives it no decay."""
+    """bias_lr = 2 doubles the biases of convolutions, on top of a layer's own factor, and leaves norms as they are."""
+    convolutions = ("backbone.body.0.bias", "backbone.pooling.bias", "neck.0.bias", "offsets.bias")
     doubled = {
-        name: (factor * 2 if name.endswith("bias") else factor, decays) for name, (factor, decays) in RATES.items()
+        name: (factor * 2 if name in convolutions else factor, decays) for name, (factor, decays) in RATES.items()
     }
     assert rates(Net(), settings(bias_lr=2.0)) == expected(doubled)
     assert doubled["offsets.bias"] == (0.1, False)
@@ -202,9 +203,9 @@ def test_of_a_detector(name: str) -> None:
     for part, layer in model.named_modules():
         factor = getattr(layer, "lr_factor", 1.0)
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
-            decay = 0.01 if isinstance(layer, nn.Conv2d | nn.Linear) else 0
+            decay, bias = (0.01, 0.2) if isinstance(layer, nn.Conv2d | nn.Linear) else (0, 0.1)
             assert found[f"{part}.weight"] == pytest.approx((0.1 * factor, decay))
-            assert found.get(f"{part}.bias", (0.2 * factor, 0)) == pytest.approx((0.2 * factor, 0))
+            assert found.get(f"{part}.bias", (bias * factor, 0)) == pytest.approx((bias * factor, 0))
         slow |= {part} if factor < 1 else set()
     assert all(part.endswith("offsets") for part in slow)
     assert bool(slow) == (name == "alignrank-n")

@@ -266,3 +266,10 @@ def test_freeze_with_each_norm() -> None:
         still = {name.split(".")[0] for name, p in pyramid.body.named_parameters() if not p.requires_grad}
         assert still == stem
         assert any("bn" in name for name in learning(pyramid.body)) == (norm != "frozen")
+
+
+def test_freeze_where_timm_flattens_names() -> None:
+    """Its table says stages.0, its network has stages_0."""
+    pyramid = TimmPyramid("test_convnext", freeze=1)
+    still = {name.split(".")[0] for name, p in pyramid.body.named_parameters() if not p.requires_grad}
+    assert still == {"stem_0", "stem_1", "stages_0"}

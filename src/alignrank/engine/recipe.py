@@ -25,7 +25,8 @@ MAX_SIDE = 8192
 class TrainConfig(Config):
     """How to train. `batch` is per process; lr falls to final_lr * lr; `freeze` names modules (e.g. backbone).
 
-    schedule `step`: a tenth of the rate after each of the epochs `milestones`. bias_lr: rate of biases, in parts of lr.
+    schedule `step`: a tenth of the rate after each of the epochs `milestones`. bias_lr: rate of biases other than
+    norms', in parts of lr.
     save_every: keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not.
     """
 

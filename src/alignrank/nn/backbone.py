@@ -91,7 +91,11 @@ def _freeze(body: Any, name: str, stages: int) -> None:
         raise InputError(f"model.freeze: timm:{name} has {len(ends)} stages, got {stages}")
     modules = dict(body.named_modules())
     names = list(modules)
-    inside = [i for i, module in enumerate(names) if f"{module}.".startswith(f"{ends[stages - 1]}.")]
+    # timm makes stages.0 to stages_0 where it takes a network apart.
+    end = ends[stages - 1].replace(".", "_")
+    inside = [i for i, module in enumerate(names) if f"{module}.".replace(".", "_").startswith(f"{end}_")]
+    if not inside:
+        raise InputError(f"model.freeze: the stages of timm:{name} cannot be told apart; leave it at 0")
     for module in names[1 : inside[-1] + 1]:
         for parameter in modules[module].parameters(recurse=False):
             parameter.requires_grad_(False)
