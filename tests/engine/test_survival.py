@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -116,15 +117,104 @@ def test_killed_and_resumed_gives_the_same_weights(squares: Path, tmp_path: Path
     assert not (out / "results.json").exists()
     resumed = alignrank("train", "--resume", str(out))
     assert resumed.returncode == 0, resumed.stderr
+    assert_equal_runs(tmp_path / "whole", out)
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    """Weights equal to the bit, and the same history."""
     for name in ("best", "last"):
-        first, second = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "killed"))
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first), name
+        a, b = (load_file(run / f"{name}.safetensors") for run in (first, second))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
     losses = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads((folder / "history.json").read_text())]
-        for folder in (tmp_path / "whole", out)
+        [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads((run / "history.json").read_text())]
+        for run in (first, second)
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)], ids=["ctrl-c", "sigterm"]
+)
+def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: int, workers: int) -> None:
+    """The state is written after the step under way, which is one of two that make an optimizer's step; resumed, the
+    weights are those of the run that was never stopped.
+    """
+    data = write_squares(tmp_path / "data", num_train=160)
+    command = ["train", "--data", str(data), "--epochs", "3", "--workers", str(workers), *TINY, "--batch", "2"]
+    command += ["train.accumulate=2", "augment.multi_scale=0.5"]
+    whole = alignrank(*command, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "stopped"
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command, "--out", str(out)],
+        stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-00001-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
+        said = process.communicate()[1]
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert f"--resume {out}" in said
+    assert list(out.glob("state-00001+*.ckpt")), sorted(path.name for path in out.iterdir())
+    resumed = alignrank("train", "--resume", str(out))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_equal_runs(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_loader_process_that_dies(tmp_path: Path, number: signal.Signals) -> None:
+    """One sentence and exit code 1; the run goes on from its last state."""
+    out = tmp_path / "run"
+    data = write_squares(tmp_path / "data", num_train=160)
+    command = ["train", "--data", str(data), "--epochs", "40", "--workers", "1", *TINY, "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command], stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for child in children(process.pid):
+            os.kill(child, number)
+        said = process.communicate()[1]
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    assert "a loader process died" in said.splitlines()[-1]
+    assert f"--resume {out}" in said.splitlines()[-1]
+
+
+def children(parent: int) -> list[int]:
+    """Processes that `parent` started and that load data, by Linux's own account."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        fields = status.read_text().rpartition(")")[2].split()
+        if int(fields[1]) == parent and "resource_tracker" not in (status.parent / "cmdline").read_text():
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_that_vanishes(tmp_path: Path, workers: str) -> None:
+    """While training, with images read anew each epoch: its name, exit code 2, the last state is kept."""
+    out = tmp_path / "run"
+    data = write_squares(tmp_path / "data", num_train=160)
+    command = ["train", "--data", str(data), "--epochs", "40", "--workers", workers, *TINY, "train.cache=off"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command, "--out", str(out)],
+        stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (data / "images" / "train7.png").unlink()
+        said = process.communicate()[1]
+    assert process.returncode == 2, said
+    assert "Traceback" not in said
+    assert "train7.png" in said.splitlines()[-1]
+    assert list(out.glob("state-*.ckpt"))
 
 
 def test_no_room_on_the_disk(squares: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ nor an interruption changes it: the sampler hands out (epoch, index) pairs.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -145,13 +146,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """(epoch, index) pairs in an order that depends on (seed, epoch); each of `ranks` processes gets its share.
 
     The share is the same for all (the order wraps around), and consecutive pairs go to different ranks, so
-    that the processes' batches together are the batch that one process would see.
+    that the processes' batches together are the batch that one process would see. The first epoch is `epoch`, and
+    leaves out `skip` pairs, which an interrupted run has seen.
     """
 
-    def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1, epoch: int = 0) -> None:
+    def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1, epoch: int = 0, skip: int = 0) -> None:
         self.count, self.seed = count, seed
         self.rank, self.ranks = rank, ranks
         self.epoch = epoch
+        self._skip = {epoch: skip}
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at each epoch's begin."""
@@ -163,7 +166,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         order = np.resize(order, len(self) * self.ranks)
-        return iter([(self.epoch, int(index)) for index in order[self.rank :: self.ranks]])
+        share = order[self.rank :: self.ranks][self._skip.get(self.epoch, 0) :]
+        return iter([(self.epoch, int(index)) for index in share])
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -181,13 +185,15 @@ def training_loader(
     rank: int = 0,
     ranks: int = 1,
     epoch: int = 0,
+    skip: int = 0,
     pin: bool = False,
 ) -> DataLoader[Item]:
     """Shuffled batches. The last, smaller batch is left out only if a batch norm would see a single image in it.
 
-    epoch: the first, where training goes on. Workers begin to read before the trainer says which epoch it is.
+    epoch: the first, where training goes on, without its first `skip` batches. Workers begin to read before the trainer
+    says which epoch it is.
     """
-    sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=ranks, epoch=epoch)
+    sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=ranks, epoch=epoch, skip=skip * batch)
     return DataLoader(
         dataset,
         batch,
@@ -197,7 +203,13 @@ def training_loader(
         pin_memory=pin,
         drop_last=len(sampler) > batch and len(sampler) % batch == 1,
         persistent_workers=workers > 0,
+        worker_init_fn=_ignore_interrupts,
     )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the first one decides what happens."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_loader(dataset: EvaluationSet, batch: int, *, workers: int, pin: bool = False) -> DataLoader[Item]:

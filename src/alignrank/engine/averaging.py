@@ -28,7 +28,9 @@ class AveragedWeights(L.Callback):
         if self._restored is not None:
             self.model.load_state_dict(self._restored)
             self._restored = None
-        self._seen_step = trainer.global_step
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._seen_step = trainer.global_step  # restored by now, unlike when the fit begins
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""What a training run writes down: an evaluation each epoch, weights, state, logs, curves, sheets, results."""
+"""What a training run writes down: an evaluation each epoch, weights, logs. Its state: keeper.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -20,7 +21,6 @@ from alignrank.engine import checkpoint
 from alignrank.engine.folders import replacing
 from alignrank.engine.images import opened
 from alignrank.engine.progress import bar, say
-from alignrank.engine.state import write_state
 from alignrank.engine.validate import Validation, validate
 from alignrank.errors import TrainingError
 
@@ -40,6 +40,18 @@ def _rates(trainer: L.Trainer) -> list[float]:
     return [group["lr"] for group in trainer.optimizers[0].param_groups]
 
 
+@contextmanager
+def writing(out: Path, epoch: int) -> Iterator[None]:
+    """A write that fails, for want of room mostly, ends the run; files keep what they held."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"{out}: the results of epoch {epoch} could not be written ({error}); those of the epoch before are "
+            f"whole: make room, then `alignrank train --resume {out}`"
+        ) from None
+
+
 class Recorder(L.Callback):
     """Runs on the first process only; the others wait at the end of the epoch."""
 
@@ -55,6 +67,7 @@ class Recorder(L.Callback):
         self._loggers: list[Logger] = []
 
     def state_dict(self) -> dict[str, Any]:
+        self.seconds = time.monotonic() - self._started
         return {key: getattr(self, key) for key in ("history", "best_ap", "best_epoch", "seconds")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -75,7 +88,7 @@ class Recorder(L.Callback):
         self._progress = bar()
         self._progress.start()
         total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
-        done = trainer.current_epoch * int(trainer.num_training_batches)
+        done = trainer.global_step * trainer.accumulate_grad_batches
         self._task = self._progress.add_task("training", total=total, completed=done)
 
     def on_train_batch_end(
@@ -102,9 +115,6 @@ class Recorder(L.Callback):
             self._say(row)
         if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
             trainer.should_stop = True
-        # Every process takes part in saving; the first one writes.
-        with self._writing(epoch):
-            write_state(self.plan.out, epoch, trainer.save_checkpoint, first=trainer.is_global_zero)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._stop_progress()
@@ -146,19 +156,8 @@ class Recorder(L.Callback):
         assert self.averaged.model is not None
         plan, weights = self.plan, self.averaged.model.state_dict()
         path = plan.out / f"{name}.safetensors"
-        with self._writing(about["epoch"]):
+        with writing(self.plan.out, about["epoch"]):
             checkpoint.save(path, weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about)
-
-    @contextmanager
-    def _writing(self, epoch: int) -> Iterator[None]:
-        """A write that fails, for want of room mostly, ends the run; files keep what they held."""
-        try:
-            yield
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise TrainingError(
-                f"{self.plan.out}: the results of epoch {epoch} could not be written ({error}); those of the epoch "
-                f"before are whole: make room, then `alignrank train --resume {self.plan.out}`"
-            ) from None
 
     def _check_finite(self, model: nn.Module, epoch: int) -> None:
         """The last step of an epoch can break weights behind a loss that was finite."""
@@ -170,7 +169,7 @@ class Recorder(L.Callback):
                 )
 
     def _log(self, row: dict[str, float]) -> None:
-        with self._writing(int(row["epoch"])):
+        with writing(self.plan.out, int(row["epoch"])):
             for logger in self._loggers:
                 logger.log_metrics(row, step=int(row["epoch"]))
                 logger.save()

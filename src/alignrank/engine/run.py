@@ -131,7 +131,7 @@ def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
 
 
 def _training_images_again(train: Split) -> Split:
-    """What a data set without validation split is evaluated on (docs/decisions/0017)."""
+    """What a data set without validation split is evaluated on (docs/decisions/0018)."""
     note = (
         f"{train.source}: has no validation split; figures will be those of the training images, and flatter: "
         f"make one with `alignrank data split {train.source} --out NEW`, or name it with --val"

@@ -1,4 +1,4 @@
-"""The state of a training run on disk: the last two, each named by its epoch and its checksum.
+"""The state of a training run on disk: the last two, each named by how far it got and by its checksum.
 
 A name with the checksum in it makes writing one rename, and a cut or changed file is known without a second file that
 might belong to another state.
@@ -21,17 +21,21 @@ from alignrank.engine.recipe import Recipe
 from alignrank.errors import InputError
 
 KEPT = 2
-_NAME = re.compile(r"state-(\d+)-([0-9a-f]{16})\.ckpt")
+# state-00003-SUM.ckpt: three epochs are done; state-00003+000120-SUM.ckpt: and 120 batches of the fourth.
+_NAME = re.compile(r"state-(\d+)(?:\+(\d+))?-([0-9a-f]{16})\.ckpt")
 # What Lightning and our callbacks need; the network's tensors are below `state_dict`, as `model.*`.
 _KEYS = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops")
 _NETWORK = "model."
 _ADVICE = "start a new run with --weights and the last.safetensors beside it"
 
 
-def write_state(folder: Path, epoch: int, save: Callable[[Path], object], *, first: bool = True) -> None:
+def write_state(
+    folder: Path, epoch: int, save: Callable[[Path], object], *, batches: int = 0, first: bool = True
+) -> None:
     """Call `save` with a path in `folder`, then give what it wrote its name and remove all but the last two.
 
-    first: whether this process writes; the others take part in `save` alone.
+    epoch: those that are done; batches: those of the next. first: whether this process writes; the others take part in
+    `save` alone.
     """
     if not first:
         save(Path(os.devnull))
@@ -41,10 +45,11 @@ def write_state(folder: Path, epoch: int, save: Callable[[Path], object], *, fir
         save(beside)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())  # else a power cut could leave the name of a file that is empty
-        os.replace(beside, folder / f"state-{epoch:05d}-{_checksum(beside)}.ckpt")
+        part = f"+{batches:06d}" if batches else ""
+        os.replace(beside, folder / f"state-{epoch:05d}{part}-{_checksum(beside)}.ckpt")
     finally:
         beside.unlink(missing_ok=True)
-    for _, path in _states(folder)[:-KEPT]:
+    for path in _states(folder)[:-KEPT]:
         path.unlink(missing_ok=True)
 
 
@@ -54,8 +59,8 @@ def last_state(folder: Path) -> Path | None:
     Raises InputError if all that there are are damaged.
     """
     states = _states(folder)
-    for epoch, path in states[::-1]:
-        if path.name == f"state-{epoch:05d}-{_checksum(path)}.ckpt":
+    for path in states[::-1]:
+        if path.stem.endswith(f"-{_checksum(path)}"):
             return path
         warn(f"{path}: is damaged (its checksum does not match), going on from the state before it")
     if states:
@@ -66,17 +71,16 @@ def last_state(folder: Path) -> Path | None:
     return None
 
 
-def finished_epochs(state: Path) -> int:
-    """How many epochs were done when it was written."""
+def progress_of(state: Path) -> tuple[int, int]:
+    """How many epochs were done when it was written, and how many batches of the next."""
     match = _NAME.fullmatch(state.name)
     assert match is not None
-    return int(match[1])
+    return int(match[1]), int(match[2] or 0)
 
 
-def _states(folder: Path) -> list[tuple[int, Path]]:
+def _states(folder: Path) -> list[Path]:
     """Oldest first."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("state-*.ckpt"))
-    return sorted((int(match[1]), path) for match, path in found if match)
+    return sorted((path for path in folder.glob("state-*.ckpt") if _NAME.fullmatch(path.name)), key=progress_of)
 
 
 def _checksum(path: Path) -> str:

@@ -32,9 +32,9 @@ from alignrank.engine.images import opened
 from alignrank.engine.optimization import frozen_modules, parameter_groups, schedule
 from alignrank.engine.progress import say
 from alignrank.engine.recipe import SIDE_STEP, Recipe
-from alignrank.engine.state import finished_epochs
+from alignrank.engine.state import progress_of
 from alignrank.engine.validate import network_input
-from alignrank.errors import TrainingError
+from alignrank.errors import InputError, TrainingError
 
 TERMINATED = 143
 
@@ -73,6 +73,8 @@ class TrainingModule(L.LightningModule):
 
     def train_dataloader(self) -> Any:
         plan = self.plan
+        # Lightning asks for data before it has restored its own counters.
+        epoch, batches = progress_of(plan.resume) if plan.resume else (0, 0)
         images = opened(
             plan.train,
             self.settings.imgsz,
@@ -88,7 +90,8 @@ class TrainingModule(L.LightningModule):
             seed=self.settings.seed,
             rank=self.global_rank,
             ranks=plan.devices,
-            epoch=finished_epochs(plan.resume) if plan.resume else 0,  # Lightning asks before it has restored its own
+            epoch=epoch,
+            skip=batches,
             pin=plan.device.type == "cuda",
         )
 
@@ -99,9 +102,20 @@ class TrainingModule(L.LightningModule):
             module.eval()
         return self
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_start(self) -> None:
         self.train()  # Lightning leaves modes as they are
+
+    def on_train_epoch_start(self) -> None:
+        self.train()
         self._sums, self._batches = {}, 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = {"sums": self._sums, "batches": self._batches}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The sums of an epoch that was interrupted; states of before version 0.2 have none."""
+        losses = checkpoint.get("losses", {"sums": {}, "batches": 0})
+        self._sums, self._batches = losses["sums"], losses["batches"]
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         batch = self._sized(batch)
@@ -154,6 +168,7 @@ class TrainingModule(L.LightningModule):
 
 def fit(plan: Plan) -> None:
     """Train as planned; results are in `plan.out`. Raises KeyboardInterrupt when interrupted (state is kept)."""
+    from alignrank.engine.keeper import StateKeeper
     from alignrank.engine.record import Recorder
 
     _quiet()
@@ -164,7 +179,6 @@ def fit(plan: Plan) -> None:
     if plan.weights is not None and not plan.resume:
         _start_from(module.model, plan.weights)
     averaged = AveragedWeights(settings.ema_decay)
-    recorder = Recorder(plan, averaged)
     trainer = L.Trainer(
         accelerator={"cuda": "gpu"}.get(plan.device.type, plan.device.type),
         devices=[plan.device.index or 0] if plan.device.type == "cuda" and plan.devices == 1 else plan.devices,
@@ -173,7 +187,7 @@ def fit(plan: Plan) -> None:
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip_norm or None,
-        callbacks=[averaged, recorder],
+        callbacks=[averaged, Recorder(plan, averaged), StateKeeper(plan.out)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -187,12 +201,30 @@ def fit(plan: Plan) -> None:
     start = time.monotonic()
     try:
         trainer.fit(module, ckpt_path=state, weights_only=True)
+    except InputError as error:
+        raise _of_worker(error) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        if trainer.received_sigterm:  # it reached the workers first
+            raise SystemExit(TERMINATED) from None
+        raise TrainingError(
+            f"a loader process died, for want of memory mostly ({str(error).splitlines()[0]}); fewer --workers need "
+            f"less; go on with `alignrank train --resume {plan.out}`"
+        ) from None
     except SIGTERMException:
         raise SystemExit(TERMINATED) from None
     except SystemExit:
         # Lightning turns Ctrl-C into exit(1); the command line says how to resume and exits with 130.
         raise KeyboardInterrupt from None
     say(f"trained in {timedelta(seconds=round(time.monotonic() - start))}")
+
+
+def _of_worker(error: InputError) -> InputError:
+    """What a loader process raised comes with that process's traceback around its one sentence."""
+    lines = str(error).rstrip().splitlines()
+    name = f"{InputError.__module__}.{InputError.__qualname__}: "
+    return InputError(lines[-1].removeprefix(name)) if len(lines) > 1 and lines[-1].startswith(name) else error
 
 
 def _start_from(model: nn.Module, weights: Path) -> None:
