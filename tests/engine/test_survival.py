@@ -140,8 +140,8 @@ def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: i
     """The state is written after the step under way, which is one of two that make an optimizer's step; resumed, the
     weights are those of the run that was never stopped.
     """
-    data = write_squares(tmp_path / "data", num_train=160)
-    command = ["train", "--data", str(data), "--epochs", "3", "--workers", str(workers), *TINY, "--batch", "2"]
+    data = write_squares(tmp_path / "data", num_train=320)
+    command = ["train", "--data", str(data), "--epochs", "2", "--workers", str(workers), *TINY, "--batch", "2"]
     command += ["train.accumulate=2", "augment.multi_scale=0.5"]
     whole = alignrank(*command, "--out", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
@@ -153,7 +153,7 @@ def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: i
         deadline = time.monotonic() + 120
         while not list(out.glob("state-00001-*.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        time.sleep(0.1)
+        time.sleep(0.3)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
         said = process.communicate()[1]
     assert process.returncode == code, said

@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from alignrank.engine.progress import say
 from alignrank.engine.record import writing
 from alignrank.engine.state import write_state
 
@@ -59,7 +58,6 @@ class StateKeeper(L.Callback):
         return self._interrupted or trainer.received_sigterm
 
     def _stop(self, trainer: L.Trainer) -> None:
-        say(f"stopped, the state is written; go on with `alignrank train --resume {self.out}`")
         raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
 
     def _write(self, trainer: L.Trainer, epoch: int, batches: int) -> None:

@@ -213,9 +213,11 @@ def fit(plan: Plan) -> None:
             f"less; go on with `alignrank train --resume {plan.out}`"
         ) from None
     except SIGTERMException:
+        say(f"terminated; go on with `alignrank train --resume {plan.out}`")
         raise SystemExit(TERMINATED) from None
     except SystemExit:
-        # Lightning turns Ctrl-C into exit(1); the command line says how to resume and exits with 130.
+        # Lightning turns Ctrl-C into exit(1); the command line exits with 130.
+        say(f"stopped; go on with `alignrank train --resume {plan.out}`")
         raise KeyboardInterrupt from None
     say(f"trained in {timedelta(seconds=round(time.monotonic() - start))}")
 
