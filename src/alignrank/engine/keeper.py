@@ -19,19 +19,21 @@ class StateKeeper(L.Callback):
 
     The first Ctrl-C, and SIGTERM, let the step under way (at the end of an epoch: the evaluation) finish, so that the
     state is whole; a second Ctrl-C ends the run at once. With several processes the state is that of the last epoch.
+    received: the signal's number, None before.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._interrupted = False
-        self._before: Any = None
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            # Lightning's own handler of SIGTERM ends the run within an optimizer's step.
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number: int, frame: Any) -> None:
-        self._interrupted = True
+        self.received = number
         self._restore()
 
     def on_train_batch_end(
@@ -39,14 +41,14 @@ class StateKeeper(L.Callback):
     ) -> None:
         # Half a step (accumulated gradients) is not in a state; the end of an epoch has one of its own.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        if whole and trainer.world_size == 1 and self._stopping(trainer):
+        if whole and self.received is not None:
             self._write(trainer, trainer.current_epoch, batch_idx + 1)
-            self._stop(trainer)
+            self._stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._write(trainer, trainer.current_epoch + 1, 0)
-        if trainer.world_size == 1 and self._stopping(trainer):
-            self._stop(trainer)
+        if self.received is not None:
+            self._stop()
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._restore()
@@ -54,11 +56,8 @@ class StateKeeper(L.Callback):
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         self._restore()
 
-    def _stopping(self, trainer: L.Trainer) -> bool:
-        return self._interrupted or trainer.received_sigterm
-
-    def _stop(self, trainer: L.Trainer) -> None:
-        raise SIGTERMException if trainer.received_sigterm else KeyboardInterrupt
+    def _stop(self) -> None:
+        raise SIGTERMException if self.received == signal.SIGTERM else KeyboardInterrupt
 
     def _write(self, trainer: L.Trainer, epoch: int, batches: int) -> None:
         """Every process takes part in saving; the first one writes."""
@@ -66,6 +65,6 @@ class StateKeeper(L.Callback):
             write_state(self.out, epoch, trainer.save_checkpoint, batches=batches, first=trainer.is_global_zero)
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

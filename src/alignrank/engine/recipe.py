@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from alignrank.config import Config, apply_overrides, read_yaml
 from alignrank.contracts import Built
@@ -53,6 +53,11 @@ class TrainConfig(Config):
     val_every: int = Field(default=1, ge=1, le=100_000)
     save_every: int = Field(default=0, ge=0, le=100_000)
     cache: Literal["auto", "ram", "off"] = "auto"
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads the word so
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ be spawned from the plan alone.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def fit(plan: Plan) -> None:
     frozen_modules(module.model, settings.freeze)
     if plan.weights is not None and not plan.resume:
         _start_from(module.model, plan.weights)
-    averaged = AveragedWeights(settings.ema_decay)
+    averaged, keeper = AveragedWeights(settings.ema_decay), StateKeeper(plan.out)
     trainer = L.Trainer(
         accelerator={"cuda": "gpu"}.get(plan.device.type, plan.device.type),
         devices=[plan.device.index or 0] if plan.device.type == "cuda" and plan.devices == 1 else plan.devices,
@@ -187,7 +188,7 @@ def fit(plan: Plan) -> None:
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip_norm or None,
-        callbacks=[averaged, Recorder(plan, averaged), StateKeeper(plan.out)],
+        callbacks=[averaged, Recorder(plan, averaged), keeper],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -206,7 +207,7 @@ def fit(plan: Plan) -> None:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        if trainer.received_sigterm:  # it reached the workers first
+        if keeper.received == signal.SIGTERM:  # it reached the workers first
             raise SystemExit(TERMINATED) from None
         raise TrainingError(
             f"a loader process died, for want of memory mostly ({str(error).splitlines()[0]}); fewer --workers need "
