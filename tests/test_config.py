@@ -181,3 +181,10 @@ def test_bad_override_target(key: str, said: str) -> None:
 def test_nearest() -> None:
     assert nearest("yolov8n", ["yolov8-n", "alpha"]) == "did you mean 'yolov8-n'? known: alpha, yolov8-n"
     assert nearest("zzz", ["b", "a"]) == "known: a, b"
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    """timm knows 1,300 models: the message names the nearest, and how many there are."""
+    names = [f"resnet{i}" for i in range(100)]
+    assert nearest("resnet7x", names) == "did you mean 'resnet7'? 100 are known, such as resnet0, resnet1, resnet10"
+    assert nearest("resnet7x", names[:9]).endswith("known: " + ", ".join(names[:9]))

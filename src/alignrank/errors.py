@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LISTED = 60  # names in a message
+
 
 class InputError(ValueError):
     """Bad input from the user: a path, a file's contents, an option.
@@ -27,8 +29,10 @@ def printable(message: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A phrase for an unknown `name`: the nearest known one and the whole list."""
+    """A phrase for an unknown `name`: the nearest known one, and the whole list if it can be read."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
+    if len(known) > LISTED:
+        return f"{hint}{len(known)} are known, such as {', '.join(known[:3])}"
     return f"{hint}known: {', '.join(known)}"

@@ -67,7 +67,7 @@ def test_image_folders_in_use(tmp_path: Path, images: str, file: str) -> None:
 
 def test_boxes_are_clipped_or_left_out(tmp_path: Path) -> None:
     document = _document()
-    boxes = [[50, 30, 40, 40], [5, 5, -3, 4], [70, 50, 5, 5], [63.5, 0, 1, 5]]
+    boxes = [[50, 30, 40, 40], [5, 5, -3, 4], [70, 50, 5, 5], [63.5, 0, 1, 5], [9, 9, 1e-9, 5], [1e300, 0, 1e300, 5]]
     document["annotations"] = [
         {"id": i, "image_id": 1, "category_id": 7, "bbox": box} for i, box in enumerate(boxes, start=10)
     ]
@@ -77,7 +77,10 @@ def test_boxes_are_clipped_or_left_out(tmp_path: Path) -> None:
     assert [(s.unit, s.where.rsplit(": ")[-1]) for s in split.skipped] == [
         ("box", "annotation 11"),
         ("box", "annotation 12"),
+        ("box", "annotation 14"),
+        ("box", "annotation 15"),
     ]
+    assert split.skipped[2].reason.startswith("the box has no area")
     assert split.notes == ["1 box reaches beyond the image: clipped to it"]
 
 
@@ -143,6 +146,8 @@ def _set(path: str, value: Any) -> Any:
         ("annotations.1.bbox", [1, 2, 10**400, 3], ["annotation 2", "bbox"]),
         ("annotations.1.bbox", ["1", "2", "3", "4"], ["annotation 2", "bbox"]),
         ("annotations.1.bbox", [1, 2, 3], ["annotation 2", "bbox"]),
+        ("annotations.1.iscrowd", "yes", ["annotation 2", "iscrowd must be 0 or 1"]),
+        ("annotations.1.iscrowd", 2, ["annotation 2", "iscrowd must be 0 or 1"]),
         ("images.1.id", 1, ["images[1]", "two images"]),
         ("images.1.id", 2**70, ["images[1]", "64 bits"]),
         ("images.1.file_name", None, ["images[1]", "file_name"]),

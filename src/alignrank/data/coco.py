@@ -185,8 +185,11 @@ def _rows(
         if category_id is None or corners is None or labels[category_id] == _NO_LABEL:
             rows.refused.append(images[image_id])
             continue
-        area, crowd = _area(annotation.get("area")), annotation.get("iscrowd") in (1, True)
-        rows.add(images[image_id], corners, labels[category_id], where, area=area, crowd=crowd)
+        area, crowd = _area(annotation.get("area")), annotation.get("iscrowd")
+        if crowd not in (None, 0, 1):
+            text = f"iscrowd must be 0 or 1, is {str(crowd)[:100]!r}"
+            faults.refuse("invalid_record", f"{path}: {_called(where)}: {text}")
+        rows.add(images[image_id], corners, labels[category_id], where, area=area, crowd=crowd == 1)
     return rows
 
 

@@ -80,7 +80,10 @@ def build_samples(
     limit = np.concatenate([sizes[image][:, ::-1]] * 2, axis=1)
     clipped = np.clip(boxes, 0, limit)
     side, clipped_side = boxes[:, 2:] - boxes[:, :2], clipped[:, 2:] - clipped[:, :2]
-    empty, outside = side.min(1, initial=np.inf) <= 0, clipped_side.min(1, initial=np.inf) <= 0
+    outside = clipped_side.min(1, initial=np.inf) <= 0
+    # Boxes are kept in float32, in which a billionth of a pixel beside a pixel is no side.
+    kept_side = np.diff(clipped.astype(np.float32).reshape(-1, 2, 2), axis=1)[:, 0]
+    empty = (side.min(1, initial=np.inf) <= 0) | (~outside & (kept_side.min(1, initial=np.inf) <= 0))
     keep = ~(empty | outside)
     skipped = [
         Skipped(

@@ -118,6 +118,8 @@ def load(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}
             weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{path}: is not a readable safetensors file ({reason}); {_ONLY_OURS}") from None
