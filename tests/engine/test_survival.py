@@ -101,11 +101,28 @@ def test_one_run_at_a_time(squares: Path, tmp_path: Path) -> None:
         pass
 
 
-def test_killed_and_resumed_gives_the_same_weights(squares: Path, tmp_path: Path) -> None:
-    """Killed in the third epoch of five, with two workers; also the averaged weights, which start from the raw ones."""
-    command = ["train", "--data", str(squares), "--epochs", "5", "--workers", "2", *TINY]
-    whole = alignrank(*command, "--out", str(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
+FIVE_EPOCHS = ("train", "--epochs", "5", *TINY)
+
+
+@pytest.fixture(scope="module")
+def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five epochs, with two workers, that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = alignrank(*FIVE_EPOCHS, "--data", str(squares), "--workers", "2", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_same_twice(squares: Path, whole: Path, tmp_path: Path) -> None:
+    """The same command, data and seed; the number of workers has no say."""
+    done = alignrank(*FIVE_EPOCHS, "--data", str(squares), "--workers", "0", "--out", str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr
+    assert_equal_runs(whole, tmp_path / "again")
+
+
+def test_killed_and_resumed_gives_the_same_weights(squares: Path, whole: Path, tmp_path: Path) -> None:
+    """Killed in the third epoch, with two workers; also the averaged weights, which start from the raw ones."""
+    command = [*FIVE_EPOCHS, "--data", str(squares), "--workers", "2"]
     out = tmp_path / "killed"
     with subprocess.Popen(
         [sys.executable, "-m", "alignrank", *command, "--out", str(out)], stderr=subprocess.DEVNULL, env=environment()
@@ -117,7 +134,7 @@ def test_killed_and_resumed_gives_the_same_weights(squares: Path, tmp_path: Path
     assert not (out / "results.json").exists()
     resumed = alignrank("train", "--resume", str(out))
     assert resumed.returncode == 0, resumed.stderr
-    assert_equal_runs(tmp_path / "whole", out)
+    assert_equal_runs(whole, out)
 
 
 def assert_equal_runs(first: Path, second: Path) -> None:
