@@ -268,6 +268,15 @@ def test_freeze_with_each_norm() -> None:
         assert any("bn" in name for name in learning(pyramid.body)) == (norm != "frozen")
 
 
+def test_statistics_of_frozen_stages_stay() -> None:
+    """While those of the stages that learn move."""
+    pyramid = TimmPyramid("test_resnet", freeze=2).train()
+    before = {name: buffer.clone() for name, buffer in pyramid.body.named_buffers() if "running" in name}
+    pyramid(torch.rand(2, 3, 64, 64))
+    moved = {name.split(".")[0] for name, old in before.items() if not torch.equal(old, pyramid.body.get_buffer(name))}
+    assert moved == {"layer2", "layer3", "layer4"}
+
+
 def test_freeze_where_timm_flattens_names() -> None:
     """Its table says stages.0, its network has stages_0."""
     pyramid = TimmPyramid("test_convnext", freeze=1)

@@ -61,10 +61,10 @@ class TimmPyramid(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.fixed_norm:
-            for module in self.body.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+        for module in self.body.modules():
+            # The statistics of a frozen stage are as frozen as its weights.
+            if isinstance(module, nn.BatchNorm2d) and (self.fixed_norm or not module.weight.requires_grad):
+                module.eval()
         return self
 
 
