@@ -178,13 +178,22 @@ def listing(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("case", manifest())
-def test_bad_input(case: dict[str, Any], program: Program, base: Path, tmp_path: Path) -> None:
+def test_bad_input(
+    case: dict[str, Any],
+    program: Program,
+    base: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """With `--junitxml FILE`, the file holds the time and memory of each case."""
     expect = case["expect"]
     marker = Path(expect.get("marker_must_not_exist", tmp_path / "marker"))
     assert not marker.exists()
     root = stage(case, tmp_path, base)
     before = listing(tmp_path)
     ended = program(*words_of(case, root, case["entry"], base))
+    record_property("cpu_seconds", round(ended.seconds, 2))
+    record_property("megabytes", round(ended.megabytes))
     check_ended(ended, expect)
     assert not marker.exists()
     if expect["nothing_written"]:
