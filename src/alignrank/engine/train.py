@@ -65,7 +65,8 @@ class TrainingModule(L.LightningModule):
         super().__init__()
         self.plan = plan
         self.settings = plan.recipe.train
-        built = plan.recipe.build()
+        # A state holds all weights: the file that a run began with may be gone by now.
+        built = (plan.recipe.without_pretrained() if plan.resume else plan.recipe).build()
         self.model: nn.Module = built.model.to(memory_format=torch.channels_last)
         self.criterion = built.criterion
         self.postprocess = built.postprocess
