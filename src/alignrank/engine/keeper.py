@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from alignrank.engine.record import writing
+from alignrank.engine.record import check_finite, writing
 from alignrank.engine.state import write_state
 
 
@@ -42,6 +42,7 @@ class StateKeeper(L.Callback):
         # Half a step (accumulated gradients) is not in a state; the end of an epoch has one of its own.
         whole = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
         if whole and self.received is not None:
+            check_finite(module.model, trainer.current_epoch + 1, self.out)
             self._write(trainer, trainer.current_epoch, batch_idx + 1)
             self._stop()
 

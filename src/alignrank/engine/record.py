@@ -52,6 +52,16 @@ def writing(out: Path, epoch: int) -> Iterator[None]:
         ) from None
 
 
+def check_finite(model: nn.Module, epoch: int, out: Path) -> None:
+    """Raises TrainingError for weights that a step has broken behind a loss that was finite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise TrainingError(
+                f"{name} is not finite in epoch {epoch}; weights and state in {out} are those of the epoch before; a "
+                "lower train.lr may help"
+            )
+
+
 class Recorder(L.Callback):
     """Runs on the first process only; the others wait at the end of the epoch."""
 
@@ -101,7 +111,7 @@ class Recorder(L.Callback):
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
         last = epoch == settings.epochs
         if trainer.is_global_zero:
-            self._check_finite(module.model, epoch)
+            check_finite(module.model, epoch, self.plan.out)
             row: dict[str, float] = {"epoch": epoch, "lr": max(_rates(trainer))}
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
             if last or epoch % settings.val_every == 0:
@@ -158,15 +168,6 @@ class Recorder(L.Callback):
         path = plan.out / f"{name}.safetensors"
         with writing(self.plan.out, about["epoch"]):
             checkpoint.save(path, weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about)
-
-    def _check_finite(self, model: nn.Module, epoch: int) -> None:
-        """The last step of an epoch can break weights behind a loss that was finite."""
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise TrainingError(
-                    f"{name} is not finite at the end of epoch {epoch}; weights and state in {self.plan.out} are those "
-                    "of the epoch before; a lower train.lr may help"
-                )
 
     def _log(self, row: dict[str, float]) -> None:
         with writing(self.plan.out, int(row["epoch"])):
