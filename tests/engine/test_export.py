@@ -139,7 +139,7 @@ def test_rows_must_be_the_networks_own() -> None:
 
 def test_options_and_packages_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.onnx"
-    with pytest.raises(InputError, match="imgsz: must be a multiple of 32, got 65"):
+    with pytest.raises(InputError, match="imgsz: must be a multiple of 32 up to 8192, got 65"):
         export_onnx(Points(), TopK(), path, imgsz=65, names=NAMES)
     with pytest.raises(InputError, match="max_dets"):
         export_onnx(Points(), TopK(), path, imgsz=64, names=NAMES, max_dets=0)

@@ -158,7 +158,7 @@ def test_bf16_on_a_cpu_finds_the_same() -> None:
         ({"iou": float("nan")}, "iou: must be"),
         ({"max_dets": 0}, "max_dets: must be at least 1"),
         ({"batch": 0}, "batch: must be at least 1"),
-        ({"imgsz": 100}, "imgsz: must be a multiple of 32, got 100"),
+        ({"imgsz": 100}, "imgsz: must be a multiple of 32 up to 8192, got 100"),
         ({"classes": ["rde"]}, "did you mean 'red'"),
         ({"classes": [2]}, "unknown class '2'"),
         ({"classes": []}, "classes: none given"),

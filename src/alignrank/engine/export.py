@@ -24,7 +24,7 @@ from alignrank.contracts import Postprocess
 from alignrank.detectors import deployed
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.engine.folders import replacing
-from alignrank.engine.recipe import MAX_SIDE
+from alignrank.engine.sides import check_side
 from alignrank.errors import InputError
 from alignrank.nn.pan import split_top_down
 
@@ -75,8 +75,7 @@ def export_onnx(
     and PyTorch disagree; `path` is then left as it was.
     """
     path = Path(path)
-    if not model.stride <= imgsz <= MAX_SIDE or imgsz % model.stride:
-        raise InputError(f"imgsz: must be a multiple of {model.stride} up to {MAX_SIDE}, got {imgsz}")
+    check_side(imgsz, model.stride)
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
     _require("onnx", "onnxscript", "onnxruntime")

@@ -21,7 +21,7 @@ from alignrank.data.samples import Array
 from alignrank.engine.device import half_dtype
 from alignrank.engine.folders import make_folder
 from alignrank.engine.progress import steps
-from alignrank.engine.recipe import MAX_SIDE
+from alignrank.engine.sides import check_side
 from alignrank.engine.sources import Source, SourceImage, Sources, frame_rate, split_frame_name
 from alignrank.engine.validate import network_input
 from alignrank.errors import InputError, nearest
@@ -63,8 +63,7 @@ def predict(
     """
     limits = (postprocess.thresholds or THRESHOLDS).replaced(conf, iou, max_dets)
     _check(conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, batch=batch)
-    if not model.stride <= imgsz <= MAX_SIDE or imgsz % model.stride:
-        raise InputError(f"imgsz: must be a multiple of {model.stride} up to {MAX_SIDE}, got {imgsz}")
+    check_side(imgsz, model.stride)
     wanted = None if classes is None else class_labels(classes, names)
     sources = source if isinstance(source, Sources) else Sources(source)
     half = half_dtype(precision, device)

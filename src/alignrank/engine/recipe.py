@@ -14,12 +14,8 @@ from alignrank.config import Config, apply_overrides, read_yaml
 from alignrank.contracts import Built
 from alignrank.data.augment import AugmentConfig
 from alignrank.detectors import DETECTORS
+from alignrank.engine.sides import MAX_SIDE, SIDE_STEP
 from alignrank.errors import InputError, nearest
-
-# Model sides must be multiples of the coarsest stride.
-SIDE_STEP = 32
-# Longest side of the network's input, px: 800 MB an image in float32.
-MAX_SIDE = 8192
 
 
 class TrainConfig(Config):

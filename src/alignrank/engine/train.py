@@ -32,7 +32,8 @@ from alignrank.engine.device import choose_precision
 from alignrank.engine.images import opened
 from alignrank.engine.optimization import frozen_modules, parameter_groups, schedule
 from alignrank.engine.progress import say
-from alignrank.engine.recipe import SIDE_STEP, Recipe
+from alignrank.engine.recipe import Recipe
+from alignrank.engine.sides import SIDE_STEP
 from alignrank.engine.state import progress_of
 from alignrank.engine.validate import network_input
 from alignrank.errors import InputError, TrainingError
