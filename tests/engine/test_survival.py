@@ -158,7 +158,7 @@ def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: i
     weights are those of the run that was never stopped.
     """
     data = write_squares(tmp_path / "data", num_train=320)
-    command = ["train", "--data", str(data), "--epochs", "2", "--workers", str(workers), *TINY, "--batch", "2"]
+    command = ["train", "--data", str(data), "--epochs", "3", "--workers", str(workers), *TINY, "--batch", "2"]
     command += ["train.accumulate=2", "augment.multi_scale=0.5"]
     whole = alignrank(*command, "--out", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
@@ -176,7 +176,8 @@ def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: i
     assert process.returncode == code, said
     assert "Traceback" not in said
     assert f"--resume {out}" in said
-    assert list(out.glob("state-00001+*.ckpt")), sorted(path.name for path in out.iterdir())
+    # On a busy machine it may be the third epoch by now.
+    assert list(out.glob("state-*+*.ckpt")), sorted(path.name for path in out.iterdir())
     resumed = alignrank("train", "--resume", str(out))
     assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(tmp_path / "whole", out)
