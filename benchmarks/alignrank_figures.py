@@ -18,13 +18,12 @@ from ablation import DATA, ROOT, folder
 from torch import Tensor
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
+from alignrank.data.opening import open_split, opened
 from alignrank.detectors.alignrank import AlignRank
 from alignrank.drawing import color
-from alignrank.engine import checkpoint
-from alignrank.engine.datasets import open_split
-from alignrank.engine.images import opened
 from alignrank.metrics import Diagnosis, read_inputs
 from alignrank.nn.bcdm import GatedFusion
+from alignrank.weights import checkpoint
 
 IMAGES = ROOT / "docs" / "images"
 LEVELS = ("stride 8", "stride 16", "stride 32")

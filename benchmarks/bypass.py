@@ -22,14 +22,13 @@ import torch
 from ablation import DATA, ROOT, folder
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
+from alignrank.data.opening import open_split, opened
 from alignrank.detectors.alignrank import AlignRank
 from alignrank.detectors.postprocess import TopK
-from alignrank.engine import checkpoint
-from alignrank.engine.datasets import open_split
-from alignrank.engine.images import opened
-from alignrank.engine.validate import validate
+from alignrank.evaluation.validate import validate
 from alignrank.metrics import compare
 from alignrank.nn.bcdm import GatedFusion
+from alignrank.weights import checkpoint
 
 RESULTS = ROOT / "benchmarks" / "results" / "bypass.json"
 FIGURES = ("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.misranked", "rank.duplicates_70")

@@ -81,9 +81,9 @@ def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str,
     """A child process of our environment: writes the ONNX files as we ship them; row -> parameters and GFLOPs."""
     import torch
 
-    from alignrank.engine import export
-    from alignrank.engine.model_table import convolution_flops
-    from alignrank.engine.recipe import load_recipe, recipe_names
+    from alignrank.export import onnx as export
+    from alignrank.weights.models import convolution_flops
+    from alignrank.weights.recipe import load_recipe, recipe_names
 
     # Networks that have learnt nothing amplify rounding more than the export's check allows.
     export.BOX_TOLERANCE, export.SCORE_TOLERANCE = 0.1, 0.01

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from paired import ROOT, SHARED
 
-from alignrank.engine.state import last_state, progress_of
+from alignrank.training.state import last_state, progress_of
 
 DATA = SHARED / "data" / "bloodcells"
 RESULTS = ROOT / "benchmarks" / "results" / "survival.json"

@@ -122,9 +122,10 @@ def train_ours(spec: dict[str, Any]) -> None:
     import torch
 
     from alignrank.data.source import read
-    from alignrank.engine import record
-    from alignrank.engine.recipe import load_recipe
-    from alignrank.engine.train import Plan, fit
+    from alignrank.training import recorder as record
+    from alignrank.training.fit import fit
+    from alignrank.training.plan import Plan
+    from alignrank.weights.recipe import load_recipe
 
     clock = Clock(spec)
 

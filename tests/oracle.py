@@ -21,11 +21,11 @@ from alignrank.detectors.postprocess import top_k
 from alignrank.detectors.varifocalnet import Head, HeadConfig, VarifocalNetConfig
 from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
 from alignrank.detectors.yolo import expected_distances
-from alignrank.engine.convert import renamed
 from alignrank.losses import distribution_focal_loss, varifocal_loss
 from alignrank.nn.bcdm import DynamicDepthwise
 from alignrank.nn.csd import cell_centres, sampling_grid, weighted_samples
 from alignrank.nn.grid import cell_rows, grid_points
+from alignrank.weights.foreign import renamed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -32,8 +32,8 @@ from alignrank.data.decode import decode, read_size
 from alignrank.data.loader import Images
 from alignrank.data.samples import Split
 from alignrank.data.source import read
-from alignrank.engine import checkpoint
-from alignrank.engine.recipe import load_recipe
+from alignrank.weights import checkpoint
+from alignrank.weights.recipe import load_recipe
 
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 FOLDER = SHARED / "bad_inputs"

@@ -17,9 +17,9 @@ import yaml
 import alignrank
 from alignrank.cli import app
 from alignrank.config import parse_overrides
-from alignrank.data.augment import AugmentConfig
 from alignrank.detectors import DETECTORS
-from alignrank.engine.recipe import TrainConfig, load_recipe, recipe_names
+from alignrank.weights.recipe import load_recipe, recipe_names
+from alignrank.weights.settings import AugmentConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -153,7 +153,7 @@ def check_calls(text: str) -> None:
 def test_yaml_examples_are_valid_configurations(
     path: Path, line: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignrank.engine.options import read_options
+    from alignrank.training.options import read_options
 
     (tmp_path / "CELLS").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import alignrank
 from alignrank.cli import app
-from alignrank.engine import checkpoint
-from alignrank.engine.recipe import load_recipe, recipe_names
+from alignrank.weights import checkpoint
+from alignrank.weights.recipe import load_recipe, recipe_names
 
 CLASSES = ("red", "green", "blue")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignrank.engine.recipe import load_recipe
+from alignrank.weights.recipe import load_recipe
 
 _CSP = {"model.backbone": "csp", "model.freeze": 0, "model.norm": "learn", "neck.width": 32}
 _FORMS: dict[str, dict[str, Any]] = {

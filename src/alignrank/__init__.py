@@ -1,6 +1,6 @@
 """AlignRank: object detection whose scores rank boxes by localization quality.
 
-Public names are imported when first used, so that `import alignrank` takes no time and no torch.
+Public names and sub-packages are imported when first used, so that `import alignrank` takes no time and no torch.
 """
 
 from __future__ import annotations
@@ -8,31 +8,47 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from alignrank.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from alignrank.api import Detector
+    from alignrank import assign, boxes, contracts, detectors, losses, metrics, nn
+    from alignrank.api import Detector, diagnose
     from alignrank.contracts import Detections
-    from alignrank.engine.diagnose import diagnose
-    from alignrank.engine.recipe import build_detector
     from alignrank.errors import InputError
+    from alignrank.weights.recipe import build_detector
 
-__all__ = ["Detections", "Detector", "InputError", "build_detector", "diagnose"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "InputError",
+    "assign",
+    "boxes",
+    "build_detector",
+    "contracts",
+    "detectors",
+    "diagnose",
+    "losses",
+    "metrics",
+    "nn",
+]
 
 _HOMES = {
     "Detector": "alignrank.api",
     "Detections": "alignrank.contracts",
     "InputError": "alignrank.errors",
-    "build_detector": "alignrank.engine.recipe",
-    "diagnose": "alignrank.engine.diagnose",
+    "build_detector": "alignrank.weights.recipe",
+    "diagnose": "alignrank.api",
 }
+_PARTS = ("assign", "boxes", "contracts", "detectors", "losses", "metrics", "nn")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return importlib.import_module(f"alignrank.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'alignrank' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_PARTS])

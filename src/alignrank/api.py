@@ -1,4 +1,4 @@
-"""`Detector`: the object that trains, evaluates, predicts and exports."""
+"""`Detector`: the object that trains, evaluates, predicts and exports; and `diagnose`, for any detector's results."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignrank.errors import InputError
+from alignrank.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from alignrank.contracts import Detections
-    from alignrank.engine.checkpoint import Checkpoint
-    from alignrank.engine.deploy import Deployed
-    from alignrank.engine.recipe import Recipe
+    from alignrank.evaluation.diagnose import RankDiagnosis
+    from alignrank.input_size import ImageSize
     from alignrank.metrics import Metrics
+    from alignrank.metrics.inputs import Id, Source
+    from alignrank.weights.checkpoint import Checkpoint
+    from alignrank.weights.deployed import Deployed
+    from alignrank.weights.recipe import Recipe
 
 
 class Detector:
@@ -24,7 +27,7 @@ class Detector:
     """
 
     def __init__(self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, **overrides: Any) -> None:
-        from alignrank.engine.recipe import load_recipe
+        from alignrank.weights.recipe import load_recipe
 
         names = tuple(classes) if classes is not None else ()
         self._name = model
@@ -39,7 +42,7 @@ class Detector:
     @classmethod
     def load(cls, path: str | Path) -> Detector:
         """A trained detector from a `.safetensors` file or a run's folder."""
-        from alignrank.engine import checkpoint
+        from alignrank.weights import checkpoint
 
         detector = cls.__new__(cls)
         detector._adopt(checkpoint.load(path))
@@ -61,8 +64,9 @@ class Detector:
         workers, device, devices, out, val) and `**{"section.field": value}`. A trained detector goes on
         from its weights. Returns {out, weights, metrics, processed, skipped}.
         """
-        from alignrank.engine import checkpoint, run
-        from alignrank.engine.options import read_options
+        from alignrank.training import run
+        from alignrank.training.options import read_options
+        from alignrank.weights import checkpoint
 
         dotted = {key: value for key, value in options.items() if "." in key}
         given = {
@@ -78,14 +82,33 @@ class Detector:
         self._adopt(checkpoint.load(result["weights"]))
         return result
 
-    def val(self, data: str | Path, *, split: str = "val", out: str | Path | None = None, **options: Any) -> Metrics:
+    def val(
+        self,
+        data: str | Path,
+        *,
+        split: str = "val",
+        out: str | Path | None = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_dets: int = 100,
+        device: str = "auto",
+        **options: Any,
+    ) -> Metrics:
         """COCO figures on a split of a data set; `out`: a folder for plots and results.
 
-        options: imgsz, batch, conf, iou, max_dets, device, nms.
+        conf, iou: of the selection; where not given the recipe's, else 0.001 and 0.7. max_dets: detections per image
+        that count. options: imgsz, rect, batch, nms, oracle, see `evaluation.options.ValOptions`.
         """
-        from alignrank.engine import run
+        from alignrank.contracts import WantedThresholds
+        from alignrank.evaluation.options import ValOptions
+        from alignrank.evaluation.val import val_to_folder
 
-        return run.validate_weights(self._weights(), str(data), split=split, out=out, **options)
+        known = ("imgsz", "rect", "batch", "nms", "oracle")
+        for name in options:
+            if name not in known:
+                raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
+        wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, **options)
+        return val_to_folder(self._weights(), str(data), wanted, split=split, out=out, device=device)
 
     def predict(
         self,
@@ -95,39 +118,42 @@ class Detector:
         iou: float | None = None,
         classes: Sequence[int | str] | None = None,
         max_dets: int | None = None,
-        imgsz: int | None = None,
+        imgsz: ImageSize | None = None,
+        rect: bool | None = None,
         batch: int = 1,
         device: str = "auto",
         nms: bool = False,
     ) -> list[Detections]:
         """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them.
 
-        conf, iou, max_dets: where not given the recipe's (`postprocess` section), else 0.25, 0.7 and 300. nms: from the
-        one-to-many output, with NMS, also where the model has an NMS-free one.
+        conf, iou, max_dets: where not given the recipe's (`postprocess` section), else 0.25, 0.7 and 300. imgsz: the
+        longer side, or (shorter, longer); rect: an input of the image's own shape, not a square one; both as trained
+        where not given. nms: from the one-to-many output, with NMS, also where the model has an NMS-free one.
         """
+        from alignrank.contracts import WantedThresholds
+        from alignrank.inference.options import PredictOptions
+        from alignrank.inference.predict import predict
+
         other_device = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
         if self._deployed is None or other_device or self._with_nms != nms:
-            from alignrank.engine.deploy import deploy
+            from alignrank.weights.deployed import deploy
 
             self._deployed, self._with_nms = deploy(self._loaded or self._weights(), device, nms=nms), nms
-        return list(
-            self._deployed.detect(
-                source,
-                imgsz=imgsz,
-                conf=conf,
-                iou=iou,
-                classes=classes,
-                max_dets=max_dets,
-                batch=batch,
-                keep_images=True,
-            )
+        options = PredictOptions(
+            thresholds=WantedThresholds(conf, iou, max_dets),
+            classes=classes,
+            imgsz=imgsz,
+            rect=rect,
+            batch=batch,
+            keep_images=True,
         )
+        return list(predict(self._deployed, source, options))
 
     def export(
-        self, format: str = "onnx", *, imgsz: int | None = None, out: str | Path | None = None, nms: bool = False
+        self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None, nms: bool = False
     ) -> Path:
         """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path."""
-        from alignrank.engine.deploy import export_weights
+        from alignrank.export.formats import export_weights
 
         return export_weights(self._weights(), format, imgsz=imgsz, out=out, nms=nms)
 
@@ -137,3 +163,30 @@ class Detector:
                 "this detector has random weights: train it, or load trained ones with Detector.load(path)"
             )
         return self.weights
+
+
+def diagnose(
+    gt: Source,
+    dt: Source,
+    dt2: Source | None = None,
+    *,
+    images: str | Path | None = None,
+    classes: Sequence[Id] | None = None,
+    max_dets: int = 100,
+    tau: float = 0.5,
+    gap: float = 0.05,
+    conf: float = 0.25,
+    replicates: int = 200,
+    seed: int = 0,
+) -> RankDiagnosis:
+    """Diagnose the COCO results `dt` of any detector against ground truth `gt`, beside those of a second one if given.
+
+    gt, dt, dt2: paths of COCO JSON files, or the parsed objects. images: the folder of the images, for pictures in
+    the report. classes: only these, by name or category id. max_dets: detections that count per image and class.
+    tau: IoU threshold of LRP. gap: IoU difference from which on two boxes of an object have an order. conf: score of
+    the operating point. replicates, seed: of the bootstrap over images. Raises InputError for unusable input.
+    """
+    from alignrank.evaluation.diagnose import diagnose as run
+    from alignrank.evaluation.options import DiagnosisOptions
+
+    return run(gt, dt, dt2, DiagnosisOptions(images, classes, max_dets, tau, gap, conf, replicates, seed))

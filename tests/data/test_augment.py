@@ -14,7 +14,6 @@ from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import (
     GREY,
     MIN_VISIBLE,
-    AugmentConfig,
     Picture,
     augment,
     clip,
@@ -25,6 +24,7 @@ from alignrank.data.augment import (
     resize_batch,
 )
 from alignrank.errors import InputError
+from alignrank.weights.settings import AugmentConfig
 
 SIDE = 160
 # Colours that stay apart under resizing; every picture has a black ground.

@@ -11,7 +11,6 @@ from PIL import Image
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch
-from alignrank.data.augment import AugmentConfig
 from alignrank.data.loader import (
     EpochSampler,
     EvaluationSet,
@@ -23,6 +22,7 @@ from alignrank.data.loader import (
 )
 from alignrank.data.samples import Sample, Split
 from alignrank.errors import InputError
+from alignrank.weights.settings import AugmentConfig
 
 SIZES = [(60, 80), (50, 50), (200, 120), (64, 96), (30, 100)]  # height, width
 SIDE = 96

@@ -15,8 +15,8 @@ from torchvision.ops import batched_nms
 from alignrank.contracts import Built, Predictions, Targets
 from alignrank.detectors.alignrank import STRENGTH_RATE, STRONGEST, AlignRank, Suppression
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
-from alignrank.engine.export import export_onnx
-from alignrank.engine.recipe import Recipe, load_recipe
+from alignrank.export.onnx import export_onnx
+from alignrank.weights.recipe import Recipe, load_recipe
 
 OFF = {"head.sampling": "none", "head.fusion": False, "loss.align": 0.0, "loss.rank": 0.0}
 FORMS: dict[str, dict[str, Any]] = {

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from alignrank.contracts import Built, DetectorModel, LossTerms, Targets
 from alignrank.detectors import DETECTORS
-from alignrank.engine import checkpoint
-from alignrank.engine.recipe import Recipe, load_recipe, recipe_names
+from alignrank.weights import checkpoint
+from alignrank.weights.recipe import Recipe, load_recipe, recipe_names
 
 # Recipes that differ only in what a tiny form leaves out (schedules, depth of a timm backbone) are one.
 RECIPES = sorted(

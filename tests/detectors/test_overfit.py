@@ -9,8 +9,8 @@ import torch
 
 from alignrank.data import source
 from alignrank.data.loader import EvaluationSet, Images, collate
-from alignrank.engine.recipe import load_recipe
-from alignrank.engine.validate import network_input, validate
+from alignrank.evaluation.validate import network_input, validate
+from alignrank.weights.recipe import load_recipe
 
 STEPS, SIDE = 300, 256
 # Fresh boxes are 15 strides (120 px) wide: an object of a dozen pixels has next to no overlap with them, and needs

@@ -16,7 +16,7 @@ from alignrank.detectors.postprocess import (
     soft_nms,
     top_k,
 )
-from alignrank.engine.recipe import load_recipe
+from alignrank.weights.recipe import load_recipe
 
 NO_TIMM = {"model.freeze": 0, "model.norm": "learn"}
 BOTH = [TopK(), NonMaximumSuppression()]

@@ -11,7 +11,7 @@ from alignrank.boxes import aligned_iou
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.reppoints import RepPoints, RepPointsConfig
 from alignrank.detectors.reppoints_criterion import RepPointsCriterion
-from alignrank.engine.recipe import load_recipe
+from alignrank.weights.recipe import load_recipe
 
 
 def network() -> RepPoints:

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.varifocalnet import STRIDES, AssignConfig, Head, HeadConfig, LossConfig, VarifocalNetConfig
 from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion, centreness_target
-from alignrank.engine.recipe import build_detector
+from alignrank.weights.recipe import build_detector
 
 
 def boxes(*rows: list[float]) -> Tensor:

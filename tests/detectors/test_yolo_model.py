@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alignrank.contracts import Predictions
 from alignrank.detectors.yolo import Yolo, expected_distances
-from alignrank.engine.recipe import build_detector
 from alignrank.nn.grid import grid_points
+from alignrank.weights.recipe import build_detector
 
 
 def tiny(name: str = "yolov10-n", num_classes: int = 3, **overrides: Any) -> Yolo:

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from alignrank.engine.recipe import build_detector
 from alignrank.errors import InputError
 from alignrank.nn.backbone import TimmBackbone, TimmPyramid
 from alignrank.nn.csp import SCALES
+from alignrank.weights.recipe import build_detector
 
 NAME = "test_efficientnet"  # 0.08 M parameters
 SCALE = SCALES["t"]

@@ -10,15 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from alignrank.nn.conv import ConvNormAct, LargeKernelDepthwise, fold_norms
-from alignrank.nn.csp import (
-    SCALES,
-    CSPBackbone,
-    PartialSelfAttention,
-    PyramidPooling,
-    Scale,
-    csp_block,
-    downsample,
-)
+from alignrank.nn.csp import SCALES, CSPBackbone, PartialSelfAttention, PyramidPooling, Scale, csp_block, downsample
 
 
 def settle(model: nn.Module) -> nn.Module:

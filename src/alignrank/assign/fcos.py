@@ -45,3 +45,11 @@ def fcos(
     gt_index = torch.where(positive, area, torch.inf).argmin(1)
     foreground = positive.any(1)
     return torch.where(foreground, gt_index, -1), torch.where(foreground, gt_labels[gt_index], -1)
+
+
+def centreness_target(points: Tensor, gt: Tensor) -> Tensor:
+    """points [P,2] inside of boxes [P,4] -> [P] in 0..1 (FCOS, eq. 3): 1 in the middle, 0 on an edge."""
+    left, top, right, bottom = xyxy_to_distances(points, gt).clamp(min=0).unbind(-1)
+    across = torch.minimum(left, right) / torch.maximum(left, right).clamp(min=1e-9)
+    down = torch.minimum(top, bottom) / torch.maximum(top, bottom).clamp(min=1e-9)
+    return (across * down).sqrt()

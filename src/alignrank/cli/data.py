@@ -7,9 +7,15 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.options import DATA_HELP, Json, examples, print_json, read_overrides
+from alignrank.cli.options import DATA_HELP, IMGSZ_HELP, Json, examples, print_json, read_overrides
+from alignrank.input_size import read_size
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, look at, convert and split data sets.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Check, look at, convert and split data sets.",
+    epilog=examples("alignrank data check cells/", "alignrank data show cells/ --augmented --out sheet.jpg"),
+)
 
 BAD_INPUT = 2
 
@@ -22,7 +28,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Report every problem of a data set; exits with 2 where training would refuse it."""
-    from alignrank.engine.check import check as run
+    from alignrank.data.check_report import check as run
 
     result = run(data, out=out, fix=fix)
     if as_json:
@@ -37,24 +43,19 @@ def show(
     out: Annotated[str, typer.Option(help="picture to write")] = "samples.jpg",
     split: Annotated[str, typer.Option(help="train, val or test")] = "train",
     count: Annotated[int, typer.Option(min=1, max=400)] = 16,
-    imgsz: Annotated[int, typer.Option(help="px, a multiple of 32")] = 640,
+    imgsz: Annotated[str, typer.Option(help=IMGSZ_HELP)] = "640",
     augmented: Annotated[bool, typer.Option("--augmented", help="as the training sees them")] = False,
     seed: int = 0,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="augment.field=value")] = None,
 ) -> None:
     """Draw a sheet of samples with their boxes."""
-    from alignrank.engine.datasets import show as draw
+    from alignrank.data.verbs import sheet_options
+    from alignrank.data.verbs import show as draw
 
-    draw(
-        data,
-        Path(out),
-        split=split,
-        count=count,
-        imgsz=imgsz,
-        augmented=augmented,
-        seed=seed,
-        overrides=read_overrides(overrides),
+    options = sheet_options(
+        read_overrides(overrides), imgsz=read_size(imgsz), seed=seed, count=count, augmented=augmented
     )
+    draw(data, Path(out), split=split, options=options)
 
 
 @data_app.command(epilog=examples("alignrank data convert cells/data.yaml --to coco --out cells-coco/"))
@@ -66,7 +67,7 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Write a data set in another format."""
-    from alignrank.engine.datasets import convert as write
+    from alignrank.data.verbs import convert as write
 
     result = write(data, Path(out), to=to, link=link)
     if as_json:
@@ -82,7 +83,7 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Make a training and a validation split; near-equal images stay together."""
-    from alignrank.engine.datasets import split as write
+    from alignrank.data.verbs import split as write
 
     result = write(data, Path(out), val_fraction=val_fraction, seed=seed)
     if as_json:

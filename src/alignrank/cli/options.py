@@ -21,6 +21,12 @@ Iou = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="NMS threshold, not used by NMS-free models [default: recipe's or 0.7]"),
 ]
+IMGSZ_HELP = "longer side of the network's input, px, a multiple of 32; or SHORTER,LONGER"
+Imgsz = Annotated[str | None, typer.Option(help=f"{IMGSZ_HELP} [default: as trained]")]
+Rect = Annotated[
+    bool | None,
+    typer.Option("--rect/--square", help="shape of the input: the image's own, or a square [default: recipe's, rect]"),
+]
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 
@@ -39,3 +45,8 @@ def read_overrides(items: list[str] | None) -> dict[str, Any]:
     from alignrank.config import parse_overrides
 
     return parse_overrides(items or [])
+
+
+def read_words(text: str | None) -> list[str] | None:
+    """What commas separate."""
+    return None if text is None else [word.strip() for word in text.split(",")]

@@ -1,4 +1,4 @@
-"""The verbs, each one call of the engine."""
+"""The verbs, each one call of a room below."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from alignrank.cli.data import data_app
 from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
+    IMGSZ_HELP,
     Data,
     Device,
+    Imgsz,
     Iou,
     Json,
     Nms,
     Overrides,
+    Rect,
     Weights,
     examples,
     print_json,
     read_overrides,
+    read_words,
 )
 from alignrank.errors import InputError
+from alignrank.input_size import read_size
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,7 +55,7 @@ def train(
     weights: Annotated[str | None, typer.Option(help="start from these weights, also of other classes")] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the training images")] = None,
     batch: Annotated[str | None, typer.Option(help="images per step and process, or auto")] = None,
-    imgsz: Annotated[int | None, typer.Option(help="side of the network's input, px, a multiple of 32")] = None,
+    imgsz: Annotated[str | None, typer.Option(help=f"{IMGSZ_HELP} [default: recipe's]")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
     seed: Annotated[int | None, typer.Option(help="of everything random")] = None,
     workers: Annotated[int | None, typer.Option(help="loader processes")] = None,
@@ -60,12 +65,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a detector; writes weights, curves, pictures and results.json to a new folder."""
-    from alignrank.engine import run
-    from alignrank.engine.options import read_options
+    from alignrank.training import run
+    from alignrank.training.options import read_options
 
     given = {
         "model": model, "data": data, "val": val, "weights": weights, "epochs": epochs, "batch": _batch(batch),
-        "imgsz": imgsz, "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices, "out": out,
+        "imgsz": read_size(imgsz), "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices,
+        "out": out,
     }  # fmt: skip
     if resume is not None:
         others = [f"--{name}" for name, value in given.items() if value is not None] + (overrides or [])
@@ -91,7 +97,8 @@ def val(
     weights: Weights,
     data: Data,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
-    imgsz: Annotated[int | None, typer.Option(help="side of the network's input [default: as trained]")] = None,
+    imgsz: Imgsz = None,
+    rect: Rect = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
     conf: Annotated[
         float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")
@@ -105,13 +112,16 @@ def val(
     as_json: Json = False,
 ) -> None:
     """Evaluate weights: COCO's 12 figures, oLRP, ranking before and after NMS, by class; plots and an HTML report."""
-    from alignrank.engine import run
-    from alignrank.engine.figure_tables import say_figures
+    from alignrank.contracts import WantedThresholds
+    from alignrank.evaluation.options import ValOptions
+    from alignrank.evaluation.tables import say_figures
+    from alignrank.evaluation.val import val_to_folder
 
-    metrics = run.validate_weights(
-        Path(weights), data, split=split, out=out, imgsz=imgsz, batch=batch, conf=conf, iou=iou, max_dets=max_dets,
-        device=device, nms=nms, oracle=oracle,
+    options = ValOptions(
+        thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, imgsz=read_size(imgsz), rect=rect,
+        batch=batch, nms=nms, oracle=oracle,
     )  # fmt: skip
+    metrics = val_to_folder(Path(weights), data, options, split=split, out=out, device=device)
     say_figures({"value": metrics})
     if as_json:
         print_json(metrics.to_dict())
@@ -134,17 +144,15 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Measure how well the scores of any detector rank its boxes."""
-    from alignrank.engine.diagnose import diagnose as run
-    from alignrank.engine.figure_tables import say_figures
-    from alignrank.engine.folders import new_file
-    from alignrank.engine.progress import say
+    from alignrank.evaluation.diagnose import diagnose as run
+    from alignrank.evaluation.options import DiagnosisOptions
+    from alignrank.evaluation.tables import say_figures
+    from alignrank.folders import new_file
+    from alignrank.terminal.progress import say
 
     report = None if html is None else new_file(html, "html")
-    wanted = None if classes is None else [name.strip() for name in classes.split(",")]
-    result = run(
-        gt, dt, dt2, images=images, classes=wanted, max_dets=max_dets, tau=tau, gap=gap, conf=conf,
-        replicates=replicates, seed=seed,
-    )  # fmt: skip
+    options = DiagnosisOptions(images, read_words(classes), max_dets, tau, gap, conf, replicates, seed)
+    result = run(gt, dt, dt2, options)
     say_figures({name: of.metrics for name, of in result.diagnoses.items()}, result.comparison)
     if report is not None:
         say(f"wrote {result.save(report)}")
@@ -164,7 +172,8 @@ def predict(
     max_dets: Annotated[
         int | None, typer.Option(min=1, help="boxes per image at most [default: recipe's or 300]")
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(help="side of the network's input [default: as trained]")] = None,
+    imgsz: Imgsz = None,
+    rect: Rect = None,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 8,
     nms: Nms = False,
     device: Device = "auto",
@@ -173,12 +182,15 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    from alignrank.engine.deploy import predict_to_folder
+    from alignrank.contracts import WantedThresholds
+    from alignrank.inference.options import PredictOptions
+    from alignrank.inference.to_folder import predict_to_folder
 
-    result = predict_to_folder(
-        sources, Path(weights), conf=conf, iou=iou, classes=classes, max_dets=max_dets, imgsz=imgsz, batch=batch,
-        device=device, out=out, pictures=pictures, collect=as_json, nms=nms,
+    options = PredictOptions(
+        thresholds=WantedThresholds(conf, iou, max_dets), classes=read_words(classes), imgsz=read_size(imgsz),
+        rect=rect, batch=batch, keep_images=pictures,
     )  # fmt: skip
+    result = predict_to_folder(sources, Path(weights), options, out=out, device=device, nms=nms, collect=as_json)
     if as_json:
         print_json(result)
 
@@ -187,16 +199,16 @@ def predict(
 def export(
     weights: Weights,
     format: Annotated[str, typer.Option(help="onnx")] = "onnx",
-    imgsz: Annotated[int | None, typer.Option(help="side of the input [default: as trained]")] = None,
+    imgsz: Imgsz = None,
     nms: Nms = False,
     out: Annotated[str | None, typer.Option(help="file to write [default: beside the weights]")] = None,
     as_json: Json = False,
 ) -> None:
     """Export weights, and check that the exported model says the same as the original."""
-    from alignrank.engine.deploy import export_weights
-    from alignrank.engine.progress import say
+    from alignrank.export.formats import export_weights
+    from alignrank.terminal.progress import say
 
-    path = export_weights(Path(weights), format, imgsz=imgsz, out=out, nms=nms)
+    path = export_weights(Path(weights), format, imgsz=read_size(imgsz), out=out, nms=nms)
     say(f"wrote {path}, equal to the weights within tolerance")
     if as_json:
         print_json({"out": str(path), "format": format})
@@ -211,8 +223,8 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Turn a public checkpoint into weights of ours; nothing in it is executed."""
-    from alignrank.engine.convert import convert_file
-    from alignrank.engine.progress import say
+    from alignrank.terminal.progress import say
+    from alignrank.weights.foreign import convert_file
 
     path = convert_file(Path(source), Path(out), model=model, classes=classes)
     say(f"wrote {path}")
@@ -223,7 +235,7 @@ def convert(
 @app.command(epilog=examples("alignrank models"))
 def models(as_json: Json = False) -> None:
     """List recipes with parameters and FLOPs (80 classes, 640 px, as deployed)."""
-    from alignrank.engine.model_table import model_rows, say_table
+    from alignrank.weights.models import model_rows, say_table
 
     rows = model_rows()
     say_table(rows)

@@ -10,47 +10,22 @@ Boxes [T,4] float32 xyxy. Images [3,H,W] uint8. Random numbers come only from th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from alignrank.config import Config
 from alignrank.contracts import Batch, Frame, Targets
+from alignrank.input_size import InputSize, Size
+from alignrank.weights.settings import AugmentConfig
 
 GREY = 114
 # A cropped box stays an object if it keeps this share of its area and this many pixels on each side.
 MIN_VISIBLE, MIN_SIDE = 0.1, 2.0
-
-
-class AugmentConfig(Config):
-    """Probabilities and ranges; all 0 is plain letterboxing.
-
-    mosaic, mixup, flip, flip_vertical: probabilities. scale: zoom in [1-scale, 1+scale]; translate: shift
-    as a share of the side; hue (turns), saturation, brightness: half-ranges around no change.
-    multi_scale: batch sides vary by this share. plain_epochs: the last epochs go without mosaic and mixup.
-    """
-
-    mosaic: float = Field(default=1.0, ge=0, le=1)
-    mixup: float = Field(default=0.0, ge=0, le=1)
-    flip: float = Field(default=0.5, ge=0, le=1)
-    flip_vertical: float = Field(default=0.0, ge=0, le=1)
-    scale: float = Field(default=0.5, ge=0, lt=1)
-    translate: float = Field(default=0.1, ge=0, lt=1)
-    hue: float = Field(default=0.015, ge=0, le=0.5)
-    saturation: float = Field(default=0.7, ge=0, le=1)
-    brightness: float = Field(default=0.4, ge=0, le=1)
-    multi_scale: float = Field(default=0.0, ge=0, lt=1)
-    plain_epochs: int = Field(default=10, ge=0, le=100_000)
-
-    @classmethod
-    def off(cls) -> AugmentConfig:
-        """No augmentation at all."""
-        return cls(mosaic=0.0, flip=0.0, scale=0.0, translate=0.0, hue=0.0, saturation=0.0, brightness=0.0)
 
 
 @dataclass(slots=True)
@@ -62,21 +37,29 @@ class Picture:
     labels: Tensor
 
 
-def fit_scale(size: tuple[int, int], side: int) -> float:
-    """The factor that makes the longer side of (height, width) equal `side`."""
-    return side / max(size)
+class Pictures(Protocol):
+    """Pictures by number; each is about as large as the network's input shows it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Picture: ...
 
 
-def letterbox(pixels: Tensor, side: int) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
-    """[3,H,W] -> [3,side,side], with the (x,y) scale and offset of `Frame`. Grey where the image does not reach."""
-    height, width = pixels.shape[-2:]
-    factor = fit_scale((height, width), side)
-    resized, scale = resize(pixels, factor)
+def letterbox(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
+    """[3,H,W] -> the middle of `size`'s canvas, with the (x,y) scale and offset of `Frame`. Grey around it."""
+    shape = shape_of(pixels)
+    resized, scale = resize(pixels, size.scale(shape))
+    height, width = size.canvas(shape)
     new_height, new_width = resized.shape[-2:]
-    top, left = (side - new_height) // 2, (side - new_width) // 2
-    canvas = torch.full((3, side, side), GREY, dtype=torch.uint8)
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
     canvas[:, top : top + new_height, left : left + new_width] = resized
     return canvas, scale, (float(left), float(top))
+
+
+def shape_of(pixels: Tensor) -> Size:
+    """(height, width) of [...,H,W]."""
+    return pixels.shape[-2], pixels.shape[-1]
 
 
 def resize(pixels: Tensor, factor: float) -> tuple[Tensor, tuple[float, float]]:
@@ -89,22 +72,16 @@ def resize(pixels: Tensor, factor: float) -> tuple[Tensor, tuple[float, float]]:
 
 
 def augment(
-    picture: Callable[[int], Picture],
-    index: int,
-    count: int,
-    side: int,
-    config: AugmentConfig,
-    *,
-    strong: bool,
-    rng: np.random.Generator,
+    pictures: Pictures, index: int, size: InputSize, config: AugmentConfig, *, strong: bool, rng: np.random.Generator
 ) -> Picture:
-    """A random training picture of `side` x `side` made from picture(index) and, when `strong`, others.
-
-    picture(i) gives picture i of `count`, its longer side at most about `side`.
+    """A random training picture made from pictures[index] and, when `strong`, others. Its canvas is that of
+    pictures[index].
     """
-    result = _scene(picture, index, count, side, config, strong=strong, rng=rng)
+    canvas = size.canvas(shape_of(pictures[index].pixels)) if size.rect else (size.longer, size.longer)
+    scenes = _Scenes(pictures, size, canvas, config, strong)
+    result = scenes.draw(index, rng)
     if strong and rng.random() < config.mixup:
-        other = _scene(picture, int(rng.integers(count)), count, side, config, strong=strong, rng=rng)
+        other = scenes.draw(int(rng.integers(len(pictures))), rng)
         result = _mix(result, other, float(rng.beta(32.0, 32.0)))
     result.pixels = _colour(result.pixels, config, rng)
     if rng.random() < config.flip:
@@ -129,47 +106,55 @@ def _flipped_vertically(picture: Picture) -> Picture:
     return Picture(v2.vertical_flip(picture.pixels), boxes, picture.labels)
 
 
-def _scene(
-    picture: Callable[[int], Picture],
-    index: int,
-    count: int,
-    side: int,
-    config: AugmentConfig,
-    *,
-    strong: bool,
-    rng: np.random.Generator,
-) -> Picture:
-    zoom = float(rng.uniform(1 - config.scale, 1 + config.scale))
-    shift_x, shift_y = (float(v) * side for v in rng.uniform(-config.translate, config.translate, 2))
-    middle_x, middle_y = side / 2 + shift_x, side / 2 + shift_y
-    canvas = torch.full((3, side, side), GREY, dtype=torch.uint8)
-    everything = (0, 0, side, side)
-    if not (strong and rng.random() < config.mosaic):
-        own = picture(index)
-        factor = fit_scale((own.pixels.shape[-2], own.pixels.shape[-1]), side) * zoom
-        height, width = (length * factor for length in own.pixels.shape[-2:])
-        return _joined(canvas, [_paste(canvas, own, factor, middle_x - width / 2, middle_y - height / 2, everything)])
+@dataclass(frozen=True, slots=True)
+class _Scenes:
+    """Pictures placed at random on canvases of one size, one by one or (when `strong`) four together."""
 
-    # Four images meet at a point that lies up to half a side off the middle, before zooming.
-    meet_x, meet_y = (float(v) * side * zoom for v in rng.uniform(-0.5, 0.5, 2))
-    x, y = round(middle_x + meet_x), round(middle_y + meet_y)
-    placed = []
-    for corner, chosen in enumerate([index, *rng.integers(count, size=3).tolist()]):
-        own = picture(chosen)
-        factor = fit_scale((own.pixels.shape[-2], own.pixels.shape[-1]), side) * zoom
-        height, width = (max(round(length * factor), 1) for length in own.pixels.shape[-2:])
-        right, below = corner % 2 == 1, corner >= 2
-        left, top = x if right else x - width, y if below else y - height
-        quadrant = (x if right else 0, y if below else 0, side if right else x, side if below else y)
-        placed.append(_paste(canvas, own, factor, left, top, quadrant))
-    return _joined(canvas, placed)
+    pictures: Pictures
+    size: InputSize
+    canvas: Size
+    config: AugmentConfig
+    strong: bool
+
+    def draw(self, index: int, rng: np.random.Generator) -> Picture:
+        """A scene with picture `index` in it."""
+        config, (height, width) = self.config, self.canvas
+        zoom = float(rng.uniform(1 - config.scale, 1 + config.scale))
+        right, down = (float(v) for v in rng.uniform(-config.translate, config.translate, 2))
+        middle_x, middle_y = width / 2 + right * width, height / 2 + down * height
+        canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
+        if self.strong and rng.random() < config.mosaic:
+            return self._mosaic(canvas, index, zoom, (middle_x, middle_y), rng)
+        own = self.pictures[index]
+        factor = self.size.scale(shape_of(own.pixels)) * zoom
+        own_height, own_width = (length * factor for length in shape_of(own.pixels))
+        place = middle_x - own_width / 2, middle_y - own_height / 2
+        return _joined(canvas, [_paste(canvas, own, factor, place, (0, 0, width, height))])
+
+    def _mosaic(
+        self, canvas: Tensor, index: int, zoom: float, middle: tuple[float, float], rng: np.random.Generator
+    ) -> Picture:
+        """Four images meet at a point that lies up to half a side off the middle, before zooming."""
+        height, width = self.canvas
+        meet_x, meet_y = (float(v) for v in rng.uniform(-0.5, 0.5, 2))
+        x, y = round(middle[0] + meet_x * width * zoom), round(middle[1] + meet_y * height * zoom)
+        placed = []
+        for corner, chosen in enumerate([index, *rng.integers(len(self.pictures), size=3).tolist()]):
+            own = self.pictures[chosen]
+            factor = self.size.scale(shape_of(own.pixels)) * zoom
+            own_height, own_width = (max(round(length * factor), 1) for length in shape_of(own.pixels))
+            right, below = corner % 2 == 1, corner >= 2
+            place = x if right else x - own_width, y if below else y - own_height
+            quadrant = (x if right else 0, y if below else 0, width if right else x, height if below else y)
+            placed.append(_paste(canvas, own, factor, place, quadrant))
+        return _joined(canvas, placed)
 
 
 def _paste(
-    canvas: Tensor, picture: Picture, factor: float, left: float, top: float, window: tuple[int, int, int, int]
+    canvas: Tensor, picture: Picture, factor: float, place: tuple[float, float], window: tuple[int, int, int, int]
 ) -> Picture:
-    """Paste the scaled picture into canvas where the window (x0,y0,x1,y1) shows it; its visible objects."""
-    left, top = round(left), round(top)
+    """Paste the scaled picture at `place` (left, top) where the window (x0,y0,x1,y1) shows it; its visible objects."""
+    left, top = (round(v) for v in place)
     height, width = (max(round(length * factor), 1) for length in picture.pixels.shape[-2:])
     x0, y0 = max(left, window[0], 0), max(top, window[1], 0)
     x1 = min(left + width, window[2], canvas.shape[-1])
@@ -222,19 +207,14 @@ def _colour(pixels: Tensor, config: AugmentConfig, rng: np.random.Generator) -> 
     return mixed.clamp_(0, 255).to(torch.uint8).reshape(pixels.shape)
 
 
-def resize_batch(batch: Batch, side: int) -> Batch:
-    """The batch at another side (multi-scale training): images float [B,3,side,side], boxes and frames follow."""
-    factor = side / batch.images.shape[-1]
-    images = torch.nn.functional.interpolate(batch.images, (side, side), mode="bilinear", antialias=factor < 1)
-    targets = [Targets(t.boxes * factor, t.labels) for t in batch.targets]
+def resize_batch(batch: Batch, size: Size) -> Batch:
+    """The batch at another (height, width) (multi-scale training): images are float, boxes and frames follow."""
+    height, width = shape_of(batch.images)
+    x, y = size[1] / width, size[0] / height
+    images = torch.nn.functional.interpolate(batch.images, size, mode="bilinear", antialias=min(x, y) < 1)
+    targets = [Targets(t.boxes * t.boxes.new_tensor([x, y] * 2), t.labels) for t in batch.targets]
     frames = [
-        Frame(
-            f.source,
-            f.size,
-            (f.scale[0] * factor, f.scale[1] * factor),
-            (f.offset[0] * factor, f.offset[1] * factor),
-            f.image_id,
-        )
+        Frame(f.source, f.size, (f.scale[0] * x, f.scale[1] * y), (f.offset[0] * x, f.offset[1] * y), f.image_id)
         for f in batch.frames
     ]
     return Batch(images, targets, frames)

@@ -17,9 +17,10 @@ from alignrank.data.containment import relative_name
 from alignrank.data.decode import read_size
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
-from alignrank.data.samples import Skipped, Split
+from alignrank.data.samples import Split
 from alignrank.errors import InputError
 from alignrank.files import read_text
+from alignrank.terminal.skipped import Skipped
 
 Record = dict[str, Any]
 _MAX_ID = 2**63

@@ -1,39 +1,45 @@
-"""From a Split to batches: one data set, one sampler, one loader.
+"""From a Split to batches: its images, one data set, one loader.
 
 Randomness of a training picture depends on (seed, epoch, index) alone, so neither the number of workers
-nor an interruption changes it: the sampler hands out (epoch, index) pairs.
+nor an interruption changes it: the sampler (`order.py`) hands out (epoch, index) pairs.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import pad
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.augment import AugmentConfig, Picture, augment, fit_scale, letterbox, resize
+from alignrank.data.augment import GREY, Picture, augment, letterbox, resize, shape_of
 from alignrank.data.decode import decode
+from alignrank.data.order import EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.records import without_name
-from alignrank.data.samples import Skipped, Split
+from alignrank.data.samples import Split
 from alignrank.errors import InputError
+from alignrank.input_size import InputSize, Size
+from alignrank.terminal.skipped import Skipped
+from alignrank.weights.settings import AugmentConfig
 
 Item = tuple[Tensor, Targets, Frame]
 
 
 class Images:
-    """Decoded images of a split, longer side at most `side`, kept in memory when they all fit.
+    """Decoded images of a split, as large as `size` shows them, kept in memory when they all fit.
 
-    Holding them at network size costs side^2 * 3 bytes at most each; decoding happens once.
+    Holding them at network size costs longer side^2 * 3 bytes at most each; decoding happens once.
     """
 
-    def __init__(self, split: Split, side: int) -> None:
-        self.split, self.side = split, side
+    def __init__(self, split: Split, size: InputSize) -> None:
+        self.split, self.size = split, size
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -43,7 +49,7 @@ class Images:
         """What keeping all images would take."""
         total = 0.0
         for sample in self.split.samples:
-            factor = fit_scale(sample.size, self.side)
+            factor = self.size.scale(sample.size)
             total += sample.size[0] * sample.size[1] * factor**2 * 3
         return int(total)
 
@@ -71,6 +77,10 @@ class Images:
         self._kept = {new: loaded[old] for new, old in enumerate(good)}  # type: ignore[misc]
         return skipped
 
+    def canvases(self) -> list[Size]:
+        """(height, width) of every image's canvas."""
+        return [self.size.canvas(sample.size) for sample in self.split.samples]
+
     def __getitem__(self, index: int) -> Picture:
         """Image `index` with its objects; crowd regions are no training targets and are left out."""
         pixels = self._kept.get(index)
@@ -94,12 +104,12 @@ class Images:
             )
         # Kept channels-last in memory: v2's uint8 resize is twice as fast on it.
         pixels = torch.from_numpy(array).permute(2, 0, 1)
-        factor = fit_scale(sample.size, self.side)
+        factor = self.size.scale(sample.size)
         return resize(pixels, factor)[0] if factor != 1 else pixels
 
 
 class TrainingSet(Dataset[Item]):
-    """Augmented pictures [3,side,side] uint8, addressed by (epoch, index)."""
+    """Augmented pictures [3,H,W] uint8, addressed by (epoch, index)."""
 
     def __init__(self, images: Images, config: AugmentConfig, *, seed: int, epochs: int) -> None:
         self.images, self.config = images, config
@@ -112,15 +122,14 @@ class TrainingSet(Dataset[Item]):
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch, index])
         strong = epoch < self.epochs - self.config.plain_epochs
-        side = self.images.side
-        picture = augment(self.images.__getitem__, index, len(self.images), side, self.config, strong=strong, rng=rng)
+        picture = augment(self.images, index, self.images.size, self.config, strong=strong, rng=rng)
         sample = self.images.split.samples[index]
-        frame = Frame(str(sample.image), (side, side), image_id=sample.image_id)
+        frame = Frame(str(sample.image), shape_of(picture.pixels), image_id=sample.image_id)
         return picture.pixels, Targets(picture.boxes, picture.labels), frame
 
 
 class EvaluationSet(Dataset[Item]):
-    """Letterboxed pictures [3,side,side] uint8, addressed by index."""
+    """Letterboxed pictures [3,H,W] uint8, addressed by index."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -131,7 +140,7 @@ class EvaluationSet(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         picture, sample = self.images[index], self.images.split.samples[index]
         height, width = picture.pixels.shape[-2:]
-        canvas, scale, offset = letterbox(picture.pixels, self.images.side)
+        canvas, scale, offset = letterbox(picture.pixels, self.images.size)
         boxes = picture.boxes * picture.boxes.new_tensor(scale * 2) + picture.boxes.new_tensor(offset * 2)
         to_kept = width / sample.size[1], height / sample.size[0]
         whole = (scale[0] * to_kept[0], scale[1] * to_kept[1])
@@ -142,58 +151,36 @@ class EvaluationSet(Dataset[Item]):
         )
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) pairs in an order that depends on (seed, epoch); each of `ranks` processes gets its share.
-
-    The share is the same for all (the order wraps around), and consecutive pairs go to different ranks, so
-    that the processes' batches together are the batch that one process would see. The first epoch is `epoch`, and
-    leaves out `skip` pairs, which an interrupted run has seen.
-    """
-
-    def __init__(self, count: int, *, seed: int, rank: int = 0, ranks: int = 1, epoch: int = 0, skip: int = 0) -> None:
-        self.count, self.seed = count, seed
-        self.rank, self.ranks = rank, ranks
-        self.epoch = epoch
-        self._skip = {epoch: skip}
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer at each epoch's begin."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.count // self.ranks)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        order = np.resize(order, len(self) * self.ranks)
-        share = order[self.rank :: self.ranks][self._skip.get(self.epoch, 0) :]
-        return iter([(self.epoch, int(index)) for index in share])
-
-
 def collate(items: Sequence[Item]) -> Batch:
-    """Stack pictures of one size into a Batch (images stay uint8 until they are on the device)."""
+    """Stack pictures into a Batch (images stay uint8 until they are on the device); smaller ones are padded with grey
+    on the right and below.
+    """
     images, targets, frames = zip(*items, strict=True)
-    return Batch(torch.stack(images), list(targets), list(frames))
+    return Batch(torch.stack(padded(images)), list(targets), list(frames))
+
+
+def padded(images: Sequence[Tensor]) -> list[Tensor]:
+    """Images [3,H,W] uint8 -> all of the largest height and width."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    return [
+        image if shape_of(image) == (height, width) else pad(image, [0, 0, width - w, height - h], fill=GREY)
+        for image in images
+        for h, w in [shape_of(image)]
+    ]
 
 
 def training_loader(
-    dataset: TrainingSet,
-    batch: int,
-    *,
-    workers: int,
-    seed: int,
-    rank: int = 0,
-    ranks: int = 1,
-    epoch: int = 0,
-    skip: int = 0,
-    pin: bool = False,
+    dataset: TrainingSet, batch: int, *, workers: int, seed: int, share: Share | None = None, pin: bool = False
 ) -> DataLoader[Item]:
     """Shuffled batches. The last, smaller batch is left out only if a batch norm would see a single image in it.
 
-    epoch: the first, where training goes on, without its first `skip` batches. Workers begin to read before the trainer
-    says which epoch it is.
+    Workers begin to read before the trainer says which epoch it is.
     """
-    sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=ranks, epoch=epoch, skip=skip * batch)
+    share, count = share or Share(), len(dataset)
+    order = shuffled(count)
+    if dataset.images.size.rect:
+        order = shuffled_by_shape(dataset.images.canvases(), batch * share.ranks)
+    sampler = EpochSampler(order, count, seed=seed, share=share, skip=share.skip * batch)
     return DataLoader(
         dataset,
         batch,
@@ -213,5 +200,8 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 def evaluation_loader(dataset: EvaluationSet, batch: int, *, workers: int, pin: bool = False) -> DataLoader[Item]:
-    """Batches in order."""
-    return DataLoader(dataset, batch, num_workers=workers, collate_fn=collate, pin_memory=pin)
+    """Batches in order; where canvases have the images' shapes, those of one shape together."""
+    options: dict[str, Any] = {"num_workers": workers, "collate_fn": collate, "pin_memory": pin}
+    if dataset.images.size.rect:
+        return DataLoader(dataset, batch_sampler=batches_by_shape(dataset.images.canvases(), batch), **options)
+    return DataLoader(dataset, batch, **options)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alignrank.data.faults import KINDS, Box
-from alignrank.data.samples import Skipped
 from alignrank.errors import InputError
+from alignrank.terminal.skipped import Skipped
 
 # Per kind: enough to see a pattern, and memory stays bounded where every box of a million is wrong.
 MAX_EXAMPLES = 100

@@ -10,8 +10,9 @@ import numpy as np
 
 from alignrank.data.decode import probe_all
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
-from alignrank.data.samples import Array, Sample, Skipped, Split
+from alignrank.data.samples import Array, Sample, Split
 from alignrank.errors import InputError
+from alignrank.terminal.skipped import Skipped
 
 # Less than this many pixels beyond the border is rounding of the labelling tool, not worth a word.
 CLIP_TOLERANCE = 1.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+
+from alignrank.terminal.skipped import Skipped
 
 Array = np.ndarray[Any, Any]
 
@@ -29,21 +31,6 @@ class Sample:
     labels: Array
     areas: Array
     crowd: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """One thing a reader left out: where it stands (file and line or id), and why.
-
-    kind: a key of `faults.KINDS`. image, box: of a box its image, and x1, y1, x2, y2 in pixels as annotated.
-    """
-
-    unit: Literal["image", "box"]
-    where: str
-    reason: str
-    kind: str
-    image: Path | None = None
-    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(slots=True)

@@ -18,8 +18,9 @@ from PIL import Image
 
 from alignrank.data.convert import convert
 from alignrank.data.decode import grey_thumbnail
-from alignrank.data.samples import Array, DataSource, Sample, Skipped, Split
+from alignrank.data.samples import Array, DataSource, Sample, Split
 from alignrank.errors import InputError
+from alignrank.terminal.skipped import Skipped
 
 MAX_HASH_DISTANCE = 3
 # Root mean square difference of two thumbnails, as a share of their contrast, up to which they are the same.

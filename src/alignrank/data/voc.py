@@ -19,9 +19,10 @@ from alignrank.data.containment import relative_name
 from alignrank.data.decode import is_image_name, list_images, read_size
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
-from alignrank.data.samples import DataSource, Skipped, Split
+from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError, nearest
 from alignrank.files import read_bytes, read_text
+from alignrank.terminal.skipped import Skipped
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
@@ -109,7 +110,8 @@ def _root(path: Path) -> Element:
         raise InputError(f"{path}: declares a document type or entities; these are never expanded") from None
     except (ParseError, ValueError, LookupError, RecursionError) as error:
         raise InputError(f"{path}: is not valid XML ({str(error)[:120]})") from None
-    element: Element = root.getroot()
+    element: Element | None = root.getroot()
+    assert element is not None  # it was parsed
     if element.tag != "annotation":
         raise InputError(f"{path}: the outermost element must be annotation, is {element.tag[:80]!r}")
     return element

@@ -19,9 +19,10 @@ from alignrank.config import read_yaml
 from alignrank.data.decode import is_image_name, list_images
 from alignrank.data.faults import RAISE_FIRST, Box, Faults, LineError
 from alignrank.data.records import ImageRecord, Rows, build_samples, sized_images
-from alignrank.data.samples import DataSource, Skipped, Split
+from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError
 from alignrank.files import read_text
+from alignrank.terminal.skipped import Skipped
 
 # Export tools round the border outwards; more than a hundredth beyond it is another unit.
 _TOLERANCE = 0.01

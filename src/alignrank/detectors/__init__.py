@@ -1,4 +1,7 @@
-"""The table of architectures: one entry for each, imports written out."""
+"""The table of architectures, the one place where configuration, network, criterion and postprocess meet.
+
+Imports are written out. A criterion is imported when it is asked for: prediction and export know no losses.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignrank.config import Config
-from alignrank.contracts import Built, Postprocess
+from alignrank.contracts import Built, Criterion, Postprocess
 from alignrank.detectors import alignrank, reppoints, retinanet, varifocalnet, yolo
+from alignrank.detectors.postprocess import NonMaximumSuppression
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,25 +20,49 @@ class Detector:
     """How to make one architecture. `model` and `postprocess` are enough for prediction and export."""
 
     config: type[Config]
-    build: Callable[[Any], Built]
     model: Callable[[Any], Any]
+    criterion: Callable[[Any], Criterion]
     postprocess: Callable[[Any], Postprocess]
+
+    def build(self, config: Any) -> Built:
+        """Network, criterion and postprocess."""
+        return Built(self.model(config), self.criterion(config), self.postprocess(config))
+
+
+def _yolo_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.yolo_criterion import YoloCriterion
+
+    return YoloCriterion(config)
+
+
+def _varifocalnet_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
+
+    return VarifocalNetCriterion(config)
+
+
+def _reppoints_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.reppoints_criterion import RepPointsCriterion
+
+    return RepPointsCriterion(config)
+
+
+def _retinanet_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.retinanet_criterion import RetinaNetCriterion
+
+    return RetinaNetCriterion(config)
+
+
+def _nms(config: Any) -> Postprocess:
+    return NonMaximumSuppression(config.postprocess)
 
 
 DETECTORS: dict[str, Detector] = {
-    "alignrank": Detector(
-        alignrank.AlignRankConfig, alignrank.build, alignrank.build_model, alignrank.build_postprocess
-    ),
-    "reppoints": Detector(
-        reppoints.RepPointsConfig, reppoints.build, reppoints.build_model, reppoints.build_postprocess
-    ),
-    "retinanet": Detector(
-        retinanet.RetinaNetConfig, retinanet.build, retinanet.build_model, retinanet.build_postprocess
-    ),
-    "varifocalnet": Detector(
-        varifocalnet.VarifocalNetConfig, varifocalnet.build, varifocalnet.build_model, varifocalnet.build_postprocess
-    ),
-    "yolo": Detector(yolo.YoloConfig, yolo.build, yolo.build_model, yolo.build_postprocess),
+    "alignrank": Detector(alignrank.AlignRankConfig, alignrank.AlignRank, _yolo_criterion, alignrank.postprocess),
+    "reppoints": Detector(reppoints.RepPointsConfig, reppoints.RepPoints, _reppoints_criterion, _nms),
+    "retinanet": Detector(retinanet.RetinaNetConfig, retinanet.RetinaNet, _retinanet_criterion, _nms),
+    "varifocalnet": Detector(varifocalnet.VarifocalNetConfig, varifocalnet.VarifocalNet, _varifocalnet_criterion, _nms),
+    "yolo": Detector(yolo.YoloConfig, yolo.Yolo, _yolo_criterion, yolo.postprocess),
 }
 
 

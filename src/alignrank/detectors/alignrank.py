@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from alignrank.boxes import distances_to_xyxy, mutual_iou
-from alignrank.contracts import Built, Predictions
+from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
     STRIDES,
@@ -123,8 +123,8 @@ class AlignRank(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions.
 
     Training: the main predictions are one-to-one, of all cells of the one-to-one head or of the K refined cells;
-    `one_to_many` beside them. Evaluation: `output` says which; the one-to-one output has K = min(candidates, A) points
-    for each image, best first before refinement, the one-to-many output all A.
+    the auxiliary `one_to_many` beside them. Evaluation: `output` says which; the one-to-one output has
+    K = min(candidates, A) points for each image, best first before refinement, the one-to-many output all A.
     """
 
     stride = max(STRIDES)
@@ -180,7 +180,7 @@ class AlignRank(nn.Module):
             assert many.distribution is not None
             logits, distribution = many.logits.detach(), many.distribution.detach().flatten(2)
             main = self._chosen(sampled, logits.transpose(1, 2), distribution.transpose(1, 2))
-        main.one_to_many = many
+        main.auxiliary["one_to_many"] = many
         return main
 
     def _chosen(self, maps: Sequence[Tensor], logits: Tensor, distribution: Tensor) -> Predictions:
@@ -204,7 +204,7 @@ class AlignRank(nn.Module):
             final = self.suppression(refined.detach(), boxes)
         main = Predictions(final, boxes, points, strides, fixed_boxes=True)
         if self.training:
-            main.unsuppressed = Predictions(refined, boxes, points, strides, fixed_boxes=True)
+            main.auxiliary["unsuppressed"] = Predictions(refined, boxes, points, strides, fixed_boxes=True)
         return main
 
     def deploy(self) -> AlignRank:
@@ -219,18 +219,6 @@ class AlignRank(nn.Module):
         return self
 
 
-def build_model(config: AlignRankConfig) -> AlignRank:
-    """The network alone: what prediction and export need."""
-    return AlignRank(config)
-
-
-def build_postprocess(config: AlignRankConfig) -> TopK | NonMaximumSuppression:
+def postprocess(config: AlignRankConfig) -> TopK | NonMaximumSuppression:
     """Top k, or NMS where the one-to-many output is asked for."""
     return NonMaximumSuppression() if config.postprocess.nms else TopK()
-
-
-def build(config: AlignRankConfig) -> Built:
-    """Network, criterion and postprocess."""
-    from alignrank.detectors.yolo_criterion import YoloCriterion
-
-    return Built(build_model(config), YoloCriterion(config), build_postprocess(config))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32
 from alignrank.config import Config
-from alignrank.contracts import Built, Predictions
-from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression
+from alignrank.contracts import Predictions
+from alignrank.detectors.postprocess import NmsConfig
 from alignrank.detectors.varifocalnet import PRIOR, STRIDES, ConvGroupNorm, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.deformable import DeformableConv, use_grid_sample
 from alignrank.nn.fpn import FPN
@@ -100,7 +100,7 @@ class Head(nn.Module):
 class RepPoints(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions over all cells of five levels.
 
-    `boxes` are of the second points, `first_boxes` of the first ones (training only).
+    `boxes` are of the second points, those of the auxiliary `first` of the first ones.
     """
 
     stride = 32
@@ -121,7 +121,8 @@ class RepPoints(nn.Module):
             boxes = self.moments(cell_rows(second), points, strides)
             predictions = Predictions(cell_rows(logits), boxes, points, strides)
             if self.training:
-                predictions.first_boxes = self.moments(cell_rows(first), points, strides)
+                first_boxes = self.moments(cell_rows(first), points, strides)
+                predictions.auxiliary["first"] = Predictions(predictions.logits, first_boxes, points, strides)
         return predictions
 
     def moments(self, taps: Tensor, points: Tensor, strides: Tensor) -> Tensor:
@@ -136,20 +137,3 @@ class RepPoints(nn.Module):
         """In place, for inference only: deformable convolutions become nine samplings, which every runtime has."""
         use_grid_sample(self)
         return self
-
-
-def build_model(config: RepPointsConfig) -> RepPoints:
-    """The network alone: what prediction and export need."""
-    return RepPoints(config)
-
-
-def build_postprocess(config: RepPointsConfig) -> NonMaximumSuppression:
-    """Class-wise NMS."""
-    return NonMaximumSuppression(config.postprocess)
-
-
-def build(config: RepPointsConfig) -> Built:
-    """Network, criterion and postprocess."""
-    from alignrank.detectors.reppoints_criterion import RepPointsCriterion
-
-    return Built(build_model(config), RepPointsCriterion(config), build_postprocess(config))

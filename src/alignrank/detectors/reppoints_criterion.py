@@ -35,7 +35,7 @@ class RepPointsCriterion:
         loss, points, strides = self.config.loss, predictions.points, predictions.strides
         assert points is not None
         assert strides is not None
-        first_boxes = predictions.boxes if predictions.first_boxes is None else predictions.first_boxes
+        first_boxes = predictions.auxiliary.get("first", predictions).boxes
         nearest = gathered((nearest_point(points, strides, t.boxes, t.labels)[0] for t in targets), targets)
         assigned = self._assign(first_boxes, targets)
         positives = gathered((gt_index for gt_index, _, _ in assigned), targets)
@@ -53,7 +53,7 @@ class RepPointsCriterion:
 
     def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
         """The points of the second stage, by the boxes that there are."""
-        boxes = predictions.boxes if predictions.first_boxes is None else predictions.first_boxes
+        boxes = predictions.auxiliary.get("first", predictions).boxes
         return gathered((gt_index for gt_index, _, _ in self._assign(boxes, targets)), targets)
 
     def _assign(self, boxes: Tensor, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from alignrank.boxes import deltas_to_xyxy
 from alignrank.config import Config
-from alignrank.contracts import Built, Predictions
-from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression
+from alignrank.contracts import Predictions
+from alignrank.detectors.postprocess import NmsConfig
 from alignrank.detectors.varifocalnet import STRIDES, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.fpn import FPN
 from alignrank.nn.grid import cell_rows, grid_points
@@ -110,20 +110,3 @@ def all_anchors(maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     half = unit.reshape(1, -1, 2) * strides[:, None] / 2
     anchors = torch.cat([points[:, None] - half, points[:, None] + half], -1)  # [cells,9,4]
     return anchors.flatten(0, 1), strides.repeat_interleave(anchors.shape[1], 0)
-
-
-def build_model(config: RetinaNetConfig) -> RetinaNet:
-    """The network alone: what prediction and export need."""
-    return RetinaNet(config)
-
-
-def build_postprocess(config: RetinaNetConfig) -> NonMaximumSuppression:
-    """Class-wise NMS."""
-    return NonMaximumSuppression(config.postprocess)
-
-
-def build(config: RetinaNetConfig) -> Built:
-    """Network, criterion and postprocess."""
-    from alignrank.detectors.retinanet_criterion import RetinaNetCriterion
-
-    return Built(build_model(config), RetinaNetCriterion(config), build_postprocess(config))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32, distances_to_xyxy
 from alignrank.config import Config
-from alignrank.contracts import Built, Predictions
-from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression
+from alignrank.contracts import Predictions
+from alignrank.detectors.postprocess import NmsConfig
 from alignrank.errors import InputError
 from alignrank.nn.csp import SCALES, CSPBackbone
 from alignrank.nn.deformable import DeformableConv, ModulatedConv, star_offsets, use_grid_sample
@@ -171,7 +171,7 @@ def _exp(raw: Tensor, scale: Tensor) -> Tensor:
 class VarifocalNet(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions over all cells of five levels.
 
-    `boxes` are the refined ones, `first_boxes` those before (training only, and only where boxes are refined).
+    `boxes` are the refined ones, those of the auxiliary `first` what they were before.
     """
 
     stride = 32
@@ -198,7 +198,8 @@ class VarifocalNet(nn.Module):
             if self.config.head.centreness:
                 predictions.centreness = cell_rows(centreness)
             if self.training and self.config.head.refine:
-                predictions.first_boxes = distances_to_xyxy(points, cell_rows(first))
+                first_boxes = distances_to_xyxy(points, cell_rows(first))
+                predictions.auxiliary["first"] = Predictions(predictions.logits, first_boxes, points, strides)
         return predictions
 
     def deploy(self) -> VarifocalNet:
@@ -216,20 +217,3 @@ def build_backbone(config: ModelConfig) -> Any:
     from alignrank.nn.backbone import TimmPyramid, timm_name
 
     return TimmPyramid(timm_name(config.backbone), pretrained=config.pretrained, norm=config.norm, freeze=config.freeze)
-
-
-def build_model(config: VarifocalNetConfig) -> VarifocalNet:
-    """The network alone: what prediction and export need."""
-    return VarifocalNet(config)
-
-
-def build_postprocess(config: VarifocalNetConfig) -> NonMaximumSuppression:
-    """Class-wise NMS."""
-    return NonMaximumSuppression(config.postprocess)
-
-
-def build(config: VarifocalNetConfig) -> Built:
-    """Network, criterion and postprocess."""
-    from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
-
-    return Built(build_model(config), VarifocalNetCriterion(config), build_postprocess(config))

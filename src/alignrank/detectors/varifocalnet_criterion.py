@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alignrank.assign import atss, fcos
-from alignrank.boxes import xyxy_to_distances
+from alignrank.assign.fcos import centreness_target
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.positives import Positives, class_targets, gathered, quality_of
 from alignrank.detectors.varifocalnet import VarifocalNetConfig
@@ -39,7 +39,7 @@ class VarifocalNetCriterion:
         loss = self.config.loss
         assert predictions.points is not None
         positives = image, point, _, gt = self.positives(predictions, targets)
-        first = predictions.boxes if predictions.first_boxes is None else predictions.first_boxes
+        first = predictions.auxiliary.get("first", predictions).boxes
         count = shared_normalizer(gt.new_tensor(float(len(gt))), alone=alone)
         parts = {}
         if predictions.centreness is None:
@@ -49,7 +49,7 @@ class VarifocalNetCriterion:
             logits = predictions.centreness[image, point, 0]
             parts["centreness"] = binary_cross_entropy_with_logits(logits, weight, reduction="sum") / count
         parts["box"] = loss.box * _box_loss(first[image, point], gt, weight, alone)
-        if predictions.first_boxes is not None:
+        if "first" in predictions.auxiliary:
             refined = predictions.boxes[image, point]
             parts["refine"] = loss.refine * _box_loss(refined, gt, quality_of(refined, gt), alone)
         quality = class_targets(predictions, positives)
@@ -77,11 +77,3 @@ def _box_loss(boxes: Tensor, gt: Tensor, weight: Tensor, alone: bool) -> Tensor:
     """Weighted mean of 1 - GIoU, 0 without positives."""
     total = (weight * giou_loss(boxes, gt, eps=GIOU_EPS)).sum()
     return total / shared_normalizer(weight.sum(), alone=alone)
-
-
-def centreness_target(points: Tensor, gt: Tensor) -> Tensor:
-    """points [P,2] inside of boxes [P,4] -> [P] in 0..1 (FCOS, eq. 3): 1 in the middle, 0 on an edge."""
-    left, top, right, bottom = xyxy_to_distances(points, gt).clamp(min=0).unbind(-1)
-    across = torch.minimum(left, right) / torch.maximum(left, right).clamp(min=1e-9)
-    down = torch.minimum(top, bottom) / torch.maximum(top, bottom).clamp(min=1e-9)
-    return (across * down).sqrt()

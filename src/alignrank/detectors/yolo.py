@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32, distances_to_xyxy
 from alignrank.config import Config
-from alignrank.contracts import Built, Predictions
+from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.errors import InputError
 from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
@@ -181,7 +181,7 @@ class Yolo(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions.
 
     With a dual head, `output` says which one makes the main predictions in evaluation; the other is then
-    not computed. In training both are, the one-to-many one as `Predictions.one_to_many`.
+    not computed. In training both are, the one-to-many one as the auxiliary `one_to_many`.
     """
 
     stride = max(STRIDES)
@@ -206,7 +206,7 @@ class Yolo(nn.Module):
         # The one-to-one head learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
         main = dense_predictions(self.one_to_one, [x.detach() for x in maps])
         if self.training:
-            main.one_to_many = dense_predictions(self.head, maps)
+            main.auxiliary["one_to_many"] = dense_predictions(self.head, maps)
         return main
 
     def deploy(self) -> Yolo:
@@ -249,18 +249,6 @@ def dense_predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Prediction
     return Predictions(logits, boxes, points, strides, distribution)
 
 
-def build_model(config: YoloConfig) -> Yolo:
-    """The network alone: what prediction and export need."""
-    return Yolo(config)
-
-
-def build_postprocess(config: YoloConfig) -> TopK | NonMaximumSuppression:
+def postprocess(config: YoloConfig) -> TopK | NonMaximumSuppression:
     """Top k where the main output is one-to-one, NMS otherwise."""
     return TopK() if config.head.dual and not config.postprocess.nms else NonMaximumSuppression()
-
-
-def build(config: YoloConfig) -> Built:
-    """Network, criterion and postprocess."""
-    from alignrank.detectors.yolo_criterion import YoloCriterion
-
-    return Built(build_model(config), YoloCriterion(config), build_postprocess(config))

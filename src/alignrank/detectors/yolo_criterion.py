@@ -22,12 +22,7 @@ from alignrank.boxes import aligned_iou, xyxy_to_distances
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.positives import Positives
 from alignrank.detectors.yolo import YoloConfig
-from alignrank.losses import (
-    ciou_loss,
-    class_loss,
-    distribution_focal_loss,
-    sigmoid_focal_loss,
-)
+from alignrank.losses import ciou_loss, class_loss, distribution_focal_loss, sigmoid_focal_loss
 from alignrank.losses.normalizer import shared_normalizer
 from alignrank.losses.ranking import chosen_rank_loss, rank_consistent_loss
 
@@ -46,14 +41,15 @@ class YoloCriterion:
     ) -> LossTerms:
         truth = padded(targets)
         call = _Call(truth, alone, self._fade(progress))
-        if not self.config.head.dual or (predictions.one_to_many is None and self.config.postprocess.nms):
+        one_to_many, unsuppressed = (predictions.auxiliary.get(name) for name in ("one_to_many", "unsuppressed"))
+        if not self.config.head.dual or (one_to_many is None and self.config.postprocess.nms):
             parts = self._one_to_many(predictions, call)
         else:
             parts = {f"o2o_{name}": term for name, term in self._one_to_one(predictions, call).items()}
-            if predictions.one_to_many is not None:
-                parts |= self._one_to_many(predictions.one_to_many, call)
-            if (quality := predictions.unsuppressed) is not None:
-                parts |= {f"quality_{name}": term for name, term in self._one_to_many(quality, call).items()}
+            if one_to_many is not None:
+                parts |= self._one_to_many(one_to_many, call)
+            if unsuppressed is not None:
+                parts |= {f"quality_{name}": term for name, term in self._one_to_many(unsuppressed, call).items()}
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
     def _fade(self, progress: float) -> float:
@@ -84,7 +80,7 @@ class YoloCriterion:
         assignment = self._assign(predictions, call.truth, 1)
         parts = self._terms(predictions, assignment, call)
         loss = self.config.loss
-        if loss.rank and call.fade and predictions.unsuppressed is None:
+        if loss.rank and call.fade and "unsuppressed" not in predictions.auxiliary:
             wider = self._assign(predictions, call.truth, self.config.assign.topk)
             logits, quality, gt_index, entries = _candidates(predictions, wider)
             if loss.o2o_pairs == "all":

@@ -1,0 +1,54 @@
+"""Opening a data set for use: one split of it, and its images, in memory where they fit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from alignrank.data.loader import Images
+from alignrank.data.samples import Split
+from alignrank.data.source import read
+from alignrank.device import free_memory
+from alignrank.errors import InputError, nearest
+from alignrank.input_size import InputSize
+from alignrank.terminal.progress import steps
+from alignrank.terminal.skipped import report_skipped
+
+
+def open_split(data: str, name: str) -> Split:
+    """One split of a data set, for use; what was left out is reported.
+
+    Raises InputError if the data set does not have it, or no image of it can be used.
+    """
+    source = read(data, require_val=False)
+    splits = source.splits()
+    if name not in splits:
+        raise InputError(f"{source.path}: has no split {name!r}; {nearest(name, splits)}")
+    report_skipped(splits[name].skipped)
+    if not splits[name].samples:
+        raise InputError(f"{splits[name].source}: the {name} split has no usable image")
+    return splits[name]
+
+
+def opened(
+    split: Split,
+    size: InputSize,
+    *,
+    cache: Literal["auto", "ram", "off"] = "auto",
+    processes: int = 1,
+    quiet: bool = False,
+) -> Images:
+    """The images of a split for inputs of `size`; decoded now if all fit in half of the free memory (`auto`).
+
+    Each of `processes` holds its own copy. Those that do not decode are left out, with a counted warning
+    unless `quiet`. Raises InputError if none is left.
+    """
+    images = Images(split, size)
+    fits = images.num_bytes() * processes < free_memory() / 2
+    if cache == "ram" or (cache == "auto" and fits):
+        with steps("decoding images", len(images)) as advance:
+            skipped = images.keep_all(advance)
+        if skipped and not quiet:
+            report_skipped(skipped)
+        if len(images) == 0:
+            raise InputError(f"{images.split.source}: no image can be decoded")
+    return images

@@ -1,0 +1,1 @@
+"""How good a detector is: on a split of a data set, or from COCO results of any detector."""

@@ -1,0 +1,72 @@
+"""What a user may ask of an evaluation, and of a diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alignrank.contracts import WantedThresholds
+from alignrank.errors import InputError
+from alignrank.input_size import ImageSize
+from alignrank.metrics.comparison import REPLICATES
+from alignrank.metrics.inputs import Id
+from alignrank.metrics.ranking import GAP
+
+
+@dataclass(frozen=True, slots=True)
+class ValOptions:
+    """thresholds: of the selection. coco_max_dets: detections per image that count in COCO's figures. imgsz, rect: of
+    the network's input, see `input_size`; None: as the weights say. before_nms: diagnose what the selection is made
+    from, too (a few kB an image). nms: of the one-to-many output, also where there is an NMS-free one. oracle: the
+    part of the predictions to replace by ground truth, see `oracle.py`.
+
+    Raises InputError naming the option that is out of range.
+    """
+
+    thresholds: WantedThresholds = field(default_factory=WantedThresholds)
+    coco_max_dets: int = 100
+    imgsz: ImageSize | None = None
+    rect: bool | None = None
+    batch: int = 16
+    before_nms: bool = True
+    nms: bool = False
+    oracle: str = ""
+
+    def __post_init__(self) -> None:
+        for option, number in (("max_dets", self.coco_max_dets), ("batch", self.batch)):
+            if number < 1:
+                raise InputError(f"{option}: must be at least 1, got {number}")
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosisOptions:
+    """images: the folder of the images, for pictures in the report. classes: only these, by name or category id.
+    max_dets: detections that count per image and class. tau: IoU threshold of LRP. gap: IoU difference from which on
+    two boxes of an object have an order. conf: score of the operating point. replicates, seed: of the bootstrap over
+    images.
+
+    Raises InputError naming the option that is out of range.
+    """
+
+    images: str | Path | None = None
+    classes: Sequence[Id] | None = None
+    max_dets: int = 100
+    tau: float = 0.5
+    gap: float = GAP
+    conf: float = 0.25
+    replicates: int = REPLICATES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_dets < 1:
+            raise InputError(f"max_dets: must be at least 1, got {self.max_dets}")
+        if not 0 < self.tau < 1:
+            raise InputError(f"tau: must be between 0 and 1, got {self.tau}")
+        for option, share in (("gap", self.gap), ("conf", self.conf)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{option}: must be from 0 to 1, got {share}")
+        if self.replicates < 0:
+            raise InputError(f"replicates: must be at least 0, got {self.replicates}")
+        if self.images is not None and not Path(self.images).is_dir():
+            raise InputError(f"images: {self.images} is not a folder")

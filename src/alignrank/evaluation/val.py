@@ -1,0 +1,129 @@
+"""Evaluating saved weights on a split, with the files and pictures people look at."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alignrank.contracts import Batch
+from alignrank.data.decode import decode
+from alignrank.data.loader import EvaluationSet, evaluation_loader
+from alignrank.data.opening import open_split, opened
+from alignrank.data.samples import Split
+from alignrank.detectors import DETECTORS
+from alignrank.device import choose_device
+from alignrank.errors import InputError
+from alignrank.evaluation.options import ValOptions
+from alignrank.evaluation.oracle import correction
+from alignrank.evaluation.rank_report import report_content
+from alignrank.evaluation.validate import Validation, validate
+from alignrank.folders import make_folder, new_run_folder
+from alignrank.input_size import check_size
+from alignrank.metrics import Metrics, confusion_matrix, operating_curves
+from alignrank.metrics.inputs import Id
+from alignrank.report import curves, pictures
+from alignrank.report.html import write_html
+from alignrank.terminal.progress import say, steps
+from alignrank.weights import checkpoint
+from alignrank.weights.deployed import deploy
+
+NUM_PICTURES = 8
+# Confidence of boxes in pictures and in the confusion matrix: what `predict` shows.
+SHOWN_CONF = 0.25
+REPORT = "report.html"
+
+
+def val_to_folder(
+    weights: Path,
+    data: str,
+    options: ValOptions,
+    *,
+    split: str = "val",
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> Metrics:
+    """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given."""
+    folder = None if out is None else new_run_folder(out, "val")
+    chosen = choose_device(device)
+    if options.imgsz is not None:
+        check_size(options.imgsz)
+    opened_split = open_split(data, split)
+    result = val(weights, opened_split, options, device=chosen)
+    if folder is not None:
+        write_evaluation(result, opened_split, folder)
+        say(f"results, plots and pictures are in {folder}")
+    return result.metrics
+
+
+def val(weights: Path, split: Split, options: ValOptions, *, device: torch.device) -> Validation:
+    """Evaluate saved weights, as deployed, on `split`. Raises InputError where the two do not belong together."""
+    loaded = checkpoint.load(weights)
+    if loaded.classes != split.classes:
+        raise InputError(
+            f"{weights}: was trained for the classes {', '.join(loaded.classes)[:200]}; "
+            f"{split.source} has {', '.join(split.classes)[:200]}"
+        )
+    correct = None
+    if options.oracle:
+        recipe = (loaded.with_nms() if options.nms else loaded).recipe.without_pretrained()
+        correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
+    detector = deploy(loaded, device, nms=options.nms).resized(options.imgsz, options.rect)
+    loader = evaluation_loader(EvaluationSet(opened(split, detector.size)), options.batch, workers=0)
+    with steps("evaluating", len(loader)) as advance:
+
+        def batches() -> Iterator[Batch]:
+            for batch in loader:
+                yield batch.to(device)
+                advance()
+
+        return validate(detector.network, detector.postprocess, batches(), split, options, correct=correct)
+
+
+def write_evaluation(result: Validation, split: Split, out: Path) -> None:
+    """Into `out`: metrics.json, detections.json (COCO results), the rank report, plots, and a sheet of pictures."""
+    make_folder(out, "out")
+    (out / "metrics.json").write_text(json.dumps(result.metrics.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (out / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
+    inputs = result.diagnosis.inputs
+    points = operating_curves(inputs)
+    names = [str(name) for name in split.classes]
+    curves.plot_precision_recall(points.recalls, points.precision_at_recall, names, out / "precision_recall.png")
+    curves.plot_f1(points.thresholds, points.precision, points.recall, points.f1, names, out / "f1.png")
+    curves.plot_confusion(confusion_matrix(inputs, conf=SHOWN_CONF), names, out / "confusion.png")
+    _write_comparison(result.results, split, out / "val_predictions.jpg")
+    path_of: dict[Id, Path] = {sample.image_id: sample.image for sample in split.samples}
+    files = [path_of.get(image_id) for image_id in inputs.image_ids]
+    content = report_content({out.name: result.diagnosis}, title=f"Rank report: {out.name}", images=files)
+    write_html(content, out / REPORT)
+
+
+def _write_comparison(results: list[dict[str, Any]], split: Split, path: Path) -> None:
+    """Ground truth beside predictions for images spread over the split."""
+    found = defaultdict(list)
+    label_of = {category: label for label, category in enumerate(split.category_ids)}
+    for row in results:
+        if row["score"] >= SHOWN_CONF:
+            x, y, w, h = row["bbox"]
+            found[row["image_id"]].append(((x, y, x + w, y + h), row["score"], label_of[row["category_id"]]))
+    chosen = np.unique(np.linspace(0, len(split) - 1, NUM_PICTURES).round().astype(int))
+    samples = [split.samples[i] for i in chosen.tolist()]
+    detections = []
+    for sample in samples:
+        rows = found[sample.image_id]
+        boxes = np.array([row[0] for row in rows], dtype=np.float32).reshape(-1, 4)
+        detections.append((boxes, np.array([row[1] for row in rows]), np.array([row[2] for row in rows], dtype=int)))
+    pictures.compare_sheet(
+        [decode(sample.image) for sample in samples],
+        [(sample.boxes, sample.labels) for sample in samples],
+        detections,
+        split.classes,
+        path,
+        captions=[sample.image.name for sample in samples],
+        tile=480,
+    )

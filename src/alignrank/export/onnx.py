@@ -1,0 +1,187 @@
+"""A network as an ONNX file that ONNX Runtime computes the same as PyTorch, checked before the file is written.
+
+Knows neither losses nor data. Shape letters: B images, A points, C classes, K selected (at most `max_dets`).
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignrank.contracts import Postprocess
+from alignrank.detectors import deployed
+from alignrank.detectors.postprocess import TopK, top_k
+from alignrank.errors import InputError
+from alignrank.folders import replacing
+from alignrank.input_size import ImageSize, InputSize, Size, check_size
+from alignrank.nn.pan import split_top_down
+from alignrank.version import __version__
+
+# Largest differences between ONNX Runtime and PyTorch: of boxes relative to their largest coordinate (at least 1 px),
+# of scores absolute.
+BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-4
+Array = np.ndarray[Any, Any]
+
+
+class ExportError(RuntimeError):
+    """The exported graph does not compute what the network does: a fault of ours or of the exporter."""
+
+
+class ExportGraph(nn.Module):
+    """images [B,3,H,W] float 0..1 -> boxes [B,K,4] px, scores [B,K], labels [B,K], best first, if `nms_free`;
+    otherwise boxes [B,A,4] and scores [B,A,C] in 0..1, which still need NMS.
+    """
+
+    def __init__(self, model: nn.Module, *, nms_free: bool, max_dets: int) -> None:
+        super().__init__()
+        self.model, self.nms_free, self.max_dets = model, nms_free, max_dets
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        boxes, scores = self.raw(images)
+        return top_k(scores, boxes, self.max_dets) if self.nms_free else (boxes, scores)
+
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [B,A,4] and scores [B,A,C] of every point."""
+        predictions = self.model(images)
+        return predictions.boxes, predictions.scores()
+
+
+def export_onnx(
+    model: Any,
+    postprocess: Postprocess,
+    path: str | Path,
+    *,
+    imgsz: ImageSize,
+    names: Sequence[str],
+    max_dets: int = 300,
+    recipe: str = "",
+) -> Path:
+    """Write `model` as ONNX to `path`, replacing what is there; the model itself stays as it is.
+
+    Input `images` [B,3,H,W] float 0..1 RGB, letterboxed, any B; H = W = imgsz, of a pair the canvas of a landscape
+    picture. Outputs by `postprocess`, see ExportGraph: NMS-free for TopK, raw otherwise. Metadata: names (JSON list),
+    imgsz, recipe, nms_free, version.
+    Raises InputError for a size that does not fit and for missing packages, ExportError where ONNX Runtime
+    and PyTorch disagree; `path` is then left as it was.
+    """
+    path = Path(path)
+    check_size(imgsz, model.stride)
+    if max_dets < 1:
+        raise InputError(f"max_dets: must be at least 1, got {max_dets}")
+    _require("onnx", "onnxscript", "onnxruntime")
+    model = copy.deepcopy(model).cpu().float().eval()
+    model = split_top_down(deployed(model))
+    graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
+    size = InputSize.of(imgsz, rect=False, step=model.stride).landscape
+    exported = _to_onnx(graph, size)
+    metadata = {
+        "names": json.dumps(list(names)),
+        "imgsz": json.dumps(imgsz),
+        "recipe": recipe,
+        "nms_free": json.dumps(graph.nms_free),
+        "version": __version__,
+    }
+    for key, value in metadata.items():
+        exported.metadata_props.add(key=key, value=value)
+    content: bytes = exported.SerializeToString()
+    check_parity(graph, content, size=size)
+    _write(path, content)
+    return path
+
+
+def check_parity(graph: ExportGraph, content: bytes, *, size: Size) -> None:
+    """Run both on the same random images, in batches of two sizes. Raises ExportError if they disagree."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 3):
+        images = torch.rand(count, 3, *size, generator=generator)
+        outputs = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            raw_boxes, raw_scores = (x.numpy() for x in graph.raw(images))
+            expected = [x.numpy() for x in graph(images)]
+        if [x.shape for x in outputs] != [x.shape for x in expected]:
+            shapes = f"{[x.shape for x in outputs]}, PyTorch {[x.shape for x in expected]}"
+            raise ExportError(f"export: ONNX Runtime gives outputs of shape {shapes}")
+        if not graph.nms_free:
+            _compare("boxes", outputs[0], raw_boxes, _box_tolerance(raw_boxes))
+            _compare("scores", outputs[1], raw_scores, SCORE_TOLERANCE)
+            continue
+        # Equal scores may come in any order: the sorted scores must agree, and every row must be one of the
+        # network's (point, class) pairs.
+        _compare("scores", -np.sort(-outputs[1]), expected[1], SCORE_TOLERANCE)
+        for boxes, scores, labels, all_boxes, all_scores in zip(*outputs, raw_boxes, raw_scores, strict=True):
+            _check_rows(boxes, scores, labels, all_boxes, all_scores)
+
+
+def _compare(what: str, actual: Array, expected: Array, tolerance: Array | float) -> None:
+    difference = np.abs(actual - expected)
+    # Written so that NaN fails.
+    if not (difference <= tolerance).all():
+        raise ExportError(
+            f"export: {what} of ONNX Runtime and PyTorch differ by up to {difference.max():.3g}; not written"
+        )
+
+
+def _box_tolerance(boxes: Array) -> Array:
+    """[...,4] px -> [...,1] px. A coordinate is a centre and a distance: a small sum is as inexact as a large one."""
+    largest: Array = np.maximum(np.abs(boxes).max(-1, keepdims=True), 1)
+    return BOX_TOLERANCE * largest
+
+
+def _check_rows(boxes: Array, scores: Array, labels: Array, all_boxes: Array, all_scores: Array) -> None:
+    """boxes [K,4], scores [K], labels [K] must all occur among all_boxes [A,4], all_scores [A,C]."""
+    same_box = (np.abs(boxes[:, None] - all_boxes) <= _box_tolerance(boxes)[:, None]).all(-1)  # [K,A]
+    same_score = np.abs(scores[:, None] - all_scores[:, labels].T) <= SCORE_TOLERANCE  # [K,A]
+    missing = ~(same_box & same_score).any(1)
+    if missing.any():
+        raise ExportError(f"export: {missing.sum()} of {len(scores)} exported rows are not the network's; not written")
+
+
+def _to_onnx(graph: ExportGraph, size: Size) -> Any:
+    """The ONNX model (a protobuf) with a dynamic batch."""
+    outputs = ["boxes", "scores", "labels"] if graph.nms_free else ["boxes", "scores"]
+    # The exporter talks on stdout, which is for results, and warns of its own internals.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            # Two images: a batch of one would be taken for a constant.
+            (torch.zeros(2, 3, *size),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=outputs,
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise InputError(f"export: needs the package {package}; run `pip install alignrank[export]`") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
+            beside.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None

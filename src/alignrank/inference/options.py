@@ -1,0 +1,33 @@
+"""What a user may ask of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from alignrank.contracts import WantedThresholds
+from alignrank.errors import InputError
+from alignrank.input_size import ImageSize
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """classes: only these, by label or name. imgsz, rect: of the input, see `input_size`; None: as the weights say.
+    batch: images at a time. keep_images: detections carry their image, to be drawn on. precision: auto|fp32|bf16|fp16;
+    half precision rounds scores to 3 digits, which ties ranks. report_skipped: a counted warning at the end.
+
+    Raises InputError naming the option that is out of range.
+    """
+
+    thresholds: WantedThresholds = field(default_factory=WantedThresholds)
+    classes: Sequence[int | str] | None = None
+    imgsz: ImageSize | None = None
+    rect: bool | None = None
+    batch: int = 1
+    keep_images: bool = False
+    precision: str = "fp32"
+    report_skipped: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"batch: must be at least 1, got {self.batch}")

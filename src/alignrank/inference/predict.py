@@ -1,0 +1,106 @@
+"""Detections of anything `Sources` can read, lazily and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignrank.contracts import Batch, Detections, Frame, Targets, Thresholds
+from alignrank.data.augment import letterbox
+from alignrank.data.samples import Array
+from alignrank.device import half_dtype
+from alignrank.errors import InputError, nearest
+from alignrank.inference.options import PredictOptions
+from alignrank.inference.sources import Source, SourceImage, Sources
+from alignrank.weights.deployed import Deployed
+
+# A threshold for people who look at pictures.
+THRESHOLDS = Thresholds(conf=0.25, iou=0.7, max_dets=300)
+_Prepared = tuple[Tensor, Frame, Array | None]
+
+
+def predict(
+    detector: Deployed, source: Source | Sources, options: PredictOptions | None = None
+) -> Iterator[Detections]:
+    """Detections of each image or frame in order, boxes in its own pixels, computed when asked for.
+
+    Images of one canvas that follow one another are computed together, `options.batch` at most; the results do not
+    depend on it. Thresholds that are not given are the detector's own, else THRESHOLDS. What cannot be read is skipped.
+    Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
+    """
+    options = options or PredictOptions()
+    detector = detector.resized(options.imgsz, options.rect)
+    wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
+    run = _Run(detector, options, wanted)
+    sources = source if isinstance(source, Sources) else Sources(source)
+    half_dtype(options.precision, detector.device)
+    return run.over(sources)
+
+
+class _Run:
+    """One call of `predict`: prepares images in the reading threads, and runs the network on batches of them."""
+
+    def __init__(self, detector: Deployed, options: PredictOptions, wanted: list[int] | None) -> None:
+        self.detector, self.options, self.wanted = detector, options, wanted
+        self.limits = options.thresholds.over(detector.postprocess.thresholds or THRESHOLDS)
+        detector.network.eval()
+
+    def over(self, sources: Sources) -> Generator[Detections, None, None]:
+        """Detections of all sources."""
+        with closing(sources.map(self._prepare)) as prepared:
+            waiting: list[_Prepared] = []
+            for item in prepared:
+                if waiting and (len(waiting) == self.options.batch or item[0].shape != waiting[0][0].shape):
+                    yield from self._detect(waiting)
+                    waiting = []
+                waiting.append(item)
+                if len(waiting) == self.options.batch:
+                    yield from self._detect(waiting)
+                    waiting = []
+            if waiting:
+                yield from self._detect(waiting)
+        if self.options.report_skipped:
+            sources.skips.report()
+
+    def _prepare(self, item: SourceImage) -> _Prepared:
+        # Writable for torch, channels last in memory for a fast resize.
+        pixels = torch.from_numpy(np.require(item.image, requirements=["C", "W"])).permute(2, 0, 1)
+        canvas, scale, offset = letterbox(pixels, self.detector.size)
+        height, width = item.image.shape[:2]
+        image = item.image if self.options.keep_images else None
+        return canvas, Frame(item.name, (height, width), scale, offset), image
+
+    def _detect(self, items: list[_Prepared]) -> Iterator[Detections]:
+        canvases, frames, images = zip(*items, strict=True)
+        detector, limits = self.detector, self.limits
+        half = half_dtype(self.options.precision, detector.device)
+        inputs = Batch(torch.stack(canvases), [Targets.empty() for _ in items], list(frames)).to(detector.device)
+        with torch.no_grad(), torch.autocast(detector.device.type, half) if half else nullcontext():
+            predictions = detector.network(inputs.network_input())
+            selections = detector.postprocess(
+                predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, classes=self.wanted
+            )
+        for found, frame, image in zip(selections, frames, images, strict=True):
+            boxes = frame.to_original(found.boxes.float()).cpu()
+            scores, labels = found.scores.cpu(), found.labels.cpu()
+            yield Detections(boxes, scores, labels, detector.classes, frame.source, frame.size, image)
+
+
+def class_labels(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
+    """Labels of classes given by label or name. Raises InputError for one that the model does not have."""
+    labels = []
+    for wanted in classes:
+        text = str(wanted)
+        if text in names:
+            labels.append(list(names).index(text))
+        elif text.isdecimal() and int(text) < len(names):
+            labels.append(int(text))
+        else:
+            raise InputError(f"classes: unknown class {text!r}; {nearest(text, names)}; or 0 to {len(names) - 1}")
+    if not labels:
+        raise InputError(f"classes: none given; {nearest('', names)}")
+    return labels

@@ -1,0 +1,50 @@
+"""`predict`: everything that sources name, into a folder of pictures and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alignrank.contracts import Detections
+from alignrank.folders import new_run_folder
+from alignrank.inference.options import PredictOptions
+from alignrank.inference.predict import predict
+from alignrank.inference.results import write_results
+from alignrank.inference.sources import Sources
+from alignrank.terminal.progress import say
+from alignrank.terminal.skipped import say_processed
+from alignrank.weights.deployed import deploy
+
+
+def predict_to_folder(
+    sources: Sequence[str],
+    weights: Path,
+    options: PredictOptions,
+    *,
+    out: str | None = None,
+    device: str = "auto",
+    nms: bool = False,
+    collect: bool = False,
+) -> dict[str, Any]:
+    """Detect in everything `sources` name and write the results to a new folder, with pictures if `keep_images`.
+
+    Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
+    """
+    folder = new_run_folder(out, "predict")
+    detector = deploy(weights, device, nms=nms)
+    opened = Sources(list(sources))
+    found = predict(detector, opened, replace(options, report_skipped=False))
+    images: list[dict[str, Any]] = []
+
+    def collected() -> Iterator[Detections]:
+        for detections in found:
+            if collect:
+                images.append(detections.to_dict())
+            yield detections
+
+    written = write_results(collected(), folder, pictures=options.keep_images, total=opened.count)
+    say(f"results are in {written.out}")
+    say_processed(written.images, written.objects, opened.skips.items)
+    return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}

@@ -1,0 +1,29 @@
+"""What a training process is sent: plain data, all heavy things are built from it in the process itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from alignrank.data.samples import Split
+from alignrank.weights.recipe import Recipe
+
+
+@dataclass(slots=True)
+class Plan:
+    """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
+    go on from, if any.
+    """
+
+    recipe: Recipe
+    train: Split
+    val: Split
+    out: Path
+    device: torch.device
+    devices: int = 1
+    workers: int = 0
+    weights: Path | None = None
+    resume: Path | None = None
+    command: str = ""

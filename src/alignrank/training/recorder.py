@@ -1,0 +1,183 @@
+"""What a training run writes down: an evaluation each epoch, weights, logs. Its state: keeper.py."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.progress import Progress, TaskID
+from safetensors import SafetensorError
+from torch import nn
+
+from alignrank.data.loader import EvaluationSet, evaluation_loader
+from alignrank.data.opening import opened
+from alignrank.errors import TrainingError
+from alignrank.evaluation.options import ValOptions
+from alignrank.evaluation.validate import validate
+from alignrank.folders import replacing
+from alignrank.terminal.progress import bar, say
+from alignrank.training.averaging import AveragedWeights
+from alignrank.training.module import TrainingModule
+from alignrank.training.plan import Plan
+from alignrank.weights import checkpoint
+
+# Figures that are logged every epoch, under their last name; the others are in metrics.json at the end.
+LOGGED = (
+    *("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.spearman_true", "rank.misranked", "rank.best_box_missed"),
+    *("rank.ap_lost_ranking", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.laece"),
+)
+SHOWN = ("ap", "ap50", "ap75", "misranked")  # of them, on the terminal
+
+
+def _rates(trainer: L.Trainer) -> list[float]:
+    return [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+
+@contextmanager
+def writing(out: Path, epoch: int) -> Iterator[None]:
+    """A write that fails, for want of room mostly, ends the run; files keep what they held."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"{out}: the results of epoch {epoch} could not be written ({error}); those of the epoch before are "
+            f"whole: make room, then `alignrank train --resume {out}`"
+        ) from None
+
+
+def check_finite(model: nn.Module, epoch: int, out: Path) -> None:
+    """Raises TrainingError for weights that a step has broken behind a loss that was finite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise TrainingError(
+                f"{name} is not finite in epoch {epoch}; weights and state in {out} are those of the epoch before; a "
+                "lower train.lr may help"
+            )
+
+
+class Recorder(L.Callback):
+    """Runs on the first process only; the others wait at the end of the epoch."""
+
+    def __init__(self, plan: Plan, averaged: AveragedWeights) -> None:
+        self.plan, self.averaged = plan, averaged
+        self.history: list[dict[str, float]] = []
+        self.best_ap = -1.0
+        self.best_epoch = 0
+        self.seconds = 0.0
+        self._loader: Any = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._loggers: list[Logger] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        self.seconds = time.monotonic() - self._started
+        return {key: getattr(self, key) for key in ("history", "best_ap", "best_epoch", "seconds")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, value in state_dict.items():
+            setattr(self, key, value)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._started = time.monotonic() - self.seconds
+        if not trainer.is_global_zero:
+            return
+        self._loggers = [CSVLogger(self.plan.out, name="", version="")]
+        try:
+            self._loggers.append(TensorBoardLogger(self.plan.out, name="", version="tensorboard"))
+        except ModuleNotFoundError:
+            say("TensorBoard is not installed: logs are in metrics.csv only")
+        for row in self.history:
+            self._log(row)
+        self._progress = bar()
+        self._progress.start()
+        total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        done = trainer.global_step * trainer.accumulate_grad_batches
+        self._task = self._progress.add_task("training", total=total, completed=done)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=1, description=f"epoch {trainer.current_epoch + 1}")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
+        last = epoch == settings.epochs
+        if trainer.is_global_zero:
+            check_finite(module.model, epoch, self.plan.out)
+            row: dict[str, float] = {"epoch": epoch, "lr": max(_rates(trainer))}
+            row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
+            if last or epoch % settings.val_every == 0:
+                self._evaluate(module, row, epoch)
+            if settings.save_every and epoch % settings.save_every == 0:
+                self._save(f"epoch_{epoch:04d}", {"epoch": epoch})
+            self.seconds = time.monotonic() - self._started
+            row["seconds"] = round(self.seconds, 1)
+            self.history.append(row)
+            self._log(row)
+            self._say(row)
+        if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._stop_progress()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self._stop_progress()
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        for logger in self._loggers:
+            logger.finalize("done")
+
+    def _evaluate(self, module: TrainingModule, row: dict[str, float], epoch: int) -> None:
+        plan, settings = self.plan, self.plan.recipe.train
+        if self._loader is None:
+            dataset = EvaluationSet(opened(plan.val, plan.recipe.size_in_use, cache=settings.cache))
+            self._loader = evaluation_loader(dataset, int(settings.batch), workers=0)
+        assert self.averaged.model is not None
+        batches = (batch.to(module.device) for batch in self._loader)
+        options = ValOptions(before_nms=False)
+        result = validate(
+            self.averaged.model, module.postprocess, batches, plan.val, options, criterion=module.criterion
+        )
+        row |= {f"val/{name}": value for name, value in result.losses.items()}
+        figures = {name: value for name, value in result.metrics.scalars().items() if value is not None}
+        row |= {f"val/{name.removeprefix('rank.')}": figures[name] for name in LOGGED if name in figures}
+        ap = figures.get("ap", 0.0)
+        about: dict[str, Any] = {"epoch": epoch, **figures}
+        self._save("last", about)
+        if ap > self.best_ap:
+            self.best_ap, self.best_epoch = ap, epoch
+            self._save("best", about)
+
+    def _save(self, name: str, about: dict[str, Any]) -> None:
+        assert self.averaged.model is not None
+        plan, weights = self.plan, self.averaged.model.state_dict()
+        path = plan.out / f"{name}.safetensors"
+        with writing(self.plan.out, about["epoch"]):
+            checkpoint.save(path, weights, recipe=plan.recipe, classes=plan.train.classes, metrics=about)
+
+    def _log(self, row: dict[str, float]) -> None:
+        with writing(self.plan.out, int(row["epoch"])):
+            for logger in self._loggers:
+                logger.log_metrics(row, step=int(row["epoch"]))
+                logger.save()
+            with replacing(self.plan.out / "history.json") as path:
+                path.write_text(json.dumps(self.history), encoding="utf-8")
+
+    def _say(self, row: dict[str, float]) -> None:
+        epochs = self.plan.recipe.train.epochs
+        epoch = int(row["epoch"])
+        losses = "  ".join(f"{k.removeprefix('train/')} {v:.3f}" for k, v in row.items() if k.startswith("train/"))
+        figures = "  ".join(f"{k.upper()} {row[f'val/{k}']:.3f}" for k in SHOWN if f"val/{k}" in row)
+        left = timedelta(seconds=round(self.seconds / epoch * (epochs - epoch)))
+        say(f"epoch {epoch}/{epochs}  {losses}  {figures}  {left} left")

@@ -1,0 +1,242 @@
+"""A training run from options to results: reads the data, trains, evaluates the best weights, writes pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignrank.data.samples import DataSource, Split
+from alignrank.data.sheet import SheetOptions, write_sheet
+from alignrank.data.source import read
+from alignrank.device import choose_device, choose_precision, choose_workers
+from alignrank.errors import InputError
+from alignrank.evaluation.options import ValOptions
+from alignrank.evaluation.tables import shown
+from alignrank.evaluation.val import REPORT, val, write_evaluation
+from alignrank.folders import LOCK_FILE, RUN_FILE, locked, make_folder, new_run_folder, replacing
+from alignrank.report.curves import plot_training
+from alignrank.terminal.progress import say, warn
+from alignrank.terminal.skipped import Skipped, reasons, report_skipped, say_processed, skipped_in_words
+from alignrank.training.auto_batch import with_batch
+from alignrank.training.fit import fit
+from alignrank.training.options import RunOptions
+from alignrank.training.plan import Plan
+from alignrank.training.state import check_state, last_state
+from alignrank.version import __version__
+from alignrank.weights.recipe import Recipe
+
+
+def train(
+    options: RunOptions, recipe: Recipe, *, command: str = "", classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked.
+
+    classes: those the data set must have, if given.
+    """
+    out = new_run_folder(options.out, recipe.name)
+    plan = _plan(options, recipe, out, resume=None, command=command)
+    found = plan.train.classes
+    if classes is not None and found != tuple(classes):
+        raise InputError(
+            f"{options.data}: its classes are {', '.join(found)}, the detector was made for {', '.join(classes)}"
+        )
+    return _execute(
+        plan, {"options": options.located().model_dump(), "recipe": plan.recipe.to_dict(), "command": command}
+    )
+
+
+def resume(run: Path) -> dict[str, Any]:
+    """Continue an interrupted run in its own folder. Raises InputError if there is nothing to continue."""
+    file = run / RUN_FILE
+    if not file.is_file():
+        raise InputError(f"{run}: is not a training run: there is no {RUN_FILE} in it")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        options = RunOptions.parse(about["options"], where=str(file))
+        recipe = Recipe.parse(about["recipe"], where=str(file))
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise InputError(f"{file}: is damaged ({error}); start a new run") from None
+    if (run / "results.json").is_file():
+        raise InputError(
+            f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
+        )
+    state = last_state(run)
+    if state is None:
+        say(f"{run}: stopped before its first epoch ended, starting again")
+    plan = _plan(options, recipe, run, resume=state, command=about.get("command", ""))
+    if state is not None:
+        check_state(state, plan.recipe)
+    return _execute(plan, about)
+
+
+def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
+    if options.devices > 1 and hasattr(sys, "ps1"):
+        raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
+    source = read(options.data)
+    train_split, val_split = _splits(source, options.val)
+    device = choose_device(options.device)
+    choose_precision(recipe.train.precision, device)
+    return Plan(
+        recipe=with_batch(recipe.for_classes(len(train_split.classes)), device),
+        train=train_split,
+        val=val_split,
+        out=out,
+        device=device,
+        devices=options.devices,
+        workers=choose_workers(options.workers, device),
+        weights=Path(options.weights) if options.weights else None,
+        resume=resume,
+        command=command,
+    )
+
+
+def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
+    if source.train is None:
+        raise InputError(f"{source.path}: has no training split, only {', '.join(source.splits())}")
+    if val is not None:
+        other = read(val)
+        val_split = other.val or other.train
+        if val_split is None or val_split.classes != source.train.classes:
+            raise InputError(f"--val {val}: its classes differ from those of {source.path}")
+    elif source.val is not None:
+        val_split = source.val
+    else:
+        val_split = _training_images_again(source.train)
+    for name, split in (("training", source.train), ("validation", val_split)):
+        if not split.samples:
+            raise InputError(f"{split.source}: the {name} split has no usable image")
+    if not any((~sample.crowd).any() for sample in source.train.samples):
+        lost = "; ".join(["", *skipped_in_words(reasons(source.train.skipped))])
+        raise InputError(
+            f"{source.train.source}: there is no object in the whole training split, nothing can be learnt{lost}"
+        )
+    report_skipped(_skipped(source.train, val_split))
+    for note in _notes(source.train, val_split):
+        warn(note)
+    return source.train, val_split
+
+
+def _training_images_again(train: Split) -> Split:
+    """What a data set without validation split is evaluated on (docs/decisions/0018)."""
+    note = (
+        f"{train.source}: has no validation split; figures will be those of the training images, and flatter: "
+        f"make one with `alignrank data split {train.source} --out NEW`, or name it with --val"
+    )
+    return replace(train, samples=list(train.samples), skipped=[], notes=[note])
+
+
+def _skipped(train: Split, val: Split) -> list[Skipped]:
+    """Of both splits; what they share counts once."""
+    of_train = set(train.skipped)
+    return [*train.skipped, *(item for item in val.skipped if item not in of_train)]
+
+
+def _notes(train: Split, val: Split) -> list[str]:
+    return list(dict.fromkeys([*train.notes, *val.notes]))
+
+
+def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
+    existed = plan.out.exists()
+    make_folder(plan.out, "out")
+    with locked(plan.out):
+        try:
+            with replacing(plan.out / RUN_FILE) as path:
+                versions = {"alignrank": __version__, "torch": torch.__version__}
+                path.write_text(json.dumps({**about, **versions}, indent=1), encoding="utf-8")
+            say(
+                f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
+                f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}"
+            )
+            if plan.resume is None:
+                recipe = plan.recipe
+                sheet = SheetOptions(recipe.size_in_training, recipe.augment, recipe.train.seed)
+                write_sheet(plan.train, plan.out / "train_samples.jpg", sheet)
+            fit(plan)
+            return _finish(plan)
+        except InputError:
+            if not existed:
+                _remove_new_run(plan.out)
+            raise
+
+
+def say_result(result: Mapping[str, Any]) -> None:
+    """The end of a run: headline figures and where everything is."""
+    metrics, out = result["metrics"], Path(result["out"])
+    say("  ".join(f"{key.upper()} {shown(metrics[key])}" for key in ("ap", "ap50", "ap75")))
+    rank = {key: shown(metrics["rank"][key]) for key in ("spearman", "misranked", "ap_lost_ranking")}
+    say(
+        f"oLRP {shown(metrics['lrp'])}  score-IoU Spearman {rank['spearman']}  mis-ranked {rank['misranked']}  "
+        f"AP lost to ranking {rank['ap_lost_ranking']}"
+    )
+    say(f"weights   {result['weights']}")
+    say(f"curves    {out / 'curves.png'}, {out / 'precision_recall.png'}, {out / 'f1.png'}, {out / 'confusion.png'}")
+    say(f"pictures  {out / 'train_samples.jpg'}, {out / 'val_predictions.jpg'}")
+    say(f"report    {out / REPORT}")
+    say(f"results   {out / 'results.json'}")
+    written = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    say_processed(written["processed"], written["objects"], [tuple(item) for item in written["skipped_reasons"]])
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package runs from, for benchmark records; None for an installed one."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return head.stdout.strip() or None
+
+
+def _remove_new_run(out: Path) -> None:
+    """A run that failed on its input leaves nothing behind."""
+    for file in ("train_samples.jpg", RUN_FILE, LOCK_FILE):
+        (out / file).unlink(missing_ok=True)
+    with suppress(OSError):
+        out.rmdir()
+
+
+def _finish(plan: Plan) -> dict[str, Any]:
+    best = plan.out / "best.safetensors"
+    history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
+    plot_training(history, plan.out / "curves.png")
+    result_of_best = val(best, plan.val, ValOptions(imgsz=plan.recipe.train.imgsz), device=plan.device)
+    write_evaluation(result_of_best, plan.val, plan.out)
+    skipped = _skipped(plan.train, plan.val)
+    counts = Counter(item.unit for item in skipped)
+    in_train = {sample.image for sample in plan.train.samples}
+    samples = [*plan.train.samples, *(sample for sample in plan.val.samples if sample.image not in in_train)]
+    result = {
+        "out": str(plan.out),
+        "weights": str(best),
+        "metrics": result_of_best.metrics.to_dict(),
+        "processed": len(samples),
+        "skipped": {"image": counts["image"], "box": counts["box"]},
+    }
+    details = {
+        "objects": sum(len(sample.labels) for sample in samples),
+        "skipped_reasons": reasons(skipped),
+        "warnings": _notes(plan.train, plan.val),
+        "command": plan.command,
+        "alignrank": __version__,
+        "torch": torch.__version__,
+        "device": f"{plan.device} ({platform.machine()}, {os.cpu_count()} cores)",
+        "precision": choose_precision(plan.recipe.train.precision, plan.device),
+        "epochs": len(history),
+        "seconds": history[-1]["seconds"],
+        "commit": _commit(),
+        "recipe": plan.recipe.to_dict(),
+    }
+    text = json.dumps(result | details, indent=1)
+    (plan.out / "results.json").write_text(text + "\n", encoding="utf-8")
+    return result

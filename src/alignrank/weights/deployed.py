@@ -1,0 +1,55 @@
+"""Weights as a network ready to run: what prediction, evaluation and export start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignrank.contracts import Postprocess
+from alignrank.detectors import DETECTORS, deployed
+from alignrank.device import choose_device
+from alignrank.input_size import ImageSize, InputSize, check_size
+from alignrank.nn.pan import split_top_down
+from alignrank.weights import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A network ready to run on `device`, and all that its outputs need to be understood.
+
+    classes: names by label; size: of its input, as it was trained, unless `resized`.
+    """
+
+    network: Any
+    postprocess: Postprocess
+    classes: tuple[str, ...]
+    size: InputSize
+    recipe: str
+    device: torch.device
+
+    def resized(self, imgsz: ImageSize | None, rect: bool | None = None) -> Deployed:
+        """The same with another input; None leaves things as they are. Raises InputError for impossible sizes."""
+        given: Any = imgsz if imgsz is not None else self.size.imgsz
+        check_size(given, self.network.stride)
+        wanted = self.size.rect if rect is None else rect
+        return replace(self, size=InputSize.of(given, rect=wanted, step=self.network.stride))
+
+
+def deploy(
+    weights: Path | checkpoint.Checkpoint, device: str | torch.device = "auto", *, nms: bool = False
+) -> Deployed:
+    """Load weights for inference: unused head dropped, norms folded. Raises InputError for unusable files.
+
+    nms: the one-to-many output and NMS, also where there is an NMS-free output.
+    """
+    chosen = choose_device(device) if isinstance(device, str) else device
+    loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
+    if nms:
+        loaded = loaded.with_nms()
+    network = split_top_down(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
+    recipe = loaded.recipe
+    postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
+    return Deployed(network, postprocess, loaded.classes, recipe.size_in_use, recipe.name, chosen)

@@ -1,0 +1,115 @@
+"""A recipe: one architecture's configuration with how to train it, from a short YAML file and overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from alignrank.config import Config, apply_overrides, read_yaml
+from alignrank.contracts import Built
+from alignrank.detectors import DETECTORS
+from alignrank.errors import InputError, nearest
+from alignrank.input_size import InputSize
+from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """name: recipe or file it came from; architecture: the detector's own configuration."""
+
+    name: str
+    detector: str
+    architecture: Config
+    train: TrainConfig
+    augment: AugmentConfig
+    data: DataConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `Recipe.parse` reads back."""
+        return {
+            "name": self.name,
+            "detector": self.detector,
+            **self.architecture.model_dump(),
+            "train": self.train.model_dump(),
+            "augment": self.augment.model_dump(),
+            "data": self.data.model_dump(),
+        }
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], *, where: str) -> Recipe:
+        """Validate a resolved recipe. Raises InputError naming `where` and the field."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"{where}: must be a mapping of options, got {values!r}")
+        rest = dict(values)
+        name = str(rest.pop("name", where))
+        detector = rest.pop("detector", None)
+        if not isinstance(detector, str) or detector not in DETECTORS:
+            raise InputError(
+                f"{where}: detector: unknown architecture {detector!r}; {nearest(str(detector), DETECTORS)}"
+            )
+        train = TrainConfig.parse(rest.pop("train", {}), where=f"{where}: train")
+        augment = AugmentConfig.parse(rest.pop("augment", {}), where=f"{where}: augment")
+        data = DataConfig.parse(rest.pop("data", {}), where=f"{where}: data")
+        architecture = DETECTORS[detector].config.parse(rest, where=where)
+        return cls(name, detector, architecture, train, augment, data)
+
+    def for_classes(self, num_classes: int) -> Recipe:
+        """The same recipe for another number of classes."""
+        values = self.architecture.model_dump() | {"num_classes": num_classes}
+        return replace(self, architecture=type(self.architecture).parse(values, where="num_classes"))
+
+    def without_pretrained(self) -> Recipe:
+        """The recipe that does not ask for backbone weights: where a checkpoint brings them."""
+        values = self.to_dict()
+        if values.get("model", {}).get("pretrained"):
+            values["model"] |= {"pretrained": ""}
+        return Recipe.parse(values, where=self.name)
+
+    @property
+    def size_in_training(self) -> InputSize:
+        """How training pictures are fitted into the network's input."""
+        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_training)
+
+    @property
+    def size_in_use(self) -> InputSize:
+        """How images are fitted in evaluation and prediction, where nothing else is asked for."""
+        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_use)
+
+    def build(self) -> Built:
+        """Fresh network, criterion and postprocess."""
+        return DETECTORS[self.detector].build(self.architecture)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(f.name.removesuffix(".yaml") for f in _folder().iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(
+    name: str, *, num_classes: int = 80, overrides: Mapping[str, Any] | None = None, where: str = "build_detector"
+) -> Recipe:
+    """A shipped recipe, or a YAML file of the same form, with `section.field` overrides applied."""
+    if name.endswith((".yaml", ".yml")):
+        values, where = read_yaml(Path(name)), name
+    elif name in recipe_names():
+        with resources.as_file(_folder() / f"{name}.yaml") as path:
+            values = read_yaml(path)
+    else:
+        raise InputError(f"{where}: model: unknown recipe {name!r}; {nearest(name, recipe_names())}")
+    values = apply_overrides({"train": {}, "augment": {}, "data": {}, **values}, overrides or {}, where=where)
+    return Recipe.parse({"name": Path(name).stem, **values, "num_classes": num_classes}, where=where)
+
+
+def build_detector(name: str, num_classes: int, **overrides: Any) -> Built:
+    """Network, criterion and postprocess of a recipe: `build_detector("yolov8-n", 3, **{"head.dual": True})`.
+
+    Raises InputError for unknown recipes and fields.
+    """
+    return load_recipe(name, num_classes=num_classes, overrides=overrides).build()
+
+
+def _folder() -> Any:
+    return resources.files("alignrank") / "recipes"

@@ -1,0 +1,266 @@
+"""Runs that are killed, run out of room, diverge or meet another run: nothing whole is lost, and all say so."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import TINY, alignrank, environment, refused
+from safetensors.torch import load_file
+from squares import write_squares
+
+from alignrank.errors import InputError
+from alignrank.folders import LOCK_FILE, locked
+from alignrank.training.state import last_state, write_state
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("data") / "squares")
+
+
+def write(folder: Path, epoch: int, content: bytes) -> None:
+    write_state(folder, epoch, lambda path: path.write_bytes(content))
+
+
+def test_the_last_two_states_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "state-notes.ckpt").write_text("not ours")
+    assert last_state(tmp_path) is None
+    for epoch in (9, 10, 11):
+        write(tmp_path, epoch, b"state of %d" % epoch)
+    kept = sorted(path.read_bytes() for path in tmp_path.glob("state-0*.ckpt"))
+    assert kept == [b"state of 10", b"state of 11"]
+    last = last_state(tmp_path)
+    assert last is not None
+    assert last.read_bytes() == b"state of 11"
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Cut, or with one byte changed; if both are damaged, an error says what is left."""
+    write(tmp_path, 1, b"one" * 100)
+    write(tmp_path, 2, b"two" * 100)
+    last = last_state(tmp_path)
+    assert last is not None
+    last.write_bytes(b"two" * 99)
+    before = last_state(tmp_path)
+    assert before is not None
+    assert before.read_bytes() == b"one" * 100
+    assert last.name in capsys.readouterr().err
+    before.write_bytes(b"One" + b"one" * 99)
+    with pytest.raises(InputError, match=r"all are damaged.*last\.safetensors"):
+        last_state(tmp_path)
+
+
+def test_a_failed_write_leaves_the_states_before(tmp_path: Path) -> None:
+    write(tmp_path, 1, b"one")
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"tw")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_state(tmp_path, 2, fail)
+    last = last_state(tmp_path)
+    assert last is not None
+    assert [path.name for path in tmp_path.iterdir()] == [last.name]
+
+
+def test_one_run_at_a_time(squares: Path, tmp_path: Path) -> None:
+    """A second run in the folder is refused and changes nothing; the lock of a killed process is none."""
+    out = tmp_path / "run"
+    out.mkdir()
+    with locked(out):
+        command = ["train", "--data", str(squares), "--epochs", "1", *TINY, "--out", str(tmp_path / "other")]
+        (tmp_path / "other").mkdir()
+        with locked(tmp_path / "other"):
+            refused(alignrank(*command), str(tmp_path / "other"), "already exists")
+        with pytest.raises(InputError, match="another run is writing"), locked(out):
+            raise AssertionError
+    assert not (out / LOCK_FILE).exists()
+    holder = f"from pathlib import Path; from alignrank.folders import locked\nwith locked(Path({str(out)!r})):\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder + " print('held', flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(InputError), locked(out):
+            raise AssertionError
+        process.kill()
+    with locked(out):
+        pass
+
+
+FIVE_EPOCHS = ("train", "--epochs", "5", *TINY)
+
+
+@pytest.fixture(scope="module")
+def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five epochs, with two workers, that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = alignrank(*FIVE_EPOCHS, "--data", str(squares), "--workers", "2", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_same_twice(squares: Path, whole: Path, tmp_path: Path) -> None:
+    """The same command, data and seed; the number of workers has no say."""
+    done = alignrank(*FIVE_EPOCHS, "--data", str(squares), "--workers", "0", "--out", str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr
+    assert_equal_runs(whole, tmp_path / "again")
+
+
+def test_killed_and_resumed_gives_the_same_weights(squares: Path, whole: Path, tmp_path: Path) -> None:
+    """Killed in the third epoch, with two workers; also the averaged weights, which start from the raw ones."""
+    command = [*FIVE_EPOCHS, "--data", str(squares), "--workers", "2"]
+    out = tmp_path / "killed"
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command, "--out", str(out)], stderr=subprocess.DEVNULL, env=environment()
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-00002-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (out / "results.json").exists()
+    resumed = alignrank("train", "--resume", str(out))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_equal_runs(whole, out)
+
+
+def assert_equal_runs(first: Path, second: Path) -> None:
+    """Weights equal to the bit, and the same history."""
+    for name in ("best", "last"):
+        a, b = (load_file(run / f"{name}.safetensors") for run in (first, second))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    losses = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads((run / "history.json").read_text())]
+        for run in (first, second)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)], ids=["ctrl-c", "sigterm"]
+)
+def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: int, workers: int) -> None:
+    """The state is written after the step under way, which is one of two that make an optimizer's step; resumed, the
+    weights are those of the run that was never stopped.
+    """
+    data = write_squares(tmp_path / "data", num_train=320)
+    command = ["train", "--data", str(data), "--epochs", "3", "--workers", str(workers), *TINY, "--batch", "2"]
+    command += ["train.accumulate=2", "augment.multi_scale=0.5"]
+    whole = alignrank(*command, "--out", str(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    out = tmp_path / "stopped"
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command, "--out", str(out)],
+        stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-00001-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
+        said = process.communicate()[1]
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert f"--resume {out}" in said
+    # On a busy machine it may be the third epoch by now.
+    assert list(out.glob("state-*+*.ckpt")), sorted(path.name for path in out.iterdir())
+    resumed = alignrank("train", "--resume", str(out))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_equal_runs(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_loader_process_that_dies(tmp_path: Path, number: signal.Signals) -> None:
+    """One sentence and exit code 1; the run goes on from its last state."""
+    out = tmp_path / "run"
+    data = write_squares(tmp_path / "data", num_train=160)
+    command = ["train", "--data", str(data), "--epochs", "40", "--workers", "1", *TINY, "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command], stderr=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for child in children(process.pid):
+            os.kill(child, number)
+        said = process.communicate()[1]
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    assert "a loader process died" in said.splitlines()[-1]
+    assert f"--resume {out}" in said.splitlines()[-1]
+
+
+def children(parent: int) -> list[int]:
+    """Processes that `parent` started and that load data, by Linux's own account."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        fields = status.read_text().rpartition(")")[2].split()
+        if int(fields[1]) == parent and "resource_tracker" not in (status.parent / "cmdline").read_text():
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_that_vanishes(tmp_path: Path, workers: str) -> None:
+    """While training, with images read anew each epoch: its name, exit code 2, the last state is kept."""
+    out = tmp_path / "run"
+    data = write_squares(tmp_path / "data", num_train=160)
+    command = ["train", "--data", str(data), "--epochs", "40", "--workers", workers, *TINY, "train.cache=off"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "alignrank", *command, "--out", str(out)],
+        stderr=subprocess.PIPE, text=True, env=environment(),
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(out.glob("state-*.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (data / "images" / "train7.png").unlink()
+        said = process.communicate()[1]
+    assert process.returncode == 2, said
+    assert "Traceback" not in said
+    assert "train7.png" in said.splitlines()[-1]
+    assert list(out.glob("state-*.ckpt"))
+
+
+def test_no_room_on_the_disk(squares: Path, tmp_path: Path) -> None:
+    """Files of at most 100 kB: no weights fit. Exit code 1, what to do, and nothing half-written."""
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "alignrank", "train", "--data", str(squares), "--epochs", "2", *TINY, "--out", str(out)],
+        capture_output=True, text=True, env=environment(), check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "epoch 1 could not be written" in last
+    assert f"--resume {out}" in last
+    assert not [path.name for path in out.iterdir() if path.suffix in (".safetensors", ".ckpt", ".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [("1e39", ["the loss is not finite in epoch 1", "train"]), ("1e38", ["is not finite in epoch 1"])],
+)
+def test_what_is_not_finite_ends_the_run(squares: Path, tmp_path: Path, weight: str, words: list[str]) -> None:
+    """The loss, with the names of the images; or weights behind a loss that still was. Neither is written."""
+    out = tmp_path / "run"
+    losses = [f"loss.cls={weight}", f"loss.box={weight}"]
+    done = alignrank("train", "--data", str(squares), "--epochs", "2", *TINY, *losses, "--out", str(out))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert all(word in last for word in words)
+    assert not list(out.glob("*.safetensors"))
+    assert not list(out.glob("*.ckpt"))
