@@ -42,7 +42,7 @@ demo: setup
 	$(BIN)/alignrank train --model yolov8-n --data digits $(DEMO_OPTIONS) --out "$$out"; \
 	digits="$$($(BIN)/python -c 'from alignrank.data.digits import ensure; print(ensure())')"; \
 	$(BIN)/alignrank predict --weights "$$out" "$$digits"/images/val_*0.jpg --out "$$out/predictions"; \
-	$(BIN)/python -c 'import json, sys; from alignrank.engine.run import say_result; say_result(json.load(open(sys.argv[1])))' "$$out/results.json"; \
+	$(BIN)/python -c 'import json, sys; from alignrank.training.run import say_result; say_result(json.load(open(sys.argv[1])))' "$$out/results.json"; \
 	echo "predicted $$out/predictions"
 
 test: setup

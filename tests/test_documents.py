@@ -17,9 +17,10 @@ import yaml
 import alignrank
 from alignrank.cli import app
 from alignrank.config import parse_overrides
+from alignrank.input_size import read_size
 from alignrank.detectors import DETECTORS
 from alignrank.weights.recipe import load_recipe, recipe_names
-from alignrank.weights.settings import AugmentConfig, TrainConfig
+from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -76,7 +77,8 @@ def check_alignrank(words: list[str]) -> None:
     verb, options = parsed(words)
     if verb == "train" and options["resume"] is None:
         overrides = parse_overrides(options["overrides"] or [])
-        fields = {key: options[key] for key in ("epochs", "imgsz", "lr", "seed") if options[key] is not None}
+        fields = {key: options[key] for key in ("epochs", "lr", "seed") if options[key] is not None}
+        fields |= {"imgsz": read_size(options["imgsz"])} if options["imgsz"] is not None else {}
         overrides |= {f"train.{key}": value for key, value in fields.items()}
         load_recipe(options["model"] or "yolov8-n", overrides=overrides)
 
@@ -199,7 +201,7 @@ def test_version_is_the_same_everywhere() -> None:
 def test_training_page_names_every_field_and_option() -> None:
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([^`\s]+)`", page))
-    fields = [*TrainConfig.model_fields, *AugmentConfig.model_fields]
+    fields = [*TrainConfig.model_fields, *AugmentConfig.model_fields, *DataConfig.model_fields]
     for architecture in DETECTORS.values():
         sections = {key: field.annotation for key, field in architecture.config.model_fields.items()}
         for section, config in sections.items():

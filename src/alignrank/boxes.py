@@ -6,6 +6,8 @@ Everything computes in at least float32 and keeps float64. Shape letters: n, m b
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,11 @@ from torch import Tensor
 def at_least_float32(x: Tensor) -> Tensor:
     """float64 stays; everything else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def outside_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """The tensors' own precision, on the device of `x`. The meta device, where only shapes are, knows no autocast."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def area(boxes: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from alignrank.boxes import distances_to_xyxy, mutual_iou
+from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
 from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
@@ -198,7 +198,7 @@ class AlignRank(nn.Module):
         assert self.sampling is not None
         assert self.suppression is not None
         features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
-        with torch.autocast(logits.device.type, enabled=False):
+        with outside_autocast(logits):
             refined = self.refinement(features, chosen)
             # What is a duplicate says nothing about how well a box fits: the quality does not learn from it.
             final = self.suppression(refined.detach(), boxes)

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignrank.boxes import at_least_float32
+from alignrank.boxes import at_least_float32, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NmsConfig
@@ -117,7 +117,7 @@ class RepPoints(nn.Module):
         maps = self.neck(self.backbone(images))
         logits, first, second = zip(*(self.head(x) for x in maps), strict=True)
         points, strides = grid_points(maps, STRIDES, shift=0.0)
-        with torch.autocast(images.device.type, enabled=False):
+        with outside_autocast(images):
             boxes = self.moments(cell_rows(second), points, strides)
             predictions = Predictions(cell_rows(logits), boxes, points, strides)
             if self.training:

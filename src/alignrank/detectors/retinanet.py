@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignrank.boxes import deltas_to_xyxy
+from alignrank.boxes import deltas_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NmsConfig
@@ -98,7 +98,7 @@ class RetinaNet(nn.Module):
         logits = cell_rows([self.cls(x) for x in maps]).unflatten(-1, (-1, self.num_classes)).flatten(1, 2)
         deltas = cell_rows([self.box(x) for x in maps]).unflatten(-1, (-1, 4)).flatten(1, 2)
         anchors, strides = all_anchors(maps)
-        with torch.autocast(images.device.type, enabled=False):
+        with outside_autocast(images):
             return Predictions(logits, deltas_to_xyxy(anchors, deltas), strides=strides, anchors=anchors)
 
 

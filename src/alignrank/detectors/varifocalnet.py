@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignrank.boxes import at_least_float32, distances_to_xyxy
+from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NmsConfig
@@ -164,7 +164,7 @@ def _output(width: int, channels: int, bias: float = 0.0) -> nn.Conv2d:
 
 
 def _exp(raw: Tensor, scale: Tensor) -> Tensor:
-    with torch.autocast(raw.device.type, enabled=False):
+    with outside_autocast(raw):
         return (at_least_float32(raw) * scale).clamp(max=LARGEST_EXPONENT).exp()
 
 
@@ -192,7 +192,7 @@ class VarifocalNet(nn.Module):
         levels = [self.head(x, i, STRIDES[i], units[i]) for i, x in enumerate(maps)]
         logits, first, refined, centreness = zip(*levels, strict=True)
         points, strides = grid_points(maps, STRIDES, shift=self.shift)
-        with torch.autocast(images.device.type, enabled=False):
+        with outside_autocast(images):
             boxes = distances_to_xyxy(points, cell_rows(refined))
             predictions = Predictions(cell_rows(logits), boxes, points, strides)
             if self.config.head.centreness:

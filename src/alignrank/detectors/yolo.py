@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from alignrank.boxes import at_least_float32, distances_to_xyxy
+from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
@@ -244,7 +244,7 @@ def dense_predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Prediction
     logits, distribution = head(maps)
     points, strides = grid_points(maps, STRIDES)
     # Decoded outside autocast: half precision has half-pixel steps above 512.
-    with torch.autocast(logits.device.type, enabled=False):
+    with outside_autocast(logits):
         boxes = distances_to_xyxy(points, expected_distances(distribution) * strides)
     return Predictions(logits, boxes, points, strides, distribution)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, silu
 
-from alignrank.boxes import at_least_float32
+from alignrank.boxes import at_least_float32, outside_autocast
 from alignrank.nn.conv import ConvNormAct, depthwise
 
 MAX_OFFSET = 8.0  # cells
@@ -48,7 +48,7 @@ def weighted_samples(value: Tensor, grid: Tensor, weights: Tensor) -> Tensor:
     move a point by a twentieth of a cell.
     """
     num_images, num_cells, groups, points, _ = grid.shape
-    with torch.autocast(value.device.type, enabled=False):
+    with outside_autocast(value):
         flat_grid = grid.transpose(1, 2).reshape(num_images * groups, num_cells, points, 2)
         flat_value = at_least_float32(value).reshape(num_images * groups, -1, *value.shape[-2:])
         sampled = grid_sample(flat_value, flat_grid.to(flat_value.dtype), align_corners=False)  # [B*G,D/G,N,K]
@@ -84,7 +84,7 @@ class SamplingPlan(nn.Module):
 
     def forward(self, features: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
         """bias [...,G*L*K] is added to the weights before the softmax; very negative where a level is out of reach."""
-        with torch.autocast(features.device.type, enabled=False):
+        with outside_autocast(features):
             features = at_least_float32(features)
             x, y = self.offsets(features).clamp(-MAX_OFFSET, MAX_OFFSET).chunk(2, -1)
             scores = (self.weights(features) + bias).unflatten(-1, (self.shape[0], -1))
@@ -167,7 +167,7 @@ class CrossScaleSampling(nn.Module):
         sampled = weighted_samples(values[0], grid[:, :, :, 0], weights[:, :, :, 0])
         for i in range(1, len(values)):
             sampled = sampled + weighted_samples(values[i], grid[:, :, :, i], weights[:, :, :, i])
-        with torch.autocast(sampled.device.type, enabled=False):
+        with outside_autocast(sampled):
             augmented: Tensor = query + self.output(sampled.transpose(1, 2))
         return augmented
 
@@ -180,7 +180,7 @@ class CrossScaleSampling(nn.Module):
         tokens = features_at(torch.cat([v.flatten(2) for v in values], 2), cells)
         counts = torch.tensor([v.shape[-2] * v.shape[-1] for v in values], device=cells.device)
         level = (cells[..., None] >= counts.cumsum(0)).sum(-1)  # [B,N]
-        with torch.autocast(tokens.device.type, enabled=False):
+        with outside_autocast(tokens):
             image = boxes.new_tensor([values[0].shape[-1], values[0].shape[-2]]) * strides[0]
             left_top, right_bottom = boxes[..., :2], boxes[..., 2:]
             half = (right_bottom - left_top).clamp(min=1) / 2

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, grid_sample
 from torchvision.ops import deform_conv2d
 
-from alignrank.boxes import at_least_float32
+from alignrank.boxes import at_least_float32, outside_autocast
 
 Form = Literal["torchvision", "grid_sample"]
 
@@ -61,7 +61,7 @@ def deformable_conv2d(
     """
     assert weight.shape[2:] == (3, 3), "only 3x3 kernels"
     dtype = x.dtype
-    with torch.autocast(x.device.type, enabled=False):
+    with outside_autocast(x):
         x = at_least_float32(x)
         offsets, weight = offsets.to(x.dtype), weight.to(x.dtype)
         bias, mask = (None if y is None else y.to(x.dtype) for y in (bias, mask))
@@ -133,7 +133,7 @@ class ModulatedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N,D,H,W] -> [N,O,H,W] in x's dtype."""
         # In float32 also under autocast, as places are: an offset of 8 cells has steps of 1/16 in bfloat16.
-        with torch.autocast(x.device.type, enabled=False):
+        with outside_autocast(x):
             offsets, mask = self.plan(x.to(self.plan.weight.dtype)).split([18, 9], 1)
         convolved: Tensor = self.conv(x, offsets, mask.sigmoid())
         return convolved

@@ -25,14 +25,16 @@ def count(name: str, num_classes: int = 80) -> dict[str, int]:
     attention products are left out.
     """
     recipe = load_recipe(name, num_classes=num_classes)
-    model = deployed(DETECTORS[recipe.detector].model(recipe.architecture))
+    with torch.device("meta"):  # shapes alone: nothing is computed, no weights are made
+        model = deployed(DETECTORS[recipe.detector].model(recipe.architecture))
     parameters = sum(p.numel() for p in model.parameters())
     return {"parameters": parameters, "flops": convolution_flops(model)}
 
 
 def convolution_flops(model: Any) -> int:
-    """FLOPs of the convolutions in one forward of a 640 px image, in the model's present mode."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    """FLOPs of the convolutions in one forward of a 640 px image, in the model's present mode, on its device."""
+    device = next(model.parameters()).device
+    with torch.no_grad(), torch.device(device), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, COUNTED_SIDE, COUNTED_SIDE))
     total: int = sum(v for op, v in counter.get_flop_counts()["Global"].items() if "conv" in str(op))
     return total
