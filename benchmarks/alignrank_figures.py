@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, default=folder("base", 0))
     parser.add_argument("--after", type=Path, default=folder("all", 0))
     arguments = parser.parse_args()
-    images = opened(open_split(str(DATA), "val"), checkpoint.load(arguments.after).recipe.train.imgsz)
+    images = opened(open_split(str(DATA), "val"), checkpoint.load(arguments.after).recipe.size_in_use)
     batches = list(evaluation_loader(EvaluationSet(images), 16, workers=0))
     sampling_figure(arguments.after, batches[0].images[:1].float() / 255)
     gates_figure(arguments.after, batches)

@@ -25,6 +25,7 @@ from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import open_split, opened
 from alignrank.detectors.alignrank import AlignRank
 from alignrank.detectors.postprocess import TopK
+from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.validate import validate
 from alignrank.metrics import compare
 from alignrank.nn.bcdm import GatedFusion
@@ -96,7 +97,7 @@ def measure(run: Path) -> dict[str, Any]:
     """Figures of each bypass, and its difference to the model as trained, with intervals over images."""
     loaded = checkpoint.load(run)
     split = open_split(str(DATA), "val")
-    images = opened(split, loaded.recipe.train.imgsz)
+    images = opened(split, loaded.recipe.size_in_use)
     rows: dict[str, Any] = {}
     trained = None
     for name, bypass in BYPASSES.items():
@@ -106,7 +107,7 @@ def measure(run: Path) -> dict[str, Any]:
         if trained is not None and all(torch.equal(loaded.weights[k], v) for k, v in model.state_dict().items()):
             continue  # the run does not have that part
         loader = evaluation_loader(EvaluationSet(images), 16, workers=0)
-        diagnosis = validate(model, TopK(), loader, split, device=torch.device("cpu")).diagnosis
+        diagnosis = validate(model, TopK(), loader, split, ValOptions(before_nms=False)).diagnosis
         scalars = diagnosis.metrics.scalars()
         rows[name] = {figure: scalars[figure] for figure in FIGURES}
         if trained is None:

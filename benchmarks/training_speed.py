@@ -117,13 +117,12 @@ model.train(**spec["settings"])
 
 
 def train_ours(spec: dict[str, Any]) -> None:
-    """The child process of our rows: `engine.train.fit` as it is, with a stop-watch where the Recorder would be."""
+    """The child process of our rows: `training.fit` as it is, with a stop-watch where the Recorder would be."""
     import lightning as L
     import torch
 
     from alignrank.data.source import read
-    from alignrank.training import recorder as record
-    from alignrank.training.fit import fit
+    from alignrank.training import fit as fitting
     from alignrank.training.plan import Plan
     from alignrank.weights.recipe import load_recipe
 
@@ -139,11 +138,11 @@ def train_ours(spec: dict[str, Any]) -> None:
                 )  # fmt: skip
                 trainer.should_stop = True
 
-    record.Recorder = lambda plan, averaged: StopWatch()  # type: ignore[assignment,misc]
+    fitting.Recorder = lambda plan, averaged: StopWatch()  # type: ignore[assignment,misc]
     splits = read(spec["data"]).splits()
     recipe = load_recipe("yolov8-n", num_classes=len(splits["train"].classes), overrides=spec["settings"])
     out, device = Path(spec["result"]).parent, torch.device("cpu")
-    fit(Plan(recipe, splits["train"], splits["val"], out, device, workers=spec["workers"]))
+    fitting.fit(Plan(recipe, splits["train"], splits["val"], out, device, workers=spec["workers"]))
 
 
 def ultralytics_python() -> Path:
