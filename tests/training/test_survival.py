@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, alignrank, environment, refused
+from command_line import TINY, alignrank, environment, process, refused, stopped_at
 from safetensors.torch import load_file
 from squares import write_squares
 
@@ -99,37 +99,33 @@ def test_one_run_at_a_time(squares: Path, tmp_path: Path) -> None:
         pass
 
 
-FIVE_EPOCHS = ("train", "--epochs", "5", *TINY)
+FOUR_EPOCHS = ("--epochs", "4", *TINY)
 
 
 @pytest.fixture(scope="module")
 def whole(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of five epochs, with two workers, that nothing disturbed."""
+    """A run of four epochs, with two workers, that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = alignrank(*FIVE_EPOCHS, "--data", str(squares), "--workers", "2", "--out", str(out))
+    done = process("train", *FOUR_EPOCHS, "--data", str(squares), "--workers", "2", "--out", str(out))
     assert done.returncode == 0, done.stderr
     return out
 
 
 def test_the_same_twice(squares: Path, whole: Path, tmp_path: Path) -> None:
-    """The same command, data and seed; the number of workers has no say."""
-    done = alignrank(*FIVE_EPOCHS, "--data", str(squares), "--workers", "0", "--out", str(tmp_path / "again"))
+    """The same command, data and seed; neither the number of workers nor the process has a say."""
+    done = alignrank("train", *FOUR_EPOCHS, "--data", str(squares), "--workers", "0", "--out", str(tmp_path / "again"))
     assert done.returncode == 0, done.stderr
     assert_equal_runs(whole, tmp_path / "again")
 
 
 def test_killed_and_resumed_gives_the_same_weights(squares: Path, whole: Path, tmp_path: Path) -> None:
     """Killed in the third epoch, with two workers; also the averaged weights, which start from the raw ones."""
-    command = [*FIVE_EPOCHS, "--data", str(squares), "--workers", "2"]
     out = tmp_path / "killed"
-    with subprocess.Popen(
-        [sys.executable, "-m", "alignrank", *command, "--out", str(out)], stderr=subprocess.DEVNULL, env=environment()
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(out.glob("state-00002-*.ckpt")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    given = [*FOUR_EPOCHS, "--data", str(squares), "--workers", "2", "--out", str(out)]
+    done = stopped_at(2, 1, signal.SIGKILL, *given, group=True)
+    assert done.returncode == -signal.SIGKILL
     assert not (out / "results.json").exists()
+    assert len(json.loads((out / "history.json").read_text())) == 2
     resumed = alignrank("train", "--resume", str(out))
     assert resumed.returncode == 0, resumed.stderr
     assert_equal_runs(whole, out)
@@ -148,44 +144,46 @@ def assert_equal_runs(first: Path, second: Path) -> None:
     assert losses[0] == losses[1]
 
 
+ACCUMULATED = ("--epochs", "3", *TINY, "--batch", "2", "train.accumulate=2", "augment.multi_scale=0.5")
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Data, and a run of three epochs of eight batches, two of which make an optimizer's step."""
+    folder = tmp_path_factory.mktemp("accumulated")
+    data = write_squares(folder / "data", num_train=16)
+    done = alignrank("train", "--data", str(data), *ACCUMULATED, "--out", str(folder / "whole"))
+    assert done.returncode == 0, done.stderr
+    return data, folder / "whole"
+
+
 @pytest.mark.parametrize(
     ("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)], ids=["ctrl-c", "sigterm"]
 )
-def test_stopped_within_an_epoch(tmp_path: Path, number: signal.Signals, code: int, workers: int) -> None:
+def test_stopped_within_an_epoch(
+    accumulated: tuple[Path, Path], tmp_path: Path, number: signal.Signals, code: int, workers: int
+) -> None:
     """The state is written after the step under way, which is one of two that make an optimizer's step; resumed, the
     weights are those of the run that was never stopped.
     """
-    data = write_squares(tmp_path / "data", num_train=320)
-    command = ["train", "--data", str(data), "--epochs", "3", "--workers", str(workers), *TINY, "--batch", "2"]
-    command += ["train.accumulate=2", "augment.multi_scale=0.5"]
-    whole = alignrank(*command, "--out", str(tmp_path / "whole"))
-    assert whole.returncode == 0, whole.stderr
-    out = tmp_path / "stopped"
-    with subprocess.Popen(
-        [sys.executable, "-m", "alignrank", *command, "--out", str(out)],
-        stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 120
-        while not list(out.glob("state-00001-*.ckpt")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
-        said = process.communicate()[1]
-    assert process.returncode == code, said
-    assert "Traceback" not in said
-    assert f"--resume {out}" in said
-    # On a busy machine it may be the third epoch by now.
-    assert list(out.glob("state-*+*.ckpt")), sorted(path.name for path in out.iterdir())
+    (data, whole), out = accumulated, tmp_path / "stopped"
+    given = ["--data", str(data), "--workers", str(workers), *ACCUMULATED, "--out", str(out)]
+    done = stopped_at(1, 4, number, *given, group=number == signal.SIGINT)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"--resume {out}" in done.stderr
+    # One epoch, and six batches of the next: the fifth was under way, the sixth ends the optimizer's step.
+    assert [path.name.partition("-")[2].rpartition("-")[0] for path in out.glob("state-*+*.ckpt")] == ["00001+000006"]
     resumed = alignrank("train", "--resume", str(out))
     assert resumed.returncode == 0, resumed.stderr
-    assert_equal_runs(tmp_path / "whole", out)
+    assert_equal_runs(whole, out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_loader_process_that_dies(tmp_path: Path, number: signal.Signals) -> None:
     """One sentence and exit code 1; the run goes on from its last state."""
     out = tmp_path / "run"
-    data = write_squares(tmp_path / "data", num_train=160)
+    data = write_squares(tmp_path / "data", num_train=48)
     command = ["train", "--data", str(data), "--epochs", "40", "--workers", "1", *TINY, "--out", str(out)]
     with subprocess.Popen(
         [sys.executable, "-m", "alignrank", *command], stderr=subprocess.PIPE, text=True, env=environment()
@@ -216,7 +214,7 @@ def children(parent: int) -> list[int]:
 def test_an_image_that_vanishes(tmp_path: Path, workers: str) -> None:
     """While training, with images read anew each epoch: its name, exit code 2, the last state is kept."""
     out = tmp_path / "run"
-    data = write_squares(tmp_path / "data", num_train=160)
+    data = write_squares(tmp_path / "data", num_train=48)
     command = ["train", "--data", str(data), "--epochs", "40", "--workers", workers, *TINY, "train.cache=off"]
     with subprocess.Popen(
         [sys.executable, "-m", "alignrank", *command, "--out", str(out)],
