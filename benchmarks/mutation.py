@@ -1,15 +1,16 @@
 """One-token faults planted in the source, one at a time: which do the tests nearest to them not notice?
 
-    python benchmarks/mutation.py                              # a hundred faults, about an hour of two cores
-    python benchmarks/mutation.py --only losses/focal.py       # in one file, or in a folder; may be repeated
+    python benchmarks/mutation.py                        # a hundred faults, about an hour of two cores
+    python benchmarks/mutation.py --only losses assign   # in these rooms or files of src/alignrank
 
 Faults are < for <=, == for !=, + for -, * for /, and for or, True for False, min for max, index 0 for 1, a `not` left
-out, an integer + 1, a float * 1.1 (one below 1e-5: 0). Strings, annotations, assertions and messages are left alone.
-A fault is put into a copy of src that PYTHONPATH names; the checkout is not touched. First run the tests that mirror or
-mention the file, up to the first failure; if they pass, those of the file's room, of the files that import it, and the
-end-to-end ones. A time-out counts as caught. A fault is judged by tests that pass without it; where a near one does
-not, it is set aside. Finished faults are kept in ALIGNRANK_BENCH_CACHE, and run again when the file (a survivor: its
-tests) has changed.
+out, an integer + 1, a float * 1.1 (one below 1e-5: 0). Strings, annotations, assertions and messages are left alone,
+and so is what `faults.EQUIVALENT` names. A file has as many faults as is its share of the code. A fault is put into a
+copy of src that PYTHONPATH names; the checkout is not touched. First run the tests that mirror or mention the file, up
+to the first failure; if they pass, those of its room, of the files that import it, and the end-to-end ones. A time-out
+counts as caught. Only tests that pass without the fault judge it: if one of the nearest fails without it and the others
+do not notice it, it is set aside. What is finished is kept in ALIGNRANK_BENCH_CACHE, and run again when the file has
+changed, or the tests that a fault outlived.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from __future__ import annotations
 import argparse
 import ast
 import compileall
-import hashlib
-import io
+import contextlib
 import json
+import math
 import os
-import random
 import re
 import shutil
 import signal
@@ -30,216 +30,277 @@ import sys
 import tempfile
 import threading
 import time
-import tokenize
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
+from faults import Fault, chosen, digest
 from paired import ROOT
 
-TESTS = ROOT / "tests"
+SOURCE, TESTS = ROOT / "src" / "alignrank", ROOT / "tests"
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
 CACHE = Path(os.environ.get("ALIGNRANK_BENCH_CACHE", Path.home() / ".cache" / "alignrank-bench")) / "mutation.json"
 END_TO_END = ("test_verbs.py", "detectors/test_contracts.py", "test_fixtures.py", "test_bad_inputs.py", "training")
-NEAREST, NEAR_SECONDS, WIDE_SECONDS, BASE_SECONDS = 6, 60.0, 300.0, 900.0
-
-SWAPS = {"<": "<=", ">": ">=", "==": "!=", "+": "-", "*": "/", "+=": "-=", "*=": "/=", "and": "or"}
-SWAPS |= {"min": "max", "amin": "amax", "argmin": "argmax", "minimum": "maximum"}
-SWAPS |= {new: old for old, new in SWAPS.items()}
-OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.And: "and", ast.Or: "or"}
-COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-# Calls whose arguments are for a reader, and keywords whose values change nothing that a caller can observe.
-MESSAGES = {"print", "warn", "warning", "info", "debug", "error", "say"}
-KEYWORDS = {
-    "strict": "of zip: an assertion about ourselves",
-    "non_blocking": "speed",
-    "pin_memory": "speed",
-    "persistent_workers": "speed",
-    "maxsize": "of a cache: speed",
-    "repr": "wording",
-}
-# (file, part of the faulty line): why no caller could observe the fault.
-EQUIVALENT: dict[tuple[str, str], str] = {}
+READ_THE_CHECKOUT = ("test_layering.py",)
+# So many test files are near. Seconds of a run without fault: of one that is near, and after which it counts as failed.
+NEAREST, NEAR_SECONDS, LONGEST = 6, 60.0, 900.0
+RUNNING, STOPPED = set[int](), threading.Event()
+IMPORT = re.compile(r"from (alignrank[\w.]*) import (\([^)]*\)|[^\n]*)")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """`old` at a line and column of a file of src/alignrank becomes `new`."""
+class Neighbours:
+    """Which test files are near to a source file, and which are in the wider circle; all as texts by path."""
 
-    file: str
-    text: str
-    line: int
-    column: int
-    old: str
-    new: str
+    def __init__(self, files: dict[str, str]) -> None:
+        self.files = files
+        texts = {p.relative_to(TESTS).as_posix(): p.read_text(encoding="utf-8") for p in sorted(TESTS.rglob("*.py"))}
+        self.tests = {file: text for file, text in texts.items() if Path(file).name.startswith("test_")}
+        self.tests = {file: text for file, text in self.tests.items() if file not in READ_THE_CHECKOUT}
+        for file, text in self.tests.items():
+            helpers = (name for name in texts if re.search(rf"^(from|import) {Path(name).stem}\b", text, re.MULTILINE))
+            self.tests[file] = "\n".join([text, *(texts[name] for name in helpers)])
 
-    @cached_property
-    def faulty(self) -> str:
-        lines = self.text.splitlines(keepends=True)
-        line = lines[self.line - 1]
-        lines[self.line - 1] = line[: self.column] + self.new + line[self.column + len(self.old) :]
-        return "".join(lines)
+    def mentions(self, file: str, text: str) -> int:
+        """How often `text` names the module, or what it defines and `text` imports from a package above it."""
+        module = ".".join(["alignrank", *Path(file).with_suffix("").parts]).removesuffix(".__init__")
+        body = ast.parse(self.files[file]).body
+        names = {n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)} | {Path(file).stem}
+        names |= {t.id for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+        count = len(re.findall(rf"\b{re.escape(module)}\b" + (r"(?!\.)" if "__init__" in file else ""), text))
+        for package, imported in IMPORT.findall(text):
+            if module == package or module.startswith(package + "."):
+                count += sum(len(re.findall(rf"\b{n}\b", text)) for n in names & set(re.findall(r"\w+", imported)))
+        return count
 
-    @property
-    def change(self) -> tuple[str, str]:
-        """The line before and after."""
-        return self.text.splitlines()[self.line - 1].strip(), self.faulty.splitlines()[self.line - 1].strip()
+    def near(self, file: str) -> list[str]:
+        """The mirrored one first, then those of the same room, then by how often they mention the file."""
+        path = Path(file)
+        mirrored = (path.parent / f"test_{path.name}").as_posix()
+        counts = {test: self.mentions(file, text) for test, text in self.tests.items()}
+        near = [test for test in self.tests if counts[test] or test == mirrored]
+        return sorted(near, key=lambda t: (t != mirrored, Path(t).parent != path.parent, -counts[t], t))
 
-    @property
-    def key(self) -> str:
-        return digest(self.file, self.text, str((self.line, self.column, self.new)))
-
-    @property
-    def equivalent(self) -> tuple[str, str] | None:
-        """The entry of the table that names it."""
-        before, after = self.change
-        return next((k for k in EQUIVALENT if k[0] == self.file and k[1] in after and k[1] not in before), None)
-
-
-def digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-
-
-class Finder(ast.NodeVisitor):
-    """All faults that a file could have, in the order of its syntax tree."""
-
-    def __init__(self, file: str, text: str) -> None:
-        self.file, self.text, self.faults, self.index = file, text, list[Fault](), False
-        self.lines = text.splitlines()
-        self.tokens = [
-            ((t.start[0], t.start[1]), t.string) for t in tokenize.generate_tokens(io.StringIO(text).readline)
-        ]
-        self.visit(ast.parse(text))
-
-    def place(self, node: ast.AST, end: bool = False) -> tuple[int, int]:
-        """Line and column in characters; those of a syntax tree count bytes."""
-        line: int = node.end_lineno if end else node.lineno  # type: ignore[attr-defined]
-        offset: int = node.end_col_offset if end else node.col_offset  # type: ignore[attr-defined]
-        return line, len(self.lines[line - 1].encode()[:offset].decode())
-
-    def add(self, place: tuple[int, int], old: str, new: str | None = None) -> None:
-        self.faults.append(Fault(self.file, self.text, *place, old, SWAPS[old] if new is None else new))
-
-    def swap(self, words: Sequence[str], start: tuple[int, int], end: tuple[int, int]) -> None:
-        """The first token from `start` to `end` that is one of the words."""
-        for place, token in self.tokens:
-            if start <= place < end and token in words:
-                return self.add(place, token)
-        return None
-
-    def generic_visit(self, node: ast.AST) -> None:
-        for name, value in ast.iter_fields(node):
-            if name not in ("annotation", "returns", "decorator_list", "type_params"):
-                for child in value if isinstance(value, list) else [value]:
-                    if isinstance(child, ast.AST):
-                        self.visit(child)
-
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> None: ...
-
-    def visit_Assert(self, node: ast.Assert) -> None: ...
-
-    def visit_Raise(self, node: ast.Raise) -> None: ...
-
-    def visit_If(self, node: ast.If) -> None:
-        if not any(name in ast.unparse(node.test) for name in ("TYPE_CHECKING", "__name__")):
-            self.generic_visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        operands = [node.left, *node.comparators]
-        for left, operator, right in zip(operands, node.ops, operands[1:], strict=False):
-            if isinstance(operator, COMPARISONS):
-                self.swap(("<", "<=", ">", ">=", "==", "!="), self.place(left, end=True), self.place(right))
-        self.generic_visit(node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> None:
-        for left, right in zip(node.values, node.values[1:], strict=False):
-            self.swap((OPERATORS[type(node.op)],), self.place(left, end=True), self.place(right))
-        self.generic_visit(node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if isinstance(node.op, ast.Not):
-            self.add(self.place(node), "not", "")
-        self.generic_visit(node)
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        # Strings, lists and tuples know one of the two operators: any test notices.
-        joined = (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp)
-        operands = (node.left, node.right)
-        texts = (isinstance(operand, ast.Constant) and isinstance(operand.value, str) for operand in operands)
-        if type(node.op) in OPERATORS and not any(isinstance(x, joined) for x in operands) and not any(texts):
-            self.swap((OPERATORS[type(node.op)],), self.place(node.left, end=True), self.place(node.right))
-        self.generic_visit(node)
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        self.swap(("+=", "-=", "*=", "/="), self.place(node.target, end=True), self.place(node.value))
-        self.generic_visit(node)
-
-    def visit_Subscript(self, node: ast.Subscript) -> None:
-        self.visit(node.value)
-        outside, self.index = self.index, True
-        self.visit(node.slice)
-        self.index = outside
-
-    def visit_Call(self, node: ast.Call) -> None:
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if name in MESSAGES:
-            return
-        if name in SWAPS:
-            line, column = self.place(node.func, end=True)
-            self.add((line, column - len(name)), name)
-        self.generic_visit(node)
-
-    def visit_keyword(self, node: ast.keyword) -> None:
-        if node.arg in ("min", "max"):
-            self.add(self.place(node), node.arg)
-        if node.arg not in KEYWORDS:
-            self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        value, place = node.value, self.place(node)
-        old = self.lines[place[0] - 1][place[1] : self.place(node, end=True)[1]]
-        if isinstance(value, bool):
-            self.add(place, old, str(not value))
-        elif isinstance(value, int):
-            self.add(place, old, str(0 if self.index and value == 1 else value + 1))
-        elif isinstance(value, float):
-            self.add(place, old, "0.1" if value == 0 else "0.0" if value < 1e-5 else repr(float(f"{value * 1.1:.6g}")))
+    def wide(self, file: str) -> list[str]:
+        """All others that mention it, its room's, the nearest of the files that import it, the end-to-end ones."""
+        room = Path(file).parent
+        importers = [other for other, text in self.files.items() if other != file and self.mentions(file, text)]
+        wide = self.near(file) + [test for test in self.tests if room.name and Path(test).parent == room]
+        wide += [test for importer in importers for test in self.near(importer)[:3]]
+        wide += [test for part in END_TO_END for test in self.tests if test == part or test.startswith(part + "/")]
+        return list(dict.fromkeys(wide))
 
 
-def sources(root: Path, only: Sequence[str]) -> dict[str, str]:
-    files = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.py"))}
-    wanted = [part.removeprefix("src/alignrank/").rstrip("/") for part in only]
-    return {f: t for f, t in files.items() if not wanted or any(f == w or f.startswith(w + "/") for w in wanted)}
+class Judge:
+    """Runs tests against copies of the source, one copy for each job, and remembers what they said."""
+
+    def __init__(self, folder: Path, jobs: int, wide_seconds: float) -> None:
+        self.wide_seconds = wide_seconds
+        self.memory: dict[str, dict[str, Any]] = {"passes": {}, "seconds": {}, "faults": {}}
+        self.memory |= json.loads(CACHE.read_text()) if CACHE.exists() else {}
+        self.lock, self.locks = threading.Lock(), defaultdict[str, threading.Lock](threading.Lock)
+        self.clean, self.copies = folder / "clean", Queue[Path]()
+        shutil.copytree(SOURCE, self.clean / "alignrank", ignore=shutil.ignore_patterns("__pycache__"))
+        for number in range(jobs):
+            self.copies.put(shutil.copytree(self.clean, folder / str(number)))
+        for copy in (self.clean, *self.copies.queue):
+            compileall.compile_dir(copy, quiet=1)
+            asked = [sys.executable, "-c", "import alignrank; print(alignrank.__file__)"]
+            place = subprocess.run(asked, env=environment(copy), capture_output=True, text=True, check=True).stdout
+            if Path(place.strip()) != copy / "alignrank" / "__init__.py":
+                sys.exit(f"PYTHONPATH does not win: {place.strip()} is imported")
+        root = self.clean / "alignrank"
+        self.files = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.py"))}
+        self.neighbours = Neighbours(self.files)
+        self.source = digest(*self.files.values())
+
+    def remember(self, part: str, key: str, value: Any) -> Any:
+        with self.lock:
+            self.memory[part][key] = value
+            CACHE.parent.mkdir(parents=True, exist_ok=True)
+            CACHE.with_suffix(".part").write_text(json.dumps(self.memory))
+            CACHE.with_suffix(".part").replace(CACHE)
+        return value
+
+    def passes(self, test: str) -> bool:
+        """Whether the test file does without a fault; how long it took is remembered too."""
+        key = digest(self.source, test, self.neighbours.tests[test])
+        with self.locks[key]:
+            if key not in self.memory["passes"]:
+                begun = time.monotonic()
+                failed = first_failure(self.clean, [test], LONGEST)
+                if failed:
+                    say(f"{failed} fails without a fault: {test} judges nothing")
+                else:
+                    self.remember("seconds", test, round(time.monotonic() - begun, 2))
+                self.remember("passes", key, not failed)
+            return self.memory["passes"][key]
+
+    def seconds(self, test: str) -> float:
+        """As last seen; of one that was never seen, or fails, infinity."""
+        if test not in self.memory["seconds"]:
+            self.passes(test)
+        return self.memory["seconds"].get(test, math.inf)
+
+    def verdict(self, fault: Fault) -> dict[str, Any]:
+        before, after = fault.change
+        near = self.neighbours.near(fault.file)[:NEAREST]
+        wide = [test for test in self.neighbours.wide(fault.file) if test not in near]
+        tests = digest(
+            str(self.wide_seconds), *(part for t in (*near, *wide) for part in (t, self.neighbours.tests[t]))
+        )
+        known = self.memory["faults"].get(fault.key)
+        if known and (known["outcome"] == "killed" or known["tests_digest"] == tests):
+            return known
+        entry = {"file": fault.file, "line": fault.line, "before": before, "after": after, "tests_digest": tests}
+        slow = [test for test in near if self.memory["seconds"].get(test, 0) > NEAR_SECONDS]
+        ran, copy = [test for test in near if test not in slow], self.copies.get()
+        try:
+            with planted(copy / "alignrank" / fault.file, fault):
+                failed, failing = self.tried(copy, ran)
+                if not failed and not failing:
+                    more = self.affordable([*slow, *wide])
+                    ran, (failed, _) = ran + more, self.tried(copy, more)
+        finally:
+            self.copies.put(copy)
+        if failed:
+            return self.remember("faults", fault.key, entry | {"outcome": "killed", "by": failed})
+        if failing:  # not remembered: they may pass tomorrow
+            return entry | {"outcome": "set aside", "failing": failing}
+        return self.remember("faults", fault.key, entry | {"outcome": "survived", "tests": ran})
+
+    def affordable(self, tests: Iterable[str]) -> list[str]:
+        """As many as fit into the time."""
+        left, kept = self.wide_seconds, list[str]()
+        for test in tests:
+            if left > 0 and (seconds := self.seconds(test)) <= left:
+                kept.append(test)
+                left -= seconds
+        return kept
+
+    def tried(self, copy: Path, tests: list[str]) -> tuple[str | None, list[str]]:
+        """The first failure that the fault is to blame for, and the test files that fail without it as well."""
+        failing = list[str]()
+        while tests:
+            limit = 120 + 5 * sum(self.memory["seconds"].get(test, 30) for test in tests)
+            failed = first_failure(copy, tests, limit)
+            suspects = [test for test in tests if failed and failed.startswith(f"tests/{test}")] or tests
+            guilty = [test for test in suspects if failed and not self.passes(test)]
+            failing += guilty
+            if not guilty:
+                return failed, failing
+            tests = [test for test in tests if test not in guilty]
+        return None, failing
 
 
-def chosen(files: dict[str, str], count: int, seed: int) -> list[Fault]:
-    """From each file as many as is its share of all code, rounded up or down by the seed; then in an order of it."""
-    order, sizes = sorted(files, key=lambda file: digest(str(seed), file)), dict[str, int]()
-    for file, text in files.items():
-        sizes[file] = len({node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt | ast.expr)})
-    start, share = random.Random(seed).random(), count / max(1, sum(sizes.values()))
-    faults, named = list[Fault](), set[tuple[str, str] | None]()
-    for file in order:
-        end, number = start + sizes[file] * share, 0
-        found = Finder(file, files[file]).faults
-        named |= {fault.equivalent for fault in found}
-        for fault in sorted(found, key=lambda fault: digest(str(seed), *fault.change, str(fault.column))):
-            if number < int(end) - int(start) and fault.equivalent is None and compiles(fault.faulty):
-                faults.append(fault)
-                number += 1
-        start = end
-    for entry in {entry for entry in EQUIVALENT if entry[0] in files} - named:
-        print(f"EQUIVALENT: no fault of {entry[0]} is {entry[1]!r} any more", file=sys.stderr)
-    return faults
+@contextlib.contextmanager
+def planted(path: Path, fault: Fault) -> Iterator[None]:
+    def write(text: str) -> None:
+        path.write_text(text, encoding="utf-8")
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
 
-
-def compiles(text: str) -> bool:
+    write(fault.faulty)
     try:
-        compile(text, "faulty", "exec")
-    except SyntaxError:
-        return False
-    return True
+        yield
+    finally:
+        write(fault.text)
+
+
+def environment(copy: Path) -> dict[str, str]:
+    # Nothing is compiled into the copies: a file changed twice in a second would keep its old bytecode.
+    return os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def first_failure(copy: Path, tests: Sequence[str], limit: float) -> str | None:
+    """The first test that fails with this copy of the source; None if none does."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-m", "not slow"]
+    command += [f"tests/{test}" for test in tests]
+    if STOPPED.is_set():
+        raise InterruptedError
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(copy), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        RUNNING.add(process.pid)
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            return f"time limit of {limit:.0f} s"
+        finally:
+            end_group(process.pid)
+            process.wait()
+            RUNNING.discard(process.pid)
+        if STOPPED.is_set():
+            raise InterruptedError  # ended by us, not by its tests
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    if code in (0, 5):  # 5: no tests, all of them slow
+        return None
+    named = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.MULTILINE)
+    return named[1] if named else f"pytest ended with {code}: {text.strip().splitlines()[-1:]}"
+
+
+def end_group(process: int) -> None:
+    """The process and what it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+
+
+def stop(*_: object) -> None:
+    STOPPED.set()
+    for process in list(RUNNING):
+        end_group(process)
+    sys.exit("stopped; the same command goes on from here")
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--wide", type=float, default=300, help="seconds of tests for what the nearest do not notice")
+    parser.add_argument("--only", nargs="+", default=[], help="files or rooms of src/alignrank")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        judge = Judge(Path(folder), arguments.jobs, arguments.wide)
+        wanted = [part.removeprefix("src/alignrank/").rstrip("/") for part in arguments.only]
+        files = {
+            file: text
+            for file, text in judge.files.items()
+            if not wanted or any(file == part or file.startswith(part + "/") for part in wanted)
+        }
+        faults = chosen(files, arguments.count, arguments.seed)
+        entries = []
+        for number, entry in enumerate(pool.map(judge.verdict, faults), 1):
+            entries.append({key: entry[key] for key in entry if key != "tests_digest"})
+            how = entry.get("by") or ", ".join(entry.get("failing", []))
+            say(f"{number}/{len(faults)} {entry['outcome']} {entry['file']}:{entry['line']} {entry['after']} [{how}]")
+    groups = {
+        outcome: [
+            {k: v for k, v in entry.items() if k != "outcome"} for entry in entries if entry["outcome"] == outcome
+        ]
+        for outcome in ("survived", "set aside", "killed")
+    }
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    table = {
+        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": head.stdout.strip() or None, "seed": arguments.seed, "faults": len(faults),
+        "counts": {outcome: len(group) for outcome, group in groups.items()},
+        **groups,
+    }  # fmt: skip
+    arguments.out.write_text(json.dumps(table, indent=1) + "\n")
+    print(", ".join(f"{len(group)} {outcome}" for outcome, group in groups.items()))
+
+
+if __name__ == "__main__":
+    main()

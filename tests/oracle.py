@@ -132,10 +132,10 @@ def vfnet_loss(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     maps = {f"{kind}{i}": inputs[f"{kind}{i}"].clone().requires_grad_() for kind in kinds for i in range(num_levels)}
     rows = {k: cell_rows([maps[f"{k}{i}"] for i in range(num_levels)]) for k in kinds}
     points, strides = grid_points([maps[f"cls{i}"] for i in range(num_levels)], inputs["strides"].tolist(), shift=0.0)
+    first = Predictions(rows["cls"], distances_to_xyxy(points, rows["bbox"]), points, strides)
     predictions = Predictions(
-        rows["cls"], distances_to_xyxy(points, rows["refine"]), points, strides,
-        first_boxes=distances_to_xyxy(points, rows["bbox"]),
-    )  # fmt: skip
+        rows["cls"], distances_to_xyxy(points, rows["refine"]), points, strides, auxiliary={"first": first}
+    )
     targets = [Targets(inputs[f"gt_boxes{n}"], inputs[f"gt_labels{n}"]) for n in range(num_images)]
     criterion = VarifocalNetCriterion(VarifocalNetConfig(num_classes=num_classes))
     terms = criterion(predictions, targets)

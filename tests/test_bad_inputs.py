@@ -32,6 +32,7 @@ from alignrank.data.decode import decode, read_size
 from alignrank.data.loader import Images
 from alignrank.data.samples import Split
 from alignrank.data.source import read
+from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
 from alignrank.weights.recipe import load_recipe
 
@@ -277,7 +278,7 @@ def coco_category_gaps(ended: Ended, root: Path, out: Path, program: Program) ->
 
 def coco_crowd_rle(ended: Ended, root: Path, out: Path, program: Program) -> None:
     """No target of the training; a class that has crowd regions only has no figure."""
-    pictures = Images(training_split(root / "annotations.json"), 64)
+    pictures = Images(training_split(root / "annotations.json"), InputSize(64))
     assert [len(pictures[i].labels) for i in range(4)] == [1, 0, 1, 1]
     assert [ended.result["metrics"]["per_class"][key]["ap"] is None for key in ("1", "2", "3")] == [False, True, False]
 

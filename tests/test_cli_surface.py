@@ -95,6 +95,9 @@ print(*(name for name in {HEAVY!r} if name in sys.modules))
         (("val", "--weights", "x"), "data"),
         (("train", "--epochs", "many"), "epochs"),
         (("predict", "a.jpg", "--weights", "x", "--conf", "2"), "conf"),
+        (("train", "--data", "digits", "--imgsz", "large"), "--imgsz"),
+        (("val", "--weights", "x", "--data", "digits", "--imgsz", "640px"), "--imgsz"),
+        (("predict", "a.jpg", "--weights", "x", "--rectangle"), "--rect"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -17,8 +17,8 @@ import yaml
 import alignrank
 from alignrank.cli import app
 from alignrank.config import parse_overrides
-from alignrank.input_size import read_size
 from alignrank.detectors import DETECTORS
+from alignrank.input_size import read_size
 from alignrank.weights.recipe import load_recipe, recipe_names
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 

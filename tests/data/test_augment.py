@@ -17,13 +17,13 @@ from alignrank.data.augment import (
     Picture,
     augment,
     clip,
-    fit_scale,
     flipped,
     letterbox,
     resize,
     resize_batch,
 )
 from alignrank.errors import InputError
+from alignrank.input_size import InputSize
 from alignrank.weights.settings import AugmentConfig
 
 SIDE = 160
@@ -42,6 +42,19 @@ def picture(index: int, *, height: int = 120, width: int = 160) -> Picture:
     return Picture(pixels, torch.tensor([[x0, y0, x1, y1]], dtype=torch.float32), torch.tensor([index]))
 
 
+class Drawn:
+    """`count` pictures, drawn when they are asked for."""
+
+    def __init__(self, draw: Callable[[int], Picture], count: int) -> None:
+        self.draw, self.count = draw, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Picture:
+        return self.draw(index)
+
+
 def extent(pixels: Tensor, colour: Tensor) -> Tensor | None:
     """The box around all pixels near `colour`, where the edges' blend with black crosses one half."""
     near = ((pixels.float() - colour[:, None, None]).abs() < 128).all(0)
@@ -53,7 +66,9 @@ def extent(pixels: Tensor, colour: Tensor) -> Tensor | None:
 
 def run(config: AugmentConfig, seed: int, *, strong: bool = True, index: int | None = None, count: int = 6) -> Picture:
     index = seed % count if index is None else index
-    return augment(picture, index, count, SIDE, config, strong=strong, rng=np.random.default_rng(seed))
+    return augment(
+        Drawn(picture, count), index, InputSize(SIDE), config, strong=strong, rng=np.random.default_rng(seed)
+    )
 
 
 @pytest.mark.parametrize("strong", [True, False], ids=["mosaic", "single"])
@@ -75,7 +90,9 @@ def test_boxes_follow_pixels(strong: bool) -> None:
             called.append(Picture(own.pixels, own.boxes, torch.tensor([number])))
             return called[-1]
 
-        result = augment(draw, seed % 6, 6, SIDE, config, strong=strong, rng=np.random.default_rng(seed))
+        result = augment(
+            Drawn(draw, 6), seed % 6, InputSize(SIDE), config, strong=strong, rng=np.random.default_rng(seed)
+        )
         assert len(called) == (4 if strong else 1)
         assert result.pixels.shape == (3, SIDE, SIDE)
         assert result.pixels.dtype == torch.uint8
@@ -111,7 +128,7 @@ def test_no_visible_object_is_forgotten() -> None:
         if visible is None:
             assert len(result.boxes) == 0
             lost += 1
-        elif float((visible[2:] - visible[:2]).prod()) > 0.2 * whole * 1.5**2 * fit_scale((120, 160), SIDE) ** 2:
+        elif float((visible[2:] - visible[:2]).prod()) > 0.2 * whole * 1.5**2 * InputSize(SIDE).scale((120, 160)) ** 2:
             assert len(result.boxes) == 1
             kept += 1
     assert kept > 50
@@ -144,7 +161,7 @@ def test_pictures_without_objects() -> None:
     )
     config = AugmentConfig(mixup=1, flip=1, flip_vertical=1)
     for strong in (True, False):
-        result = augment(lambda _: nothing, 0, 3, 64, config, strong=strong, rng=np.random.default_rng(0))
+        result = augment([nothing] * 3, 0, InputSize(64), config, strong=strong, rng=np.random.default_rng(0))
         assert result.boxes.shape == (0, 4)
         assert result.labels.shape == (0,)
         assert result.labels.dtype == torch.int64
@@ -165,7 +182,7 @@ def test_off_is_letterboxing() -> None:
     for strong in (True, False):
         result = run(AugmentConfig.off(), 0, strong=strong, index=2)
         own = picture(2)
-        canvas, scale, offset = letterbox(own.pixels, SIDE)
+        canvas, scale, offset = letterbox(own.pixels, InputSize(SIDE))
         assert torch.equal(result.pixels, canvas)
         assert_close(result.boxes, own.boxes * torch.tensor(scale * 2) + torch.tensor(offset * 2))
 
@@ -175,9 +192,39 @@ def test_plain_picture_does_not_change_its_source() -> None:
     own = picture(0, height=SIDE, width=SIDE)
     before = own.pixels.clone(), own.boxes.clone()
     config = AugmentConfig(mosaic=0, scale=0, translate=0, flip=1)
-    augment(lambda _: own, 0, 1, SIDE, config, strong=False, rng=np.random.default_rng(0))
+    augment([own], 0, InputSize(SIDE), config, strong=False, rng=np.random.default_rng(0))
     assert torch.equal(own.pixels, before[0])
     assert torch.equal(own.boxes, before[1])
+
+
+@pytest.mark.parametrize("strong", [True, False], ids=["mosaic", "single"])
+def test_canvas_of_the_picture_s_shape(strong: bool) -> None:
+    """Wide and tall pictures mixed: the canvas is that of the one asked for, 128 x 160 or 160 x 128, and is all there:
+    over the seeds every part of it is covered, each box encloses its colour.
+    """
+    config = AugmentConfig(flip=0.5, flip_vertical=0.5, scale=0.5, translate=0.2, **GEOMETRY)
+
+    def draw(index: int) -> Picture:
+        return picture(index, height=120, width=160) if index % 2 == 0 else picture(index, height=160, width=120)
+
+    for index, (height, width) in ((0, (128, 160)), (1, (160, 128))):
+        covered = torch.zeros(height, width, dtype=torch.bool)
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            result = augment(Drawn(draw, 6), index, InputSize(SIDE, rect=True), config, strong=strong, rng=rng)
+            assert result.pixels.shape == (3, height, width)
+            assert (result.boxes >= 0).all()
+            assert (result.boxes <= torch.tensor([width, height] * 2)).all()
+            covered |= (result.pixels != GREY).any(0)
+            for box, label in zip(result.boxes, result.labels.tolist(), strict=True):
+                x0, y0, x1, y1 = box.round().int().tolist()
+                inside = result.pixels[:, y0:y1, x0:x1].float()
+                assert extent(inside, COLOURS[label]) is not None
+                if not strong:
+                    actual = extent(result.pixels, COLOURS[label])
+                    assert actual is not None
+                    assert (actual - box).abs().max() <= 1.5
+        assert covered.all()
 
 
 def test_flips_worked() -> None:
@@ -199,7 +246,7 @@ def test_flip_probabilities(field: str, expected: list[float]) -> None:
     def boxes(probability: float, seed: int) -> list[float]:
         config = AugmentConfig.off().model_copy(update={field: probability})
         rng = np.random.default_rng(seed)
-        return augment(lambda _: own, 0, 1, 10, config, strong=False, rng=rng).boxes[0].tolist()
+        return augment([own], 0, InputSize(10), config, strong=False, rng=rng).boxes[0].tolist()
 
     assert all(boxes(1, seed) == expected for seed in range(5))
     assert all(boxes(0, seed) == [1, 3, 4, 4] for seed in range(5))
@@ -244,7 +291,7 @@ def test_mixup_is_a_mean_with_all_objects() -> None:
     both = values = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        mixed = augment(lambda i: (white, black)[i], 0, 2, 32, config, strong=True, rng=rng)
+        mixed = augment([white, black], 0, InputSize(32), config, strong=True, rng=rng)
         assert mixed.pixels.float().std() < 1e-6
         assert len(mixed.boxes) == 2
         if set(mixed.labels.tolist()) == {0, 1}:
@@ -252,7 +299,7 @@ def test_mixup_is_a_mean_with_all_objects() -> None:
             values += 120 < mixed.pixels[0, 0, 0] < 180
             assert mixed.boxes.tolist() == [*white.boxes.tolist(), *black.boxes.tolist()]
     assert both == values > 3
-    plain = augment(lambda i: (white, black)[i], 0, 2, 32, config, strong=False, rng=np.random.default_rng(0))
+    plain = augment([white, black], 0, InputSize(32), config, strong=False, rng=np.random.default_rng(0))
     assert plain.labels.tolist() == [0]
 
 
@@ -266,7 +313,7 @@ def test_colour_moves_pixels_and_no_boxes() -> None:
     def values(field: str, amount: float, source: Picture) -> list[Tensor]:
         config = base.model_copy(update={field: amount})
         results = [
-            augment(lambda _: source, 0, 1, 16, config, strong=False, rng=np.random.default_rng(seed))
+            augment([source], 0, InputSize(16), config, strong=False, rng=np.random.default_rng(seed))
             for seed in range(20)
         ]
         assert all(r.boxes.tolist() == source.boxes.tolist() for r in results)
@@ -292,14 +339,14 @@ def test_colour_moves_pixels_and_no_boxes() -> None:
 def test_letterbox_worked() -> None:
     """A 100 x 50 image (width x height) at side 64: scale .64, 64 x 32 pixels, 16 rows of grey above and below."""
     pixels = torch.full((3, 50, 100), 7, dtype=torch.uint8)
-    canvas, scale, offset = letterbox(pixels, 64)
+    canvas, scale, offset = letterbox(pixels, InputSize(64))
     assert canvas.shape == (3, 64, 64)
     assert scale == (0.64, 0.64)
     assert offset == (0, 16)
     assert (canvas[:, 16:48] == 7).all()
     assert (canvas[:, :16] == GREY).all()
     assert (canvas[:, 48:] == GREY).all()
-    tall, _, tall_offset = letterbox(pixels.transpose(1, 2).contiguous(), 64)
+    tall, _, tall_offset = letterbox(pixels.transpose(1, 2).contiguous(), InputSize(64))
     assert tall_offset == (16, 0)
     assert torch.equal(tall, canvas.transpose(1, 2))
 
@@ -308,7 +355,7 @@ def test_letterbox_worked() -> None:
 def test_letterbox_and_frame_are_inverse(size: tuple[int, int]) -> None:
     """Boxes to the input and back by Frame.to_original, exactly, for sides that do not divide."""
     height, width = size
-    canvas, scale, offset = letterbox(torch.zeros(3, height, width, dtype=torch.uint8), 64)
+    canvas, scale, offset = letterbox(torch.zeros(3, height, width, dtype=torch.uint8), InputSize(64))
     assert canvas.shape == (3, 64, 64)
     corner = torch.rand(20, 2) * torch.tensor([width, height]) * 0.5
     boxes = torch.cat([corner, corner * 2], 1)
@@ -322,7 +369,7 @@ def test_letterbox_and_frame_are_inverse(size: tuple[int, int]) -> None:
 
 def test_letterboxed_pixels_are_where_the_frame_says() -> None:
     own = picture(1, height=97, width=143)
-    canvas, scale, offset = letterbox(own.pixels, SIDE)
+    canvas, scale, offset = letterbox(own.pixels, InputSize(SIDE))
     found = extent(canvas, COLOURS[1])
     assert found is not None
     back = Frame("x", (97, 143), scale, offset).to_original(found[None])
@@ -340,12 +387,12 @@ def test_resize_reports_the_factors_it_used() -> None:
 def test_resize_batch(size: tuple[int, int]) -> None:
     """Multi-scale: image, boxes and frames shrink together; a result maps to the same original box as before."""
     own = picture(3, height=size[0], width=size[1])
-    canvas, scale, offset = letterbox(own.pixels, SIDE)
+    canvas, scale, offset = letterbox(own.pixels, InputSize(SIDE))
     boxes = own.boxes * torch.tensor(scale * 2) + torch.tensor(offset * 2)
     frame = Frame("x", size, scale, offset, image_id=5)
     batch = Batch(canvas[None].float() / 255, [Targets(boxes, own.labels)], [frame])
     for side in (96, 224):
-        other = resize_batch(batch, side)
+        other = resize_batch(batch, (side, side))
         assert other.images.shape == (1, 3, side, side)
         found = extent(other.images[0] * 255, COLOURS[3])
         assert found is not None
@@ -353,6 +400,21 @@ def test_resize_batch(size: tuple[int, int]) -> None:
         assert_close(other.frames[0].to_original(other.targets[0].boxes), own.boxes, atol=1e-3, rtol=0)
         assert other.frames[0].image_id == 5
     assert_close(batch.targets[0].boxes, boxes)  # the batch given is left alone
+
+
+def test_resize_batch_of_another_shape() -> None:
+    """128 x 160 (height x width) to 64 x 96: heights by one half, widths by .6; the way back is still exact."""
+    own = picture(3)
+    canvas, scale, offset = letterbox(own.pixels, InputSize(SIDE, rect=True))
+    assert canvas.shape == (3, 128, 160)
+    boxes = own.boxes * torch.tensor(scale * 2) + torch.tensor(offset * 2)
+    batch = Batch(canvas[None].float() / 255, [Targets(boxes, own.labels)], [Frame("x", (120, 160), scale, offset)])
+    other = resize_batch(batch, (64, 96))
+    assert other.images.shape == (1, 3, 64, 96)
+    assert_close(other.targets[0].boxes, boxes * torch.tensor([0.6, 0.5, 0.6, 0.5]))
+    assert other.frames[0].scale == pytest.approx((0.6, 0.5))
+    assert other.frames[0].offset == (0, 2)  # four rows of grey above the picture
+    assert_close(other.frames[0].to_original(other.targets[0].boxes), own.boxes, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("field", ["mosaic", "mixup", "flip", "hue", "scale"])

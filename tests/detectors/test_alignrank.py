@@ -84,7 +84,7 @@ def test_without_parts_it_is_the_base() -> None:
         assert_close(a.boxes, b.boxes)
     ours, theirs = built.model.train()(pictures()), base.model.train()(pictures())
     assert same(ours, theirs)
-    assert same(ours.one_to_many, theirs.one_to_many)
+    assert same(ours.auxiliary["one_to_many"], theirs.auxiliary["one_to_many"])
     assert torch.equal(built.criterion(ours, TARGETS).total, base.criterion(theirs, TARGETS).total)
 
 
@@ -95,7 +95,7 @@ def test_parts_begin_as_identities(form: str) -> None:
         plain, whole = tiny(OFF | overrides), tiny(FORMS[form] | overrides)
         assert same(whole.model.eval()(pictures()), plain.model.eval()(pictures()))
     ours, theirs = whole.model.train()(pictures()), plain.model.train()(pictures())
-    assert same(ours.one_to_many, theirs.one_to_many)
+    assert same(ours.auxiliary["one_to_many"], theirs.auxiliary["one_to_many"])
     if whole.model.refinement is None:
         assert same(ours, theirs)
 
@@ -155,12 +155,12 @@ def test_refined_scores_teach_features_but_not_the_head() -> None:
     with torch.no_grad():
         built.model.refinement.logits.weight.fill_(0.1)
     predictions = built.model.train()(pictures())
-    assert torch.equal(predictions.unsuppressed.boxes, predictions.boxes)
-    predictions.unsuppressed.logits.square().sum().backward()
+    assert torch.equal(predictions.auxiliary["unsuppressed"].boxes, predictions.boxes)
+    predictions.auxiliary["unsuppressed"].logits.square().sum().backward()
     parts = taught(built)
     assert {"refinement", "sampling", "fusion", "neck", "backbone"} <= parts
     assert not {"head", "suppression"} & parts
-    assert built.model.eval()(pictures()).unsuppressed is None
+    assert built.model.eval()(pictures()).auxiliary == {}
 
 
 def row_of_boxes(*left: float) -> Tensor:

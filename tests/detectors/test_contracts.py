@@ -7,19 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_forms import tiny_form
+from tiny_forms import distinct_recipes, tiny_form
 from torch import Tensor
 from torch.testing import assert_close
 
 from alignrank.contracts import Built, DetectorModel, LossTerms, Targets
 from alignrank.detectors import DETECTORS
 from alignrank.weights import checkpoint
-from alignrank.weights.recipe import Recipe, load_recipe, recipe_names
+from alignrank.weights.recipe import Recipe, load_recipe
 
-# Recipes that differ only in what a tiny form leaves out (schedules, depth of a timm backbone) are one.
-RECIPES = sorted(
-    {str(load_recipe(name, overrides=tiny_form(name)).architecture): name for name in recipe_names()[::-1]}.values()
-)
+RECIPES = distinct_recipes()
 CLASSIFICATION = {
     "alignrank": ["vfl", "qfl", "focal", "bce", "ranksort"],
     "reppoints": ["vfl", "qfl", "focal", "ranksort"],

@@ -9,7 +9,9 @@ import torch
 
 from alignrank.data import source
 from alignrank.data.loader import EvaluationSet, Images, collate
-from alignrank.evaluation.validate import network_input, validate
+from alignrank.evaluation.options import ValOptions
+from alignrank.evaluation.validate import validate
+from alignrank.input_size import InputSize
 from alignrank.weights.recipe import load_recipe
 
 STEPS, SIDE = 300, 256
@@ -25,13 +27,13 @@ def test_overfit_four_images(shared: Path, name: str) -> None:
     assert split is not None
     large = [s for s in split.samples if (s.boxes[:, 2:] - s.boxes[:, :2]).min() * SIDE / max(s.size) >= MIN_SIDE]
     split.samples = large[:4]
-    dataset = EvaluationSet(Images(split, SIDE))
+    dataset = EvaluationSet(Images(split, InputSize(SIDE)))
     batch = collate([dataset[i] for i in range(4)])
     assert sum(len(t.labels) for t in batch.targets) > 10
 
     built = load_recipe(name, num_classes=len(split.classes)).build()
     optimizer = torch.optim.AdamW(built.model.parameters(), lr=0.002, weight_decay=0)
-    images = network_input(batch)
+    images = batch.network_input()
     for step in range(STEPS):
         # Falls to 0, so that the running statistics settle too.
         optimizer.param_groups[0]["lr"] = 0.002 * (1 - step / STEPS)
@@ -40,6 +42,6 @@ def test_overfit_four_images(shared: Path, name: str) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(built.model.parameters(), 10)
         optimizer.step()
-    result = validate(built.model, built.postprocess, [batch], split, device=torch.device("cpu"))
+    result = validate(built.model, built.postprocess, [batch], split, ValOptions())
     assert result.metrics.ap50 is not None
     assert result.metrics.ap50 > 0.95

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignrank.contracts import Predictions, Selection, Thresholds
+from alignrank.contracts import Predictions, Selection, Thresholds, WantedThresholds
 from alignrank.detectors.postprocess import (
     MAX_CANDIDATES,
     NmsConfig,
@@ -197,6 +197,6 @@ def test_published_thresholds() -> None:
     for name, iou in [("vfnet-r50", 0.6), ("atss-r50", 0.6), ("fcos-r50", 0.6), ("retinanet-r50", 0.5)]:
         thresholds = load_recipe(name, num_classes=3, overrides={"model.backbone": "csp"} | NO_TIMM).build().postprocess
         assert thresholds.thresholds is not None
-        assert thresholds.thresholds.replaced(None, None, None) == Thresholds(conf=0.05, iou=iou, max_dets=100)
-        assert thresholds.thresholds.replaced(0.0, None, 7) == Thresholds(conf=0.0, iou=iou, max_dets=7)
+        assert WantedThresholds().over(thresholds.thresholds) == Thresholds(conf=0.05, iou=iou, max_dets=100)
+        assert WantedThresholds(0.0, None, 7).over(thresholds.thresholds) == Thresholds(conf=0.0, iou=iou, max_dets=7)
     assert TopK().thresholds is NonMaximumSuppression().thresholds is None

@@ -55,7 +55,8 @@ def made(first: list[list[float]], second: list[list[float]]) -> Predictions:
     """Two cells of stride 8 at (32, 32) and (200, 200)."""
     points, strides = torch.tensor([[32.0, 32], [200, 200]]), torch.full((2, 1), 8.0)
     boxes, logits = torch.tensor([second]).float().requires_grad_(), torch.zeros(1, 2, 2, requires_grad=True)
-    return Predictions(logits, boxes, points, strides, first_boxes=torch.tensor([first]).float().requires_grad_())
+    before = Predictions(logits, torch.tensor([first]).float().requires_grad_(), points, strides)
+    return Predictions(logits, boxes, points, strides, auxiliary={"first": before})
 
 
 def test_loss_worked() -> None:

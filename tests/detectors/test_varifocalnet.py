@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.testing import assert_close
 
+from alignrank.assign.fcos import centreness_target
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.varifocalnet import STRIDES, AssignConfig, Head, HeadConfig, LossConfig, VarifocalNetConfig
-from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion, centreness_target
+from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
 from alignrank.weights.recipe import build_detector
 
 
@@ -38,13 +39,9 @@ REFINED = boxes([3, 3, 13, 11], [30, 3, 50, 21], [190, 190, 210, 210])
 
 def made(*, first: Tensor | None = FIRST, refined: Tensor = REFINED, logits: Tensor | None = None) -> Predictions:
     """One image; logits are 0, scores 1/2."""
-    return Predictions(
-        torch.zeros(1, 3, 2) if logits is None else logits[None],
-        refined[None],
-        POINTS,
-        torch.full((3, 1), 8.0),
-        first_boxes=None if first is None else first[None],
-    )
+    logits, strides = torch.zeros(1, 3, 2) if logits is None else logits[None], torch.full((3, 1), 8.0)
+    before = {} if first is None else {"first": Predictions(logits, first[None], POINTS, strides)}
+    return Predictions(logits, refined[None], POINTS, strides, auxiliary=before)
 
 
 def parts(found: Any) -> dict[str, float]:
@@ -80,9 +77,9 @@ def test_normalisers_are_at_least_one() -> None:
 def test_normalisers_are_of_all_images() -> None:
     """The two objects in an image each: the same box terms, ten negative entries, and still two positives."""
     one = made()
-    both = Predictions(
-        one.logits.expand(2, 3, 2), one.boxes.expand(2, 3, 4), POINTS, one.strides, first_boxes=FIRST.expand(2, 3, 4)
-    )
+    logits = one.logits.expand(2, 3, 2)
+    before = Predictions(logits, FIRST.expand(2, 3, 4), POINTS, one.strides)
+    both = Predictions(logits, one.boxes.expand(2, 3, 4), POINTS, one.strides, auxiliary={"first": before})
     found = parts(criterion()(both, [Targets(GT[:1], TARGETS.labels[:1]), Targets(GT[1:], TARGETS.labels[1:])]))
     expected = {"box": 1.5 * 0.4375 / 1.25, "refine": 2 * 0.25 / 1.7, "cls": (1.7 + 10 * 0.75 / 4) * log(2) / 2}
     assert found == pytest.approx(expected, abs=1e-5)
@@ -232,25 +229,26 @@ def test_refinement_does_not_train_the_first_box() -> None:
 
 
 def test_refined_is_a_factor_of_first() -> None:
-    """A raw refinement of ln 2 doubles all distances, at any level; `first_boxes` exist in training alone."""
+    """A raw refinement of ln 2 doubles all distances, at any level; first boxes exist in training alone."""
     model = tiny().model
     nn.init.zeros_(model.head.refine.weight)
     nn.init.constant_(model.head.refine.bias, log(2))
     predictions = model(torch.rand(1, 3, 64, 64))
     around = predictions.points.repeat(1, 2)
-    assert_close(predictions.boxes - around, 2 * (predictions.first_boxes - around), rtol=1e-4, atol=1e-3)
+    assert_close(predictions.boxes - around, 2 * (predictions.auxiliary["first"].boxes - around), rtol=1e-4, atol=1e-3)
     with torch.no_grad():
         model.head.refine_scale[4] = 2
         coarsest = model(torch.rand(1, 3, 64, 64))
-    assert_close((coarsest.boxes - around)[:, -1], 4 * (coarsest.first_boxes - around)[:, -1], rtol=1e-4, atol=1e-3)
-    assert model.eval()(torch.rand(1, 3, 64, 64)).first_boxes is None
+    before = coarsest.auxiliary["first"].boxes
+    assert_close((coarsest.boxes - around)[:, -1], 4 * (before - around)[:, -1], rtol=1e-4, atol=1e-3)
+    assert model.eval()(torch.rand(1, 3, 64, 64)).auxiliary == {}
 
 
 def test_without_refinement_there_are_no_first_boxes() -> None:
     for overrides in ({"head.refine": False}, {"head.refine": False, "head.star": False}):
         built = tiny(**overrides)
         predictions = built.model(torch.rand(1, 3, 64, 64))
-        assert predictions.first_boxes is None
+        assert predictions.auxiliary == {}
         assert predictions.centreness is None
         found = built.criterion(predictions, [Targets(boxes([5, 5, 50, 60]), torch.tensor([2]))])
         assert set(found.parts) == {"box", "cls"}

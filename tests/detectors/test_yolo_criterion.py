@@ -87,14 +87,14 @@ def test_classification_worked(kind: str) -> None:
 def test_dual_heads() -> None:
     """One-to-one takes the best point alone (2, target its own IoU 9/16), one-to-many the two of the configuration."""
     main = made_up()
-    main.one_to_many = made_up((3, 2, 1, 0))
+    main.auxiliary["one_to_many"] = made_up((3, 2, 1, 0))
     loss = terms(main, [WHOLE], dual=True)
     assert set(loss.parts) == {"o2o_box", "o2o_cls", "o2o_dfl", "box", "cls", "dfl"}
     # One positive of weight 9/16, below the least normaliser 1.
     assert loss.parts["o2o_box"].item() == pytest.approx(7.5 * 7 / 16 * 9 / 16, rel=1e-5)
     assert loss.parts["box"].item() == pytest.approx(7.5 * (7 / 16) / (13 / 9), rel=1e-5)
     # In evaluation the other head is not there.
-    main.one_to_many = None
+    main.auxiliary.clear()
     assert set(terms(main, [WHOLE], dual=True).parts) == {"o2o_box", "o2o_cls", "o2o_dfl"}
 
 

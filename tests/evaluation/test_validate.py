@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from alignrank.contracts import Batch, Frame, Predictions, Targets
+from alignrank.contracts import Batch, Frame, Predictions, Targets, WantedThresholds
 from alignrank.data.coco import read_file
 from alignrank.data.samples import Split
 from alignrank.detectors.postprocess import NonMaximumSuppression
+from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.val import write_evaluation
 from alignrank.evaluation.validate import Validation, validate
 
@@ -63,10 +64,9 @@ def batches() -> Iterator[Batch]:
     )
 
 
-def validated(split: Split, **options: bool) -> Validation:
-    return validate(
-        Answers(), NonMaximumSuppression(), batches(), split, device=torch.device("cpu"), iou=0.7, **options
-    )
+def validated(split: Split, *, before_nms: bool) -> Validation:
+    options = ValOptions(thresholds=WantedThresholds(iou=0.7), before_nms=before_nms)
+    return validate(Answers(), NonMaximumSuppression(), batches(), split, options)
 
 
 def test_ranking_before_and_after_nms(split: Split) -> None:
@@ -76,7 +76,7 @@ def test_ranking_before_and_after_nms(split: Split) -> None:
     .7 keeps the best-scored of each, so both best boxes are suppressed for a worse one, and nothing is left to
     mis-rank.
     """
-    metrics = validated(split, keep_candidates=True).metrics
+    metrics = validated(split, before_nms=True).metrics
     before = metrics.rank_before_nms
     assert before is not None
     assert before["misranked"] == pytest.approx(2 / 3)
@@ -84,12 +84,12 @@ def test_ranking_before_and_after_nms(split: Split) -> None:
     assert before["iou_lost"] == pytest.approx(0.15, abs=1e-6)
     assert before["suppressed"] == 1
     assert (metrics.rank["misranked"], metrics.rank["best_box_missed"]) == (0, 0)
-    assert validated(split).metrics.rank_before_nms is None
+    assert validated(split, before_nms=False).metrics.rank_before_nms is None
 
 
 def test_files_of_an_evaluation(split: Split, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_evaluation(validated(split, keep_candidates=True), split, out)
+    write_evaluation(validated(split, before_nms=True), split, out)
     written = json.loads((out / "metrics.json").read_text())
     assert written["rank_before_nms"]["suppressed"] == 1
     assert "rank_before_nms.suppressed" in (out / "report.html").read_text(encoding="utf-8")

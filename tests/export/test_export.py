@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_forms import tiny_form
+from tiny_forms import distinct_recipes, tiny_form
 from torch import Tensor, nn
 
 from alignrank.contracts import Predictions
@@ -23,7 +23,8 @@ from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.errors import InputError
 from alignrank.export import onnx as export
 from alignrank.export.onnx import ExportError, export_onnx
-from alignrank.weights.recipe import load_recipe, recipe_names
+from alignrank.input_size import Size
+from alignrank.weights.recipe import load_recipe
 
 NAMES = ["cell", "plate", "größe"]
 SIDE = 64
@@ -60,7 +61,7 @@ class Points(nn.Module):
         return Predictions(mean * torch.tensor([[1.0, -2.0], [0.5, 3.0]]), boxes)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", distinct_recipes())
 def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name, num_classes=3, overrides=tiny_form(name))
     entry = DETECTORS[recipe.detector]
@@ -100,6 +101,19 @@ def test_metadata_and_inputs(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["m.onnx"], "no weights beside it, nothing temporary left"
 
 
+def test_a_pair_is_exported_as_landscape(tmp_path: Path) -> None:
+    """(48, 90): both sides up to the stride, the shorter is the height; the graph is compared at that size."""
+    path = export_onnx(Points(), TopK(), tmp_path / "m.onnx", imgsz=(48, 90), names=NAMES)
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_inputs()[0].shape == ["batch", 3, 64, 96]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["imgsz"]) == [48, 90]
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = Points()(images)
+    best = expected.scores().flatten(1).sort(descending=True).values[:, :2]
+    np.testing.assert_allclose(session.run(None, {"images": images.numpy()})[1], best, atol=1e-5)
+
+
 def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = Points().train()
     export_onnx(model, NonMaximumSuppression(), tmp_path / "m.onnx", imgsz=SIDE, names=NAMES)
@@ -111,8 +125,8 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
 def test_a_graph_that_differs_is_not_written(
     postprocess: Any, change: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(graph: export.ExportGraph, imgsz: int) -> Any:
-        model = original(graph, imgsz)
+    def wrong(graph: export.ExportGraph, size: Size) -> Any:
+        model = original(graph, size)
         graph.model.scale.data.fill_(change)  # type: ignore[union-attr,operator]
         return model
 
@@ -141,6 +155,8 @@ def test_options_and_packages_that_do_not_fit(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "m.onnx"
     with pytest.raises(InputError, match="imgsz: must be a multiple of 32 up to 8192, got 65"):
         export_onnx(Points(), TopK(), path, imgsz=65, names=NAMES)
+    with pytest.raises(InputError, match=r"imgsz: must be a pair of sides from 32 to 8192, the shorter first"):
+        export_onnx(Points(), TopK(), path, imgsz=(96, 64), names=NAMES)
     with pytest.raises(InputError, match="max_dets"):
         export_onnx(Points(), TopK(), path, imgsz=64, names=NAMES, max_dets=0)
     with pytest.raises(InputError, match="cannot be written"):

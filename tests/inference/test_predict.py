@@ -1,88 +1,29 @@
-"""Prediction: boxes in the source's own pixels, the same for any batch size, in constant memory; and its files."""
+"""Prediction: boxes in the source's own pixels, the same for any batch size."""
 
 from __future__ import annotations
 
-import csv
-import json
-import tracemalloc
-from collections.abc import Iterator
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from finder import CPU, NAMES, Finder, run, scene
+from torch import nn
 
-from alignrank.contracts import Detections, Predictions
+from alignrank.contracts import WantedThresholds
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.errors import InputError
+from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import class_labels, predict
-from alignrank.inference.results import CSV_COLUMNS, ResultWriter, write_results
-from alignrank.inference.sources import Sources
+from alignrank.input_size import InputSize
+from alignrank.weights.deployed import Deployed
 from alignrank.weights.recipe import build_detector
 
-NAMES = ("red", "blue")
-CPU = torch.device("cpu")
 
-
-class Finder(nn.Module):
-    """Finds the one red and the one blue rectangle of a picture exactly, with scores .9 and .8."""
-
-    stride = 32
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
-
-    def forward(self, images: Tensor) -> Predictions:
-        self.batches.append(len(images))
-        boxes, scores = torch.zeros(len(images), 2, 4), torch.zeros(len(images), 2, 2)
-        for i, image in enumerate(images):
-            for label, (own, other) in enumerate([(0, 2), (2, 0)]):
-                rows, columns = ((image[own] > 0.5) & (image[other] < 0.3)).nonzero(as_tuple=True)
-                if len(rows):
-                    ends = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-                    boxes[i, label] = torch.stack(ends).float()
-                    scores[i, label, label] = (0.9, 0.8)[label]
-        return Predictions(scores.logit(eps=1e-6), boxes)
-
-
-def scene(
-    height: int = 60, width: int = 90, *, red: tuple[int, int, int, int] = (10, 20, 40, 50)
-) -> np.ndarray[Any, Any]:
-    """A grey picture with a red box and a blue one at (60,5)-(80,15)."""
-    image = np.full((height, width, 3), 128, np.uint8)
-    x0, y0, x1, y1 = red
-    image[y0:y1, x0:x1] = (255, 0, 0)
-    image[5:15, 60:80] = (0, 0, 255)
-    return image
-
-
-def clip(path: Path, frames: int, size: tuple[int, int] = (90, 60), rate: Fraction = Fraction(30000, 1001)) -> Path:
-    """A lossless video of `scene` whose red box moves right by a pixel each frame (wrapping at 40)."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("png", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = *size, "rgb24"
-        for index in range(frames):
-            x = index % 40
-            image = scene(size[1], size[0], red=(x, 20, x + 20, 50))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-def run(source: Any, model: Any = None, **options: Any) -> Iterator[Detections]:
-    settings = {"names": NAMES, "imgsz": 192, "device": CPU} | options
-    return predict(model or Finder(), TopK(), source, **settings)
-
-
+@pytest.mark.parametrize("rect", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 90), (200, 100), (61, 83), (700, 640)])
-def test_boxes_come_back_in_the_pixels_of_the_source(height: int, width: int) -> None:
-    (found,) = run(scene(height, width))
+def test_boxes_come_back_in_the_pixels_of_the_source(height: int, width: int, rect: bool) -> None:
+    (found,) = run(scene(height, width), rect=rect)
     expected = torch.tensor([[10.0, 20, 40, 50], [60, 5, 80, 15]])
     # The network sees whole pixels of its own input, and blurred edges.
     assert (found.boxes - expected).abs().max() <= 2 * max(1, max(height, width) / 192)
@@ -97,22 +38,29 @@ def test_exact_at_the_networks_own_size() -> None:
     assert found.boxes.tolist() == [[10, 20, 40, 50], [60, 5, 80, 15]]
 
 
+@pytest.mark.parametrize("rect", [False, True])
 @pytest.mark.parametrize(("name", "postprocess"), [("yolov10-n", TopK()), ("yolov8-n", NonMaximumSuppression())])
-def test_any_batch_size_gives_the_same(name: str, postprocess: Any) -> None:
+def test_any_batch_size_gives_the_same(name: str, postprocess: Any, rect: bool) -> None:
+    """In squares, and in the images' own shapes: 64 x 64, three of 32 x 64 that follow one another, 64 x 32."""
     model = build_detector(name, 2, **{"model.size": "t"}).model.eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.normal_(module.weight, std=0.5)
             nn.init.normal_(module.bias)
-    pictures = [np.random.default_rng(i).integers(0, 256, (40 + 9 * i, 64, 3), np.uint8) for i in range(5)]
+    sizes = [(40, 64), (49, 64), (30, 64), (20, 50), (15, 64), (64, 30), (85, 64)]
+    pictures = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(sizes)]
+    detector = Deployed(model, postprocess, NAMES, InputSize(64, rect=rect), name, CPU)
+    canvases = [detector.size.canvas(size) for size in sizes]
+    assert not rect or canvases == [(64, 64)] * 2 + [(32, 64)] * 3 + [(64, 32), (64, 64)]
     results = [
-        list(predict(model, postprocess, pictures, names=NAMES, imgsz=64, device=CPU, batch=batch, conf=0.2))
+        list(predict(detector, pictures, PredictOptions(thresholds=WantedThresholds(conf=0.2), batch=batch)))
         for batch in (1, 2, 5, 8)
     ]
     assert sum(len(found) for found in results[0]) > 20
     for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
+        for size, a, b in zip(sizes, results[0], other, strict=True):
             assert a.source == b.source
+            assert a.size == b.size == size
             assert a.labels.tolist() == b.labels.tolist()
             torch.testing.assert_close(a.scores, b.scores, atol=1e-5, rtol=0)
             torch.testing.assert_close(a.boxes, b.boxes, atol=1e-3, rtol=0)
@@ -126,6 +74,47 @@ def test_lazy_and_batched() -> None:
     assert model.batches == [3]
     assert len(list(stream)) == 6
     assert model.batches == [3, 3, 1]
+
+
+def test_inputs_of_the_image_s_shape() -> None:
+    """Images of one canvas that follow one another go together; 90 x 60 at 192 px is 192 x 128, 80 x 60 is 192 x 160
+    (144 rounded up), and a batch ends where the canvas changes.
+    """
+    model = Finder()
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    pictures = [scene(60, 90), scene(60, 90), scene(60, 80), scene(90, 60), scene(60, 90)]
+    found = list(run(pictures, model, batch=4, rect=True))
+    assert shapes == [(2, 3, 128, 192), (1, 3, 160, 192), (1, 3, 192, 128), (1, 3, 128, 192)]
+    assert [detections.size for detections in found] == [(60, 90), (60, 90), (60, 80), (90, 60), (60, 90)]
+    for detections in found[:2]:
+        assert (detections.boxes - torch.tensor([[10.0, 20, 40, 50], [60, 5, 80, 15]])).abs().max() <= 2
+
+
+def test_a_pair_of_sides() -> None:
+    """120 x 60 at (64, 96): the longer side ends at 96, so 96 x 48 on 96 x 64. 60 x 60: the shorter side is 64."""
+    model = Finder()
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[2:])))
+    list(run([scene(60, 120), scene(60, 90)[:, :60]], model, imgsz=(64, 96)))
+    assert shapes == [(64, 96), (64, 64)]
+    # A pair has no square.
+    list(run(scene(60, 120), model, imgsz=(64, 96), rect=False))
+    assert shapes[2:] == [(64, 96)]
+
+
+def test_mixed_shapes_keep_their_order() -> None:
+    """Each picture's own boxes, in the order given, where a batch of the network begins and ends within a batch."""
+    sizes = [(60, 90), (90, 90), (60, 90), (60, 90), (100, 80), (90, 90), (90, 90), (60, 80)]
+    reds = [(2 * i, 20, 2 * i + 20, 50) for i in range(8)]
+    pictures = [scene(*size, red=red) for size, red in zip(sizes, reds, strict=True)]
+    model = Finder()
+    found = list(run(pictures, model, batch=2, rect=True))
+    assert model.batches == [1, 1, 2, 1, 2, 1]
+    assert [detections.source for detections in found] == [f"image {i}" for i in range(8)]
+    assert [detections.size for detections in found] == sizes
+    for detections, red in zip(found, reds, strict=True):
+        assert (detections.boxes[0] - torch.tensor(red)).abs().max() <= 1
 
 
 def test_options() -> None:
@@ -160,6 +149,8 @@ def test_bf16_on_a_cpu_finds_the_same() -> None:
         ({"max_dets": 0}, "max_dets: must be at least 1"),
         ({"batch": 0}, "batch: must be at least 1"),
         ({"imgsz": 100}, "imgsz: must be a multiple of 32 up to 8192, got 100"),
+        ({"imgsz": (96, 64)}, "imgsz: must be a pair of sides from 32 to 8192, the shorter first, got (96, 64)"),
+        ({"imgsz": "large"}, "imgsz: must be one number, or a pair"),
         ({"classes": ["rde"]}, "did you mean 'red'"),
         ({"classes": [2]}, "unknown class '2'"),
         ({"classes": []}, "classes: none given"),
@@ -174,124 +165,3 @@ def test_options_that_cannot_be_are_refused_before_anything_runs(options: dict[s
 
 def test_names_win_over_numbers() -> None:
     assert class_labels(["7", "0"], ["7", "a"]) == [0, 0]
-
-
-def test_what_cannot_be_read_is_skipped_with_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Image.fromarray(scene()).save(tmp_path / "good.png")
-    (tmp_path / "bad.png").write_bytes(b"<html>")
-    sources = Sources(tmp_path)
-    written = write_results(run(sources, keep_images=True), tmp_path / "out", total=sources.count)
-    assert (written.images, written.objects) == (1, 2)
-    assert sources.skips.counts == {"image": 1}
-    output = capfd.readouterr()
-    assert "skipped 1 image" in output.err
-    assert "bad.png" in output.err
-    assert output.out == ""
-
-
-def test_nothing_is_written_where_nothing_can_be_read(tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_bytes(b"<html>")
-    with pytest.raises(InputError, match=r"bad\.png"):
-        write_results(run(tmp_path / "bad.png", keep_images=True), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_results_of_images(tmp_path: Path) -> None:
-    for name in ("a/x.png", "b/x.png", 'odd "name",\n.png'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(scene()).save(tmp_path / name)
-    paths = [str(tmp_path / name) for name in ("a/x.png", "b/x.png", 'odd "name",\n.png')]
-    out = tmp_path / "deep" / "out"
-    write_results(run([*paths, scene(32, 40, red=(0, 0, 0, 0))[15:]], keep_images=True), out)
-    assert sorted(p.name for p in out.iterdir()) == [
-        "image 3.jpg", 'odd "name",\n.jpg', "predictions.csv", "predictions.json", "x-2.jpg", "x.jpg",
-    ]  # fmt: skip
-    items = json.loads((out / "predictions.json").read_text())
-    assert [item["source"] for item in items] == [*paths, "image 3"]
-    assert [len(item["boxes"]) for item in items] == [2, 2, 2, 0]
-    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == CSV_COLUMNS
-    assert [row["source"] for row in rows] == [path for path in paths for _ in range(2)]
-    assert [row["name"] for row in rows] == ["red", "blue"] * 3
-    assert [float(rows[0][key]) for key in ("x0", "y0", "x1", "y1")] == items[0]["boxes"][0]
-    # Enlarged or not, the picture keeps its shape and has something drawn on it.
-    drawn = np.asarray(Image.open(out / "x.jpg"))
-    assert drawn.shape[1] / drawn.shape[0] == 1.5
-
-
-def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
-    write_results(run(scene()), tmp_path / "out", pictures=False, csv=False)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.json"]
-
-
-def test_a_folder_that_exists_is_never_written_into(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="exists already"):
-        write_results(run(scene()), tmp_path)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot be written"):
-        write_results(run(scene()), tmp_path / "file" / "out")
-
-
-def test_an_interrupted_run_leaves_readable_parts(tmp_path: Path) -> None:
-    (found,) = run(scene(), keep_images=True)
-
-    def interrupted() -> Iterator[Detections]:
-        yield found
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_results(interrupted(), tmp_path / "out")
-    assert len(json.loads((tmp_path / "out" / "predictions.json.part").read_text())) == 1
-    assert not (tmp_path / "out" / "predictions.json").exists()
-
-
-@pytest.mark.parametrize("size", [(90, 60), (640, 360)])
-def test_a_video_becomes_a_drawn_video(tmp_path: Path, size: tuple[int, int]) -> None:
-    path = clip(tmp_path / "v.mov", 15, size)
-    write_results(run([path, scene(), path], keep_images=True, batch=4), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "image 1.jpg", "predictions.csv", "predictions.json", "v-2.mp4", "v.mp4",
-    ]  # fmt: skip
-    for name in ("v.mp4", "v-2.mp4"):
-        with av.open(str(tmp_path / "out" / name)) as container:
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            assert stream.average_rate == Fraction(30000, 1001)
-        assert len(frames) == 15
-    items = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [item["source"] for item in items[:15]] == [f"{path}#{i}" for i in range(15)]
-    left = [item["boxes"][item["names"].index("red")][0] for item in items[:15]]
-    assert max(abs(x - i) for i, x in enumerate(left)) <= 2 * max(size) / 192
-
-
-def test_frames_as_pictures(tmp_path: Path) -> None:
-    path = clip(tmp_path / "v.mov", 3)
-    write_results(run(path, keep_images=True), tmp_path / "out", json=False, csv=False, video=False)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"v-{i:06d}.jpg" for i in range(3)]
-
-
-def test_odd_sides_can_be_encoded(tmp_path: Path) -> None:
-    path = clip(tmp_path / "v.mov", 2)
-    with ResultWriter(tmp_path / "out") as writer:
-        for index in range(2):
-            (found,) = run(scene(61, 91), keep_images=True)
-            found.source = f"{path}#{index}"
-            writer.add(found)
-    with av.open(str(tmp_path / "out" / "v.mp4")) as container:
-        assert len(list(container.decode(video=0))) == 2
-
-
-def test_memory_stays_flat_over_a_long_video(tmp_path: Path) -> None:
-    def peak(frames: int) -> int:
-        path = clip(tmp_path / f"{frames}.mov", frames, (320, 240))
-        tracemalloc.start()
-        write_results(run(path, keep_images=True, imgsz=64, batch=2), tmp_path / f"out{frames}")
-        used = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return used
-
-    peak(3)  # imports
-    short, long = peak(20), peak(100)
-    # 80 more frames are 18 MB.
-    assert long < short + 1_000_000, f"{short} bytes for 20 frames, {long} for 100"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignrank.cli.entry import main
-from alignrank.detectors.varifocalnet import build_model
+from alignrank.detectors.varifocalnet import VarifocalNet
 from alignrank.errors import InputError
 from alignrank.weights import checkpoint
 from alignrank.weights.coco_names import COCO_NAMES
@@ -102,7 +102,7 @@ def test_the_paper_s_network() -> None:
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     assert sum(torch.Size(s).numel() for n, s in shapes.items() if not n.endswith(buffers)) == 32_891_554
     with torch.device("meta"):
-        model = build_model(load_recipe("vfnet-r50").architecture)  # type: ignore[arg-type]
+        model = VarifocalNet(load_recipe("vfnet-r50").architecture)  # type: ignore[arg-type]
     assert sum(p.numel() for p in model.parameters()) == 32_891_554
     theirs = renamed({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
     ours = model.state_dict()

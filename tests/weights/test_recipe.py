@@ -10,7 +10,8 @@ import pytest
 
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.errors import InputError
-from alignrank.weights.recipe import SIDE_STEP, Recipe, build_detector, load_recipe, recipe_names
+from alignrank.input_size import SIDE_STEP, InputSize
+from alignrank.weights.recipe import Recipe, build_detector, load_recipe, recipe_names
 
 
 def test_shipped_recipes() -> None:
@@ -56,6 +57,10 @@ def test_for_classes() -> None:
         ({"train.lr": -1.0}, "train: lr: "),
         ({"train.lr": float("nan")}, "train: lr: "),
         ({"train.imgsz": 100}, "train: imgsz: "),
+        ({"train.imgsz": [800]}, "train: imgsz: must be one number, or a pair"),
+        ({"train.imgsz": [1333, 800]}, "train: imgsz: must be a pair of sides from 32 to 8192, the shorter first"),
+        ({"data.rect": "perhaps"}, "data: rect: "),
+        ({"data.rekt": True}, "data: unknown option 'rekt'; did you mean 'rect'?"),
         ({"augment.flip": 2.0}, "augment: flip: "),
         ({"head.bins": 1}, "head.bins: "),
         ({"lr": 1}, "'lr' is not section.field"),
@@ -66,6 +71,31 @@ def test_mistakes_in_options(overrides: dict[str, Any], said: str) -> None:
         load_recipe("yolov8-n", overrides=overrides, where="command line")
     assert str(caught.value).startswith("command line: ")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "training", "use"),
+    [
+        ({}, InputSize(320), InputSize(320, rect=True)),
+        ({"data.rect": "auto"}, InputSize(320), InputSize(320, rect=True)),
+        ({"data.rect": True}, InputSize(320, rect=True), InputSize(320, rect=True)),
+        ({"data.rect": False}, InputSize(320), InputSize(320)),
+        ({"train.imgsz": [800, 1333]}, InputSize(1333, 800, rect=True), InputSize(1333, 800, rect=True)),
+    ],
+)
+def test_shape_of_the_input(overrides: dict[str, Any], training: InputSize, use: InputSize) -> None:
+    """Square in training and the image's own in use, unless the recipe says otherwise; a pair is never square."""
+    recipe = load_recipe("yolov8-n", overrides={"train.imgsz": 320, **overrides})
+    assert (recipe.size_in_training, recipe.size_in_use) == (training, use)
+    assert Recipe.parse(json.loads(json.dumps(recipe.to_dict())), where="copy") == recipe
+
+
+def test_recipes_of_before_the_data_section() -> None:
+    """What 0.1.0 kept in its weights: as if the section were empty."""
+    recipe = load_recipe("yolov8-n")
+    values = recipe.to_dict()
+    del values["data"]
+    assert Recipe.parse(values, where="copy") == recipe
 
 
 def test_unknown_recipe() -> None:

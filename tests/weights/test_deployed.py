@@ -1,0 +1,82 @@
+"""Weights ready to run: the size of their input, as they were trained or as it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_forms import tiny_form
+
+from alignrank.detectors import DETECTORS
+from alignrank.errors import InputError
+from alignrank.input_size import InputSize
+from alignrank.weights import checkpoint
+from alignrank.weights.deployed import Deployed, deploy
+from alignrank.weights.recipe import load_recipe
+
+
+def deployed(folder: Path, name: str = "yolov10-n", *, nms: bool = False, **overrides: Any) -> Deployed:
+    """Fresh weights of a tiny form, through a file."""
+    recipe = load_recipe(name, num_classes=2, overrides={"model.size": "t", **overrides})
+    path = folder / "w.safetensors"
+    model = DETECTORS[recipe.detector].model(recipe.architecture)
+    checkpoint.save(path, model.state_dict(), recipe=recipe, classes=["a", "b"], metrics={})
+    return deploy(path, "cpu", nms=nms)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, InputSize(640, None, True)),
+        ({"train.imgsz": 320}, InputSize(320, None, True)),
+        ({"train.imgsz": 320, "data.rect": True}, InputSize(320, None, True)),
+        ({"train.imgsz": 320, "data.rect": False}, InputSize(320, None, False)),
+        ({"train.imgsz": [800, 1333]}, InputSize(1333, 800, True)),
+        ({"train.imgsz": [800, 1333], "data.rect": False}, InputSize(1333, 800, True)),
+    ],
+)
+def test_size_as_trained(tmp_path: Path, overrides: dict[str, Any], expected: InputSize) -> None:
+    """Squares only where the recipe says so; a pair never."""
+    detector = deployed(tmp_path, **overrides)
+    assert detector.size == expected
+    assert detector.resized(None) == detector
+    assert (detector.classes, detector.recipe, detector.device) == (("a", "b"), "yolov10-n", torch.device("cpu"))
+
+
+def test_another_size(tmp_path: Path) -> None:
+    square = deployed(tmp_path, **{"train.imgsz": 320, "data.rect": False})
+    assert square.resized(640).size == InputSize(640, None, False)
+    assert square.resized(None, True).size == InputSize(320, None, True)
+    assert square.resized(640, True).size == InputSize(640, None, True)
+    assert square.resized((64, 96)).size == InputSize(96, 64, True)
+    assert square.resized((64, 96), False).size == InputSize(96, 64, True)
+    assert square.size == InputSize(320, None, False)
+    assert square.resized(640).network is square.network
+
+
+def test_sizes_that_cannot_be(tmp_path: Path) -> None:
+    detector = deployed(tmp_path)
+    sizes: list[Any] = [0, 100, 8224, (96, 64), (64, 96, 128), "large"]
+    for imgsz in sizes:
+        with pytest.raises(InputError, match=r"^imgsz: must be"):
+            detector.resized(imgsz)
+
+
+def test_only_what_is_used_is_left(tmp_path: Path) -> None:
+    """Of two heads one, and no norms; with NMS the other head."""
+    free, many = deployed(tmp_path), deployed(tmp_path, nms=True)
+    images = torch.rand(1, 3, 64, 64)
+    for detector in (free, many):
+        assert detector.network.one_to_one is None
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in detector.network.modules())
+        assert not detector.network.training
+        assert detector.network(images).auxiliary == {}
+    assert type(free.postprocess).__name__ == "TopK"
+    assert type(many.postprocess).__name__ == "NonMaximumSuppression"
+
+
+def test_networks_that_need_nms_anyway_have_no_other_output(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="retinanet-r50 has no output for NMS; leave out --nms"):
+        deployed(tmp_path, "retinanet-r50", nms=True, **tiny_form("retinanet-r50"))
