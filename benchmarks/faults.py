@@ -27,6 +27,10 @@ KEYWORDS = {
     "maxsize": "of a cache: speed",
     "repr": "wording",
 }
+# Numbers that say how thick, large, light or far apart something is drawn: values of these keywords and keys.
+DRAWN_IN = ("report/", "drawing.py")
+DRAWN = {"linewidth", "width", "height", "alpha", "opacity", "size", "markersize", "fontsize", "labelsize", "length"}
+DRAWN |= {"zorder", "shrink", "aspect", "pad", "linestyle", "font_size", "rotation", "tickfont", "margin"}
 # (file, part of the faulty line): why no caller could observe the fault.
 EQUIVALENT: dict[tuple[str, str], str] = {}
 
@@ -169,8 +173,16 @@ class Finder(ast.NodeVisitor):
     def visit_keyword(self, node: ast.keyword) -> None:
         if node.arg in ("min", "max"):
             self.add(self.place(node), node.arg)
-        if node.arg not in KEYWORDS:
+        if node.arg not in KEYWORDS and not self.drawn(node.arg, node.value):
             self.generic_visit(node)
+
+    def visit_Dict(self, node: ast.Dict) -> None:
+        for key, value in zip(node.keys, node.values, strict=True):
+            if not (isinstance(key, ast.Constant) and self.drawn(key.value, value)):
+                self.visit(value)
+
+    def drawn(self, name: object, value: ast.expr) -> bool:
+        return self.file.startswith(DRAWN_IN) and name in DRAWN and isinstance(value, ast.Constant | ast.Tuple)
 
     def visit_Constant(self, node: ast.Constant) -> None:
         value, place = node.value, self.place(node)

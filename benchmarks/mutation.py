@@ -75,22 +75,28 @@ class Neighbours:
                 count += sum(len(re.findall(rf"\b{n}\b", text)) for n in names & set(re.findall(r"\w+", imported)))
         return count
 
-    def near(self, file: str) -> list[str]:
+    def direct(self, file: str) -> list[str]:
         """The mirrored one first, then those of the same room, then by how often they mention the file."""
         path = Path(file)
         mirrored = (path.parent / f"test_{path.name}").as_posix()
         counts = {test: self.mentions(file, text) for test, text in self.tests.items()}
-        near = [test for test in self.tests if counts[test] or test == mirrored]
-        return sorted(near, key=lambda t: (t != mirrored, Path(t).parent != path.parent, -counts[t], t))
+        direct = [test for test in self.tests if counts[test] or test == mirrored]
+        return sorted(direct, key=lambda t: (t != mirrored, Path(t).parent != path.parent, -counts[t], t))
 
-    def wide(self, file: str) -> list[str]:
-        """All others that mention it, its room's, the nearest of the files that import it, the end-to-end ones."""
+    def circles(self, file: str) -> tuple[list[str], list[str]]:
+        """Near: the first of those that mention it; where there are none, that mention files which import it.
+
+        Wide: all others of these, its room's, the end-to-end ones.
+        """
         room = Path(file).parent
         importers = [other for other, text in self.files.items() if other != file and self.mentions(file, text)]
-        wide = self.near(file) + [test for test in self.tests if room.name and Path(test).parent == room]
-        wide += [test for importer in importers for test in self.near(importer)[:3]]
-        wide += [test for part in END_TO_END for test in self.tests if test == part or test.startswith(part + "/")]
-        return list(dict.fromkeys(wide))
+        near = self.direct(file)
+        over = [test for importer in importers for test in self.direct(importer)[:3]]
+        beside = [test for test in self.tests if room.name and Path(test).parent == room]
+        ends = [test for part in END_TO_END for test in self.tests if test == part or test.startswith(part + "/")]
+        order = list(dict.fromkeys(near + beside + over + ends if near else over + beside + ends))
+        first = min(NEAREST, len(near) or len(dict.fromkeys(over + beside)))
+        return order[:first], order[first:]
 
 
 class Judge:
@@ -146,8 +152,7 @@ class Judge:
 
     def verdict(self, fault: Fault) -> dict[str, Any]:
         before, after = fault.change
-        near = self.neighbours.near(fault.file)[:NEAREST]
-        wide = [test for test in self.neighbours.wide(fault.file) if test not in near]
+        near, wide = self.neighbours.circles(fault.file)
         tests = digest(
             str(self.wide_seconds), *(part for t in (*near, *wide) for part in (t, self.neighbours.tests[t]))
         )

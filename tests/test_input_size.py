@@ -62,7 +62,7 @@ def test_step_of_the_canvas() -> None:
     """240 x 320 with a stride of 64: four and five steps."""
     assert InputSize(320, rect=True, step=64).canvas((480, 640)) == (256, 320)
     assert InputSize(320, rect=True, step=64).canvas((322, 640)) == (192, 320)
-    assert InputSize(320, rect=True, step=64).canvas((500, 640)) == (256, 320)
+    assert InputSize(320, rect=True, step=64).canvas((400, 640)) == (256, 320)  # 200 px: 224 by steps of 32
     assert [up_to_step(length, 32) for length in (1, 31, 32, 33, 64, 65)] == [32, 32, 32, 64, 64, 96]
 
 

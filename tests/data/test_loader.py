@@ -20,7 +20,7 @@ from alignrank.data.loader import (
     evaluation_loader,
     training_loader,
 )
-from alignrank.data.order import EpochSampler, Share, shuffled
+from alignrank.data.order import Share
 from alignrank.data.samples import Sample, Split
 from alignrank.errors import InputError
 from alignrank.input_size import InputSize
@@ -194,34 +194,6 @@ def test_a_last_batch_of_one_is_left_out(tmp_path: Path, count: int, batch: int,
     """
     dataset = TrainingSet(Images(split(tmp_path, count), InputSize(SIDE)), AugmentConfig.off(), seed=0, epochs=1)
     assert len(list(training_loader(dataset, batch, workers=0, seed=0))) == batches
-
-
-@pytest.mark.parametrize(("count", "ranks"), [(10, 1), (10, 2), (11, 2), (3, 4), (1, 2)])
-def test_ranks_split_the_order(count: int, ranks: int) -> None:
-    """Together the ranks see every image, in the order one process would, each the same number."""
-    alone = EpochSampler(shuffled(count), count, seed=5)
-    parts = [EpochSampler(shuffled(count), count, seed=5, share=Share(r, ranks)) for r in range(ranks)]
-    for epoch in range(3):
-        for sampler in (alone, *parts):
-            sampler.set_epoch(epoch)
-        whole = list(alone)
-        assert sorted(index for _, index in whole) == list(range(count))
-        assert {e for e, _ in whole} == {epoch}
-        shares = [list(part) for part in parts]
-        assert all(len(share) == len(part) == -(-count // ranks) for share, part in zip(shares, parts, strict=True))
-        interleaved = [pair for row in zip(*shares, strict=True) for pair in row]
-        assert interleaved[:count] == whole
-
-
-def test_order_depends_on_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
-        sampler = EpochSampler(shuffled(30), 30, seed=seed)
-        sampler.set_epoch(epoch)
-        return [index for _, index in sampler]
-
-    assert order(0, 0) == order(0, 0)
-    assert order(0, 0) != order(0, 1)
-    assert order(0, 0) != order(1, 0)
 
 
 def test_collate(tmp_path: Path) -> None:
