@@ -196,3 +196,13 @@ def test_quiet_and_serialisable(capfd: pytest.CaptureFixture[str]) -> None:
     assert curve.shape == (5, 101)
     with pytest.raises(ValueError, match=r"iou is 0\.52"):
         average_precision(read_inputs(gt, dt)).curve(0.52)
+
+
+def test_one_detection_an_image_is_the_least() -> None:
+    """With one of two right boxes counted, recall is 1/2: 51 of 101 recall points have precision 1. None is refused."""
+    gt = ground_truth([(1, 1, [0, 0, 10, 10]), (1, 1, [50, 50, 10, 10])], images=1, classes=1)
+    dt = [detection(1, 1, [0, 0, 10, 10], 0.9), detection(1, 1, [50, 50, 10, 10], 0.8)]
+    found = average_precision(read_inputs(gt, dt), max_dets=1)
+    assert found.figures()["ap"] == pytest.approx(51 / 101)
+    with pytest.raises(ValueError, match="max_dets is 0"):
+        average_precision(read_inputs(gt, dt), max_dets=0)

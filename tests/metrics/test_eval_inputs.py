@@ -93,6 +93,14 @@ def test_bad_field(list_name: str, field: str, value: Any, words: list[str]) -> 
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(("field", "value"), [("score", None), ("score", True), ("bbox", [0, 0, "3", 4]), ("bbox", 7)])
+def test_the_bad_record_is_named_and_not_the_first(field: str, value: Any) -> None:
+    """The third detection is at fault; the two before it are good."""
+    detections = [*copy.deepcopy(DT * 2), {**DT[0], field: value}]
+    with pytest.raises(InputError, match="detection 2 "):
+        read_inputs(GT, detections)
+
+
 def test_wrong_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_bytes(b"\xff\xfe not json")
     cases: list[tuple[Any, Any, str]] = [
