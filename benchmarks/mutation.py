@@ -16,7 +16,6 @@ changed, or the tests that a fault outlived.
 from __future__ import annotations
 
 import argparse
-import ast
 import compileall
 import contextlib
 import json
@@ -32,71 +31,21 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from faults import Fault, chosen, digest
+from faults import EQUIVALENT, Fault, chosen, digest
+from nearest import Neighbours
 from paired import ROOT
 
-SOURCE, TESTS = ROOT / "src" / "alignrank", ROOT / "tests"
+SOURCE = ROOT / "src" / "alignrank"
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
 CACHE = Path(os.environ.get("ALIGNRANK_BENCH_CACHE", Path.home() / ".cache" / "alignrank-bench")) / "mutation.json"
-END_TO_END = ("test_verbs.py", "detectors/test_contracts.py", "test_fixtures.py", "test_bad_inputs.py", "training")
-READ_THE_CHECKOUT = ("test_layering.py",)
-# So many test files are near. Seconds of a run without fault: of one that is near, and after which it counts as failed.
-NEAREST, NEAR_SECONDS, LONGEST = 6, 60.0, 900.0
+# Seconds of a test file's run without a fault: of one that is near, and after which it counts as failed.
+NEAR_SECONDS, LONGEST = 60.0, 900.0
 RUNNING, STOPPED = set[int](), threading.Event()
-IMPORT = re.compile(r"from (alignrank[\w.]*) import (\([^)]*\)|[^\n]*)")
-
-
-class Neighbours:
-    """Which test files are near to a source file, and which are in the wider circle; all as texts by path."""
-
-    def __init__(self, files: dict[str, str]) -> None:
-        self.files = files
-        texts = {p.relative_to(TESTS).as_posix(): p.read_text(encoding="utf-8") for p in sorted(TESTS.rglob("*.py"))}
-        self.tests = {file: text for file, text in texts.items() if Path(file).name.startswith("test_")}
-        self.tests = {file: text for file, text in self.tests.items() if file not in READ_THE_CHECKOUT}
-        for file, text in self.tests.items():
-            helpers = (name for name in texts if re.search(rf"^(from|import) {Path(name).stem}\b", text, re.MULTILINE))
-            self.tests[file] = "\n".join([text, *(texts[name] for name in helpers)])
-
-    def mentions(self, file: str, text: str) -> int:
-        """How often `text` names the module, or what it defines and `text` imports from a package above it."""
-        module = ".".join(["alignrank", *Path(file).with_suffix("").parts]).removesuffix(".__init__")
-        body = ast.parse(self.files[file]).body
-        names = {n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)} | {Path(file).stem}
-        names |= {t.id for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
-        count = len(re.findall(rf"\b{re.escape(module)}\b" + (r"(?!\.)" if "__init__" in file else ""), text))
-        for package, imported in IMPORT.findall(text):
-            if module == package or module.startswith(package + "."):
-                count += sum(len(re.findall(rf"\b{n}\b", text)) for n in names & set(re.findall(r"\w+", imported)))
-        return count
-
-    def direct(self, file: str) -> list[str]:
-        """The mirrored one first, then those of the same room, then by how often they mention the file."""
-        path = Path(file)
-        mirrored = (path.parent / f"test_{path.name}").as_posix()
-        counts = {test: self.mentions(file, text) for test, text in self.tests.items()}
-        direct = [test for test in self.tests if counts[test] or test == mirrored]
-        return sorted(direct, key=lambda t: (t != mirrored, Path(t).parent != path.parent, -counts[t], t))
-
-    def circles(self, file: str) -> tuple[list[str], list[str]]:
-        """Near: the first of those that mention it; where there are none, that mention files which import it.
-
-        Wide: all others of these, its room's, the end-to-end ones.
-        """
-        room = Path(file).parent
-        importers = [other for other, text in self.files.items() if other != file and self.mentions(file, text)]
-        near = self.direct(file)
-        over = [test for importer in importers for test in self.direct(importer)[:3]]
-        beside = [test for test in self.tests if room.name and Path(test).parent == room]
-        ends = [test for part in END_TO_END for test in self.tests if test == part or test.startswith(part + "/")]
-        order = list(dict.fromkeys(near + beside + over + ends if near else over + beside + ends))
-        first = min(NEAREST, len(near) or len(dict.fromkeys(over + beside)))
-        return order[:first], order[first:]
 
 
 class Judge:
@@ -285,11 +234,12 @@ def main() -> None:
             if not wanted or any(file == part or file.startswith(part + "/") for part in wanted)
         }
         faults = chosen(files, arguments.count, arguments.seed)
-        entries = []
-        for number, entry in enumerate(pool.map(judge.verdict, faults), 1):
-            entries.append({key: entry[key] for key in entry if key != "tests_digest"})
+        futures = [pool.submit(judge.verdict, fault) for fault in faults]
+        for number, future in enumerate(as_completed(futures), 1):
+            entry = future.result()
             how = entry.get("by") or ", ".join(entry.get("failing", []))
             say(f"{number}/{len(faults)} {entry['outcome']} {entry['file']}:{entry['line']} {entry['after']} [{how}]")
+    entries = [{k: v for k, v in future.result().items() if k != "tests_digest"} for future in futures]
     groups = {
         outcome: [
             {k: v for k, v in entry.items() if k != "outcome"} for entry in entries if entry["outcome"] == outcome
@@ -302,6 +252,7 @@ def main() -> None:
         "commit": head.stdout.strip() or None, "seed": arguments.seed, "faults": len(faults),
         "counts": {outcome: len(group) for outcome, group in groups.items()},
         **groups,
+        "equivalent": [{"file": file, "line": line, "why": why} for (file, line), why in EQUIVALENT.items()],
     }  # fmt: skip
     arguments.out.write_text(json.dumps(table, indent=1) + "\n")
     print(", ".join(f"{len(group)} {outcome}" for outcome, group in groups.items()))

@@ -108,6 +108,15 @@ def test_alias_bomb(tmp_path: Path) -> None:
         read_yaml(written(tmp_path, "\n".join([*lines, "names: *a9"])))
 
 
+def test_an_alias_bomb_names_what_is_large(tmp_path: Path) -> None:
+    """Options that are more than a tenth of the limit: a list of 999 numbers is 1,000 values, one of 1,000 is 1,001."""
+    assert MAX_EXPANDED == 10_000
+    lists = [f"{name}: &{name} [{', '.join(['1'] * n)}]" for name, n in (("even", 999), ("odd", 1000))]
+    text = "\n".join([*lists, f"bomb: [{', '.join(['*odd'] * 10)}]"])
+    with pytest.raises(InputError, match=r"aliases expand to more than 10000 values in odd, bomb\)"):
+        read_yaml(written(tmp_path, text))
+
+
 def test_few_aliases_of_much_and_many_of_little(tmp_path: Path) -> None:
     once = "a: &x [" + ", ".join(["1"] * 4000) + "]\nb: *x\n"
     assert len(read_yaml(written(tmp_path, once))["b"]) == 4000

@@ -146,3 +146,19 @@ def test_backbone_maps(options: dict[str, bool]) -> None:
         ]
         for folded, before in zip(fold_norms(backbone)(images), maps, strict=True):
             assert_close(folded, before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"compact_last": True, "light": True}])
+def test_every_block_of_the_backbone_keeps_its_input(options: dict[str, bool]) -> None:
+    """m: 2, 4, 4 and 2 blocks (3 and 6 times .67), all with a shortcut; narrow at stride 8 alone, if `light`."""
+    backbone = CSPBackbone(SCALES["m"], **options)
+    stages = [
+        backbone.stage2[1].blocks,
+        backbone.stage3[1].blocks,
+        backbone.stage4[1].blocks,
+        backbone.stage5[1].blocks,
+    ]
+    assert [len(blocks) for blocks in stages] == [2, 4, 4, 2]
+    assert all(block.shortcut for blocks in stages for block in blocks)
+    hidden = [blocks[0].first.conv.out_channels / blocks[0].first.conv.in_channels for blocks in stages[:3]]
+    assert hidden == [1, 0.5 if options else 1, 1]

@@ -79,6 +79,17 @@ def test_sheet(tmp_path: Path) -> None:
         sheet(images, tmp_path / "none.png", captions=["a"])
 
 
+def test_images_stand_in_the_middle_of_their_tiles(tmp_path: Path) -> None:
+    """Tiles of 120 x 120, 10 apart: black 2:1 fills 60 of the height, 30 from above; 1:2 of the width, 30 from left."""
+    wide, high = np.zeros((100, 200, 3), np.uint8), np.zeros((200, 100, 3), np.uint8)
+    square = np.full((100, 100, 3), 255, np.uint8)
+    pixels = np.asarray(Image.open(sheet([wide, square, high], tmp_path / "sheet.png", columns=3, tile=120)))
+    rows, columns = np.nonzero((pixels == 0).all(-1))
+    first, third = columns < 140, columns > 260
+    assert (rows[first].min(), rows[first].max(), columns[first].min(), columns[first].max()) == (40, 99, 10, 129)
+    assert (rows[third].min(), rows[third].max(), columns[third].min(), columns[third].max()) == (10, 129, 300, 359)
+
+
 def test_compare_sheet_scales_boxes(tmp_path: Path) -> None:
     truth = (np.array([[200, 150, 600, 450.0]]), np.array([0]))
     found = (np.array([[200, 150, 600, 450.0]]), np.array([0.5]), np.array([1]))
