@@ -60,12 +60,13 @@ class Neighbours:
         return ".".join(["alignrank", *Path(file).with_suffix("").parts]).removesuffix(".__init__"), names
 
     def direct(self, file: str) -> list[str]:
-        """The mirrored one first, then those of the same room, then by how often they mention the file."""
+        """The mirrored one first, then those of the same room, of its name, then by how often they mention the file."""
         path = Path(file)
         mirrored = (path.parent / f"test_{path.name}").as_posix()
         counts = {test: self.mentions(file, text) for test, text in self.tests.items()}
         direct = [test for test in self.tests if counts[test] or test == mirrored]
-        return sorted(direct, key=lambda t: (t != mirrored, Path(t).parent != path.parent, -counts[t], t))
+        named = {test: path.stem in test for test in direct}
+        return sorted(direct, key=lambda t: (t != mirrored, Path(t).parent != path.parent, not named[t], -counts[t], t))
 
     def circles(self, file: str) -> tuple[list[str], list[str]]:
         """Near: the first of those that mention it; where there are none, that mention files which import it.

@@ -76,3 +76,9 @@ def test_what_is_not_wanted_is_as_usual() -> None:
     assert WantedThresholds().over(usual) == usual
     assert WantedThresholds(conf=0.0).over(usual) == Thresholds(0.0, 0.6, 300)
     assert WantedThresholds(iou=0.0, max_dets=1).over(usual) == Thresholds(0.25, 0.0, 1)
+
+
+def test_auxiliary_predictions_are_no_shared_default() -> None:
+    one, other = (Predictions(torch.zeros(1, 1, 1), torch.zeros(1, 1, 4)) for _ in range(2))
+    one.auxiliary["first"] = other
+    assert other.auxiliary == {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -63,3 +65,32 @@ def test_the_average_is_float32_whatever_the_model_is() -> None:
     assert callback.model is not None
     assert callback.model.weight.dtype == torch.float32
     assert callback.model.weight.item() == pytest.approx(9 / 11, abs=1e-6)
+
+
+def test_moves_with_optimizer_steps_only() -> None:
+    """Two batches make a step here: it moves with the second, 9/11, and with the fourth, 3/4 of what is left."""
+    callback, model, trainer = AveragedWeights(0.9998), weight(0.0), SimpleNamespace(global_step=5)
+    module: Any = SimpleNamespace(model=model)
+    callback.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    callback.on_train_start(trainer, module)  # type: ignore[arg-type]
+    assert callback.model is not None
+    assert not callback.model.training
+    assert not any(parameter.requires_grad for parameter in callback.model.parameters())
+    module.model, moved = weight(1.0), []
+    for trainer.global_step in (5, 6, 6, 7):
+        callback.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+        moved.append(callback.model.weight.item())
+    assert moved == pytest.approx([0, 9 / 11, 9 / 11, 9 / 11 / 4 + 3 / 4])
+    assert model.weight.item() == 0  # the average is a copy
+
+
+def test_the_ramp_goes_on_after_a_restart() -> None:
+    """The eighth update after seven: (1 + 8) / (10 + 8) = 1/2 stays."""
+    callback = AveragedWeights(0.9998)
+    callback.load_state_dict({"updates": 7, "weights": weight(4.0).state_dict()})
+    callback.on_fit_start(SimpleNamespace(), SimpleNamespace(model=weight(0.0)))  # type: ignore[arg-type]
+    assert callback.model is not None
+    assert callback.model.weight.item() == 4
+    callback.update(weight(0.0))
+    assert callback.model.weight.item() == 2
+    assert callback.state_dict()["updates"] == 8
