@@ -19,6 +19,7 @@ from squares import write_squares
 
 from alignrank.errors import InputError
 from alignrank.folders import LOCK_FILE, locked
+from alignrank.training.module import TrainingModule
 from alignrank.training.state import last_state, write_state
 
 
@@ -198,6 +199,24 @@ def test_a_loader_process_that_dies(tmp_path: Path, number: signal.Signals) -> N
     assert "Traceback" not in said
     assert "a loader process died" in said.splitlines()[-1]
     assert f"--resume {out}" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_loader_process_that_dies_while_it_hands_over(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What its end of the socket says then; without loader processes it is something else."""
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(TrainingModule, "training_step", broken)
+    given = ["train", "--data", str(squares), "--epochs", "1", *TINY]
+    done = alignrank(*given, "--workers", "1", "--out", str(tmp_path / "one"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "a loader process died" in done.stderr.splitlines()[-1]
+    assert "a loader process" not in alignrank(*given, "--workers", "0", "--out", str(tmp_path / "none")).stderr
 
 
 def children(parent: int) -> list[int]:

@@ -63,13 +63,16 @@ def fit(plan: Plan) -> None:
         trainer.fit(module, ckpt_path=state, weights_only=True)
     except InputError as error:
         raise _of_worker(error) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A tensor that the process was handing over when it died: its end of the socket is gone.
+        handing_over = plan.workers > 0 and not isinstance(error, RuntimeError)
+        if not handing_over and "DataLoader worker" not in str(error):
             raise
         if keeper.received == signal.SIGTERM:  # it reached the workers first
             raise SystemExit(TERMINATED) from None
+        reason = [*str(error).splitlines(), type(error).__name__][0]
         raise TrainingError(
-            f"a loader process died, for want of memory mostly ({str(error).splitlines()[0]}); fewer --workers need "
+            f"a loader process died, for want of memory mostly ({reason}); fewer --workers need "
             f"less; go on with `alignrank train --resume {plan.out}`"
         ) from None
     except SIGTERMException:
