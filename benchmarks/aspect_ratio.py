@@ -14,13 +14,13 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from paired import ROOT, SHARED, commit
 
 from alignrank.contracts import Thresholds
 from alignrank.data.loader import EvaluationSet, evaluation_loader
@@ -31,8 +31,6 @@ from alignrank.evaluation.val import val
 from alignrank.evaluation.validate import THRESHOLDS
 from alignrank.weights.deployed import deploy
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 RESULTS = ROOT / "benchmarks" / "results" / "aspect_ratio.json"
 CPU = torch.device("cpu")
 FORMS = {"square": False, "rect": True}
@@ -83,10 +81,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if not (SHARED / "data").is_dir():
         sys.exit(f"no data at {SHARED} (set ALIGNRANK_SHARED)")
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
-        "commit": head.stdout.strip(),
+        "commit": commit(),
         "torch": torch.__version__,
         "device": f"cpu ({platform.machine()}, 1 of {os.cpu_count()} cores)",
     }

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from ablation import DATA, ROOT, folder
+from paired import commit
 
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import open_split, opened
@@ -124,9 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, default=[folder("all", 0)])
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = " ".join(os.path.relpath(run, ROOT) for run in arguments.runs)
-    result = {"command": f"python benchmarks/bypass.py {names}", "commit": commit.strip(), "device": "cpu"}
+    result = {"command": f"python benchmarks/bypass.py {names}", "commit": commit(), "device": "cpu"}
     RESULTS.write_text(json.dumps(result | {"runs": {r.name: measure(r) for r in arguments.runs}}, indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
 """One-token faults planted in the source, one at a time: which do the tests nearest to them not notice?
 
-    python benchmarks/mutation.py                        # a hundred faults, about an hour of two cores
+    python benchmarks/mutation.py                        # a hundred faults, hours of two cores
     python benchmarks/mutation.py --only losses assign   # in these rooms or files of src/alignrank
 
 Faults are < for <=, == for !=, + for -, * for /, and for or, True for False, min for max, index 0 for 1, a `not` left
@@ -38,7 +38,7 @@ from typing import Any
 
 from faults import EQUIVALENT, Fault, chosen, digest
 from nearest import Neighbours
-from paired import ROOT
+from paired import ROOT, commit
 
 SOURCE = ROOT / "src" / "alignrank"
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.json"
@@ -246,10 +246,9 @@ def main() -> None:
         ]
         for outcome in ("survived", "set aside", "killed")
     }
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     table = {
         "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": head.stdout.strip() or None, "seed": arguments.seed, "faults": len(faults),
+        "commit": commit(), "seed": arguments.seed, "faults": len(faults),
         "counts": {outcome: len(group) for outcome, group in groups.items()},
         **groups,
         "equivalent": [{"file": file, "line": line, "why": why} for (file, line), why in EQUIVALENT.items()],

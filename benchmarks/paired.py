@@ -26,6 +26,12 @@ FIGURES = (
 )
 
 
+def commit() -> str:
+    """That of this checkout, for results."""
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return head.stdout.strip()
+
+
 def alignrank(threads: int, *words: str) -> None:
     """One command of ours."""
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})

@@ -39,16 +39,15 @@ _HOMES = {
     "build_detector": "alignrank.weights.recipe",
     "diagnose": "alignrank.api",
 }
-_PARTS = ("assign", "boxes", "contracts", "detectors", "losses", "metrics", "nn")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PARTS:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
         return importlib.import_module(f"alignrank.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'alignrank' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'alignrank' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES, *_PARTS])
+    return sorted([*globals(), *__all__])

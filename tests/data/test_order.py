@@ -150,7 +150,7 @@ def test_ranks_see_shares_of_one_shape(ranks: int) -> None:
 def test_a_run_goes_on_within_an_epoch() -> None:
     """From epoch 2 on, without the four pictures that it has seen; later epochs are whole."""
     order = shuffled_by_shape(CANVASES, 4)
-    whole, resumed = EpochSampler(order, 18, seed=1), EpochSampler(order, 18, seed=1, share=Share(epoch=2), skip=4)
+    whole, resumed = EpochSampler(order, 18, seed=1), EpochSampler(order, 18, seed=1, share=Share(epoch=2, skip=4))
     whole.set_epoch(2)
     assert list(resumed) == list(whole)[4:]
     assert {epoch for epoch, _ in resumed} == {2}

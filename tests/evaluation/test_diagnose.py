@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 import alignrank
 from alignrank.cli import app
 from alignrank.errors import InputError
+from alignrank.evaluation.options import DiagnosisOptions
 
 NAMES = ("cell", "<b>odd</b> & name")
 
@@ -169,3 +173,12 @@ def test_bad_input(folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: lis
     with pytest.raises(InputError, match=re.escape(message)):
         invoke("--gt", "gt.json", *arguments)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_defaults_are_those_of_the_record() -> None:
+    """The function and the command line write them out, for their readers."""
+    record = {field.name: field.default for field in dataclasses.fields(DiagnosisOptions)}
+    function = {name: p.default for name, p in inspect.signature(alignrank.diagnose).parameters.items()}
+    verb = {parameter.name: parameter.default for parameter in typer.main.get_command(app).commands["diagnose"].params}
+    assert {name: function[name] for name in record} == record
+    assert {name: verb[name] for name in record} == record

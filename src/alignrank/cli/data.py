@@ -46,7 +46,7 @@ def show(
     imgsz: Annotated[str, typer.Option(help=IMGSZ_HELP)] = "640",
     augmented: Annotated[bool, typer.Option("--augmented", help="as the training sees them")] = False,
     seed: int = 0,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="augment.field=value")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="augment.field=value or data.rect=true")] = None,
 ) -> None:
     """Draw a sheet of samples with their boxes."""
     from alignrank.data.verbs import sheet_options

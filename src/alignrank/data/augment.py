@@ -77,11 +77,11 @@ def augment(
     """A random training picture made from pictures[index] and, when `strong`, others. Its canvas is that of
     pictures[index].
     """
-    canvas = size.canvas(shape_of(pictures[index].pixels)) if size.rect else (size.longer, size.longer)
-    scenes = _Scenes(pictures, size, canvas, config, strong)
-    result = scenes.draw(index, rng)
+    first = pictures[index]
+    scenes = _Scenes(pictures, size, size.canvas(shape_of(first.pixels)), config, strong)
+    result = scenes.draw(first, rng)
     if strong and rng.random() < config.mixup:
-        other = scenes.draw(int(rng.integers(len(pictures))), rng)
+        other = scenes.draw(pictures[int(rng.integers(len(pictures)))], rng)
         result = _mix(result, other, float(rng.beta(32.0, 32.0)))
     result.pixels = _colour(result.pixels, config, rng)
     if rng.random() < config.flip:
@@ -116,31 +116,30 @@ class _Scenes:
     config: AugmentConfig
     strong: bool
 
-    def draw(self, index: int, rng: np.random.Generator) -> Picture:
-        """A scene with picture `index` in it."""
+    def draw(self, own: Picture, rng: np.random.Generator) -> Picture:
+        """A scene with `own` in it."""
         config, (height, width) = self.config, self.canvas
         zoom = float(rng.uniform(1 - config.scale, 1 + config.scale))
         right, down = (float(v) for v in rng.uniform(-config.translate, config.translate, 2))
         middle_x, middle_y = width / 2 + right * width, height / 2 + down * height
         canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
         if self.strong and rng.random() < config.mosaic:
-            return self._mosaic(canvas, index, zoom, (middle_x, middle_y), rng)
-        own = self.pictures[index]
+            return self._mosaic(canvas, own, zoom, (middle_x, middle_y), rng)
         factor = self.size.scale(shape_of(own.pixels)) * zoom
         own_height, own_width = (length * factor for length in shape_of(own.pixels))
         place = middle_x - own_width / 2, middle_y - own_height / 2
         return _joined(canvas, [_paste(canvas, own, factor, place, (0, 0, width, height))])
 
     def _mosaic(
-        self, canvas: Tensor, index: int, zoom: float, middle: tuple[float, float], rng: np.random.Generator
+        self, canvas: Tensor, first: Picture, zoom: float, middle: tuple[float, float], rng: np.random.Generator
     ) -> Picture:
         """Four images meet at a point that lies up to half a side off the middle, before zooming."""
         height, width = self.canvas
         meet_x, meet_y = (float(v) for v in rng.uniform(-0.5, 0.5, 2))
         x, y = round(middle[0] + meet_x * width * zoom), round(middle[1] + meet_y * height * zoom)
+        others = rng.integers(len(self.pictures), size=3).tolist()
         placed = []
-        for corner, chosen in enumerate([index, *rng.integers(len(self.pictures), size=3).tolist()]):
-            own = self.pictures[chosen]
+        for corner, own in enumerate([first, *(self.pictures[index] for index in others)]):
             factor = self.size.scale(shape_of(own.pixels)) * zoom
             own_height, own_width = (max(round(length * factor), 1) for length in shape_of(own.pixels))
             right, below = corner % 2 == 1, corner >= 2

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import pad
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import GREY, Picture, augment, letterbox, resize, shape_of
 from alignrank.data.decode import decode
-from alignrank.data.order import EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
+from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.records import without_name
 from alignrank.data.samples import Split
 from alignrank.errors import InputError
@@ -170,17 +170,17 @@ def padded(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def training_loader(
-    dataset: TrainingSet, batch: int, *, workers: int, seed: int, share: Share | None = None, pin: bool = False
+    dataset: TrainingSet, batch: int, *, workers: int, seed: int, share: Share = ALL, pin: bool = False
 ) -> DataLoader[Item]:
     """Shuffled batches. The last, smaller batch is left out only if a batch norm would see a single image in it.
 
     Workers begin to read before the trainer says which epoch it is.
     """
-    share, count = share or Share(), len(dataset)
+    count = len(dataset)
     order = shuffled(count)
     if dataset.images.size.rect:
         order = shuffled_by_shape(dataset.images.canvases(), batch * share.ranks)
-    sampler = EpochSampler(order, count, seed=seed, share=share, skip=share.skip * batch)
+    sampler = EpochSampler(order, count, seed=seed, share=share)
     return DataLoader(
         dataset,
         batch,

@@ -16,14 +16,17 @@ Order = Callable[[np.random.Generator], Array]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process sees of a training: every `ranks`-th picture from the `rank`-th on; from `epoch` on, without the
-    first `skip` batches of that epoch, where a training goes on.
+    """What one process sees of a training: every `ranks`-th picture from the `rank`-th on; from `epoch` on, without its
+    first `skip` pictures of that epoch, where a training goes on.
     """
 
     rank: int = 0
     ranks: int = 1
     epoch: int = 0
     skip: int = 0
+
+
+ALL = Share()
 
 
 def shuffled(count: int) -> Order:
@@ -64,26 +67,23 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """(epoch, index) pairs in an order that depends on (seed, epoch); each of `ranks` processes gets its share.
 
     The share is the same for all (the order wraps around), and consecutive pairs go to different ranks, so
-    that the processes' batches together are the batch that one process would see. The first epoch is `epoch`, and
-    leaves out `skip` pairs, which an interrupted run has seen. order: draws the indices of an epoch.
+    that the processes' batches together are the batch that one process would see. order: draws the indices of an
+    epoch.
     """
 
-    def __init__(self, order: Order, count: int, *, seed: int, share: Share | None = None, skip: int = 0) -> None:
-        share = share or Share()
-        self.order, self.count, self.seed = order, count, seed
-        self.rank, self.ranks = share.rank, share.ranks
+    def __init__(self, order: Order, count: int, *, seed: int, share: Share = ALL) -> None:
+        self.order, self.count, self.seed, self.share = order, count, seed, share
         self.epoch = share.epoch
-        self._skip = {share.epoch: skip}
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at each epoch's begin."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.count // self.ranks)
+        return -(-self.count // self.share.ranks)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = self.order(np.random.default_rng([self.seed, self.epoch]))
-        order = np.resize(order, len(self) * self.ranks)
-        share = order[self.rank :: self.ranks][self._skip.get(self.epoch, 0) :]
-        return iter([(self.epoch, int(index)) for index in share])
+        rank, ranks = self.share.rank, self.share.ranks
+        order = np.resize(self.order(np.random.default_rng([self.seed, self.epoch])), len(self) * ranks)
+        seen = self.share.skip if self.epoch == self.share.epoch else 0
+        return iter([(self.epoch, int(index)) for index in order[rank::ranks][seen:]])

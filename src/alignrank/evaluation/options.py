@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignrank.contracts import WantedThresholds
 from alignrank.errors import InputError
-from alignrank.input_size import ImageSize
+from alignrank.input_size import ImageSize, check_size
 from alignrank.metrics.comparison import REPLICATES
 from alignrank.metrics.inputs import Id
 from alignrank.metrics.ranking import GAP
@@ -37,6 +37,8 @@ class ValOptions:
         for option, number in (("max_dets", self.coco_max_dets), ("batch", self.batch)):
             if number < 1:
                 raise InputError(f"{option}: must be at least 1, got {number}")
+        if self.imgsz is not None:
+            check_size(self.imgsz)
 
 
 @dataclass(frozen=True, slots=True)

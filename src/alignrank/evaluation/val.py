@@ -24,7 +24,6 @@ from alignrank.evaluation.oracle import correction
 from alignrank.evaluation.rank_report import report_content
 from alignrank.evaluation.validate import Validation, validate
 from alignrank.folders import make_folder, new_run_folder
-from alignrank.input_size import check_size
 from alignrank.metrics import Metrics, confusion_matrix, operating_curves
 from alignrank.metrics.inputs import Id
 from alignrank.report import curves, pictures
@@ -51,8 +50,6 @@ def val_to_folder(
     """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given."""
     folder = None if out is None else new_run_folder(out, "val")
     chosen = choose_device(device)
-    if options.imgsz is not None:
-        check_size(options.imgsz)
     opened_split = open_split(data, split)
     result = val(weights, opened_split, options, device=chosen)
     if folder is not None:
@@ -69,11 +66,13 @@ def val(weights: Path, split: Split, options: ValOptions, *, device: torch.devic
             f"{weights}: was trained for the classes {', '.join(loaded.classes)[:200]}; "
             f"{split.source} has {', '.join(split.classes)[:200]}"
         )
+    if options.nms:
+        loaded = loaded.with_nms()
     correct = None
     if options.oracle:
-        recipe = (loaded.with_nms() if options.nms else loaded).recipe.without_pretrained()
+        recipe = loaded.recipe.without_pretrained()
         correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
-    detector = deploy(loaded, device, nms=options.nms).resized(options.imgsz, options.rect)
+    detector = deploy(loaded, device).resized(options.imgsz, options.rect)
     loader = evaluation_loader(EvaluationSet(opened(split, detector.size)), options.batch, workers=0)
     with steps("evaluating", len(loader)) as advance:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 
 import numpy as np
@@ -36,9 +36,7 @@ def predict(
     detector = detector.resized(options.imgsz, options.rect)
     wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
     run = _Run(detector, options, wanted)
-    sources = source if isinstance(source, Sources) else Sources(source)
-    half_dtype(options.precision, detector.device)
-    return run.over(sources)
+    return run.over(source if isinstance(source, Sources) else Sources(source))
 
 
 class _Run:
@@ -47,24 +45,30 @@ class _Run:
     def __init__(self, detector: Deployed, options: PredictOptions, wanted: list[int] | None) -> None:
         self.detector, self.options, self.wanted = detector, options, wanted
         self.limits = options.thresholds.over(detector.postprocess.thresholds or THRESHOLDS)
+        self.half = half_dtype(options.precision, detector.device)
         detector.network.eval()
 
     def over(self, sources: Sources) -> Generator[Detections, None, None]:
         """Detections of all sources."""
         with closing(sources.map(self._prepare)) as prepared:
-            waiting: list[_Prepared] = []
-            for item in prepared:
-                if waiting and (len(waiting) == self.options.batch or item[0].shape != waiting[0][0].shape):
-                    yield from self._detect(waiting)
-                    waiting = []
-                waiting.append(item)
-                if len(waiting) == self.options.batch:
-                    yield from self._detect(waiting)
-                    waiting = []
-            if waiting:
-                yield from self._detect(waiting)
+            for items in self._batches(prepared):
+                yield from self._detect(items)
         if self.options.report_skipped:
             sources.skips.report()
+
+    def _batches(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+        """Images of one canvas that follow one another, as soon as there are enough of them."""
+        waiting: list[_Prepared] = []
+        for item in prepared:
+            if waiting and item[0].shape != waiting[0][0].shape:
+                yield waiting
+                waiting = []
+            waiting.append(item)
+            if len(waiting) == self.options.batch:
+                yield waiting
+                waiting = []
+        if waiting:
+            yield waiting
 
     def _prepare(self, item: SourceImage) -> _Prepared:
         # Writable for torch, channels last in memory for a fast resize.
@@ -76,8 +80,7 @@ class _Run:
 
     def _detect(self, items: list[_Prepared]) -> Iterator[Detections]:
         canvases, frames, images = zip(*items, strict=True)
-        detector, limits = self.detector, self.limits
-        half = half_dtype(self.options.precision, detector.device)
+        detector, limits, half = self.detector, self.limits, self.half
         inputs = Batch(torch.stack(canvases), [Targets.empty() for _ in items], list(frames)).to(detector.device)
         with torch.no_grad(), torch.autocast(detector.device.type, half) if half else nullcontext():
             predictions = detector.network(inputs.network_input())

@@ -48,12 +48,13 @@ class TrainingModule(L.LightningModule):
             quiet=self.global_rank > 0,
         )
         dataset = TrainingSet(images, plan.recipe.augment, seed=self.settings.seed, epochs=self.settings.epochs)
+        batch = int(self.settings.batch)
         return training_loader(
             dataset,
-            int(self.settings.batch),
+            batch,
             workers=plan.workers,
             seed=self.settings.seed,
-            share=Share(self.global_rank, plan.devices, epoch, batches),
+            share=Share(self.global_rank, plan.devices, epoch, batches * batch),
             pin=plan.device.type == "cuda",
         )
 

@@ -210,8 +210,8 @@ def _finish(plan: Plan) -> dict[str, Any]:
     best = plan.out / "best.safetensors"
     history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
     plot_training(history, plan.out / "curves.png")
-    result_of_best = val(best, plan.val, ValOptions(imgsz=plan.recipe.train.imgsz), device=plan.device)
-    write_evaluation(result_of_best, plan.val, plan.out)
+    validation = val(best, plan.val, ValOptions(), device=plan.device)
+    write_evaluation(validation, plan.val, plan.out)
     skipped = _skipped(plan.train, plan.val)
     counts = Counter(item.unit for item in skipped)
     in_train = {sample.image for sample in plan.train.samples}
@@ -219,7 +219,7 @@ def _finish(plan: Plan) -> dict[str, Any]:
     result = {
         "out": str(plan.out),
         "weights": str(best),
-        "metrics": result_of_best.metrics.to_dict(),
+        "metrics": validation.metrics.to_dict(),
         "processed": len(samples),
         "skipped": {"image": counts["image"], "box": counts["box"]},
     }
