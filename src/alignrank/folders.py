@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -13,24 +13,69 @@ from alignrank.errors import InputError
 
 # What a training run knows of itself, to be resumed from.
 RUN_FILE, LOCK_FILE = "run.json", "run.lock"
+# Files that are being written.
+BESIDE = ".tmp"
 
 
-def new_run_folder(out: str | Path | None, name: str) -> Path:
-    """A folder that does not exist or is empty: `out`, else runs/NAME, runs/NAME-2, ...
+@contextmanager
+def new_run_folder(out: str | Path | None, name: str) -> Iterator[Path]:
+    """A folder for the results of the block, held until its end: `out`, else runs/NAME, runs/NAME-2, ...
 
-    Raises InputError if `out` holds something already.
+    It is made now, so that of processes that choose at the same moment each gets one of its own; what is still empty at
+    the end is removed. Raises InputError if `out` holds something already, or belongs to another process.
     """
-    if out is not None:
-        path = Path(out)
-        check_place(path, "out")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            resume = f", or --resume {path}" if (path / RUN_FILE).exists() else ""
-            raise InputError(f"out: {path} already exists and is not empty; choose another folder{resume}")
-        return path
-    number = 1
-    while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+    path, made = _numbered(name) if out is None else _named(Path(out))
+    try:
+        with locked(path):
+            if not is_free(path):  # filled and left between our look and our lock
+                raise _not_empty(path)
+            yield path
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _numbered(name: str) -> tuple[Path, list[Path]]:
+    number, made = 1, list[Path]()
+    while not (made := _make(path := Path("runs") / (name if number == 1 else f"{name}-{number}"))):
         number += 1
-    return path
+    return path, made
+
+
+def _named(path: Path) -> tuple[Path, list[Path]]:
+    check_place(path, "out")
+    made = _make(path)
+    if not is_free(path):
+        raise _not_empty(path)
+    return path, made
+
+
+def _make(path: Path) -> list[Path]:
+    """The folder and those above it that were not there, innermost first; none if the folder itself was."""
+    absent = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except FileNotFoundError:  # another process has removed a folder above that it had made and not used
+        return _make(path)
+    except OSError as error:
+        if os.path.lexists(path):
+            return []
+        raise InputError(f"out: {path}: cannot be written ({error.strerror or error})") from None
+    return absent
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there, or a folder with nothing in it but its lock."""
+    if not path.is_dir():
+        return not os.path.lexists(path)
+    return all(entry.name == LOCK_FILE for entry in path.iterdir())
+
+
+def _not_empty(path: Path) -> InputError:
+    resume = f", or --resume {path}" if (path / RUN_FILE).exists() else ""
+    return InputError(f"out: {path} already exists and is not empty; choose another folder{resume}")
 
 
 def new_file(path: str | Path, option: str) -> Path:
@@ -81,10 +126,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its name at the end; so `path` is always whole."""
-    beside = path.with_name(f"{path.name}.tmp")
+    """A file beside `path` to write to, which takes its name at the end; so `path` is always whole.
+
+    It has a name of its own, and the mode that the user's umask asks for, whatever writes it.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}{BESIDE}")
     try:
+        beside.touch()
+        mode = beside.stat().st_mode
         yield beside
+        beside.chmod(mode)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -84,9 +84,9 @@ def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_exists_is_never_written_into(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="exists already"):
         write_results(run(scene()), tmp_path)
-    (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot be written"):
         write_results(run(scene()), tmp_path / "file" / "out")
 

@@ -82,7 +82,7 @@ def test_one_run_at_a_time(squares: Path, tmp_path: Path) -> None:
         command = ["train", "--data", str(squares), "--epochs", "1", *TINY, "--out", str(tmp_path / "other")]
         (tmp_path / "other").mkdir()
         with locked(tmp_path / "other"):
-            refused(alignrank(*command), str(tmp_path / "other"), "already exists")
+            refused(alignrank(*command), str(tmp_path / "other"), "another run is writing")
         with pytest.raises(InputError, match="another run is writing"), locked(out):
             raise AssertionError
     assert not (out / LOCK_FILE).exists()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,18 +63,20 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     out = Path(out)
     if os.path.lexists(out):
         raise InputError(f"{out}: exists already; give a new folder")
+    # Not a folder of `tempfile`, which only its owner may read.
+    temporary = out.parent / f".{out.name}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        temporary.mkdir()
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
     try:
         yield temporary
-        os.chmod(temporary, 0o755)
-        # Renaming onto a folder that somebody filled in the meantime fails, as it must.
-        os.rename(temporary, out)
-    except FileExistsError:
-        raise InputError(f"{out}: exists already; give a new folder") from None
+        try:
+            os.rename(temporary, out)
+        except OSError as error:  # also where another process has filled the folder in the meantime, as it must
+            reason = "exists already; give a new folder" if os.path.lexists(out) else f"cannot be written ({error})"
+            raise InputError(f"{out}: {reason}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

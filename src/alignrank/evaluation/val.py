@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,13 @@ def val_to_folder(
     device: str = "auto",
 ) -> Metrics:
     """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given."""
-    folder = None if out is None else new_run_folder(out, "val")
-    chosen = choose_device(device)
-    opened_split = open_split(data, split)
-    result = val(weights, opened_split, options, device=chosen)
-    if folder is not None:
-        write_evaluation(result, opened_split, folder)
-        say(f"results, plots and pictures are in {folder}")
+    with nullcontext() if out is None else new_run_folder(out, "val") as folder:
+        chosen = choose_device(device)
+        opened_split = open_split(data, split)
+        result = val(weights, opened_split, options, device=chosen)
+        if folder is not None:
+            write_evaluation(result, opened_split, folder)
+            say(f"results, plots and pictures are in {folder}")
     return result.metrics
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from alignrank.contracts import Detections
 from alignrank.data.samples import Array
 from alignrank.errors import InputError
-from alignrank.folders import make_folder
+from alignrank.folders import is_free, make_folder
 from alignrank.inference.sources import frame_rate, split_frame_name
 from alignrank.terminal.progress import steps
 
@@ -69,7 +69,7 @@ class ResultWriter:
         self, out: str | Path, *, pictures: bool = True, json: bool = True, csv: bool = True, video: bool = True
     ) -> None:
         self.out = Path(out)
-        if self.out.exists():
+        if not is_free(self.out):
             raise InputError(f"out: {self.out} exists already; name a new folder")
         self.images = self.objects = 0
         self._pictures, self._want_json, self._want_csv, self._want_video = pictures, json, csv, video

@@ -32,7 +32,6 @@ def predict_to_folder(
 
     Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
     """
-    folder = new_run_folder(out, "predict")
     detector = deploy(weights, device, nms=nms)
     opened = Sources(list(sources))
     found = predict(detector, opened, replace(options, report_skipped=False))
@@ -44,7 +43,8 @@ def predict_to_folder(
                 images.append(detections.to_dict())
             yield detections
 
-    written = write_results(collected(), folder, pictures=options.keep_images, total=opened.count)
+    with new_run_folder(out, "predict") as folder:
+        written = write_results(collected(), folder, pictures=options.keep_images, total=opened.count)
     say(f"results are in {written.out}")
     say_processed(written.images, written.objects, opened.skips.items)
     return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,7 @@ from string import Template
 
 from alignrank.drawing import color
 from alignrank.errors import InputError
+from alignrank.folders import replacing
 from alignrank.report.charts import charts
 from alignrank.report.content import ReportContent
 from alignrank.report.figures import counted, labels_of
@@ -50,12 +50,8 @@ def write_html(content: ReportContent, path: str | PathLike[str]) -> Path:
     # File names may hold bytes that are no UTF-8.
     page = _page(content).encode("utf-8", "replace")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.tmp")
-    try:
+    with replacing(path) as beside:
         beside.write_bytes(page)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from alignrank.errors import InputError
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.tables import shown
 from alignrank.evaluation.val import REPORT, val, write_evaluation
-from alignrank.folders import LOCK_FILE, RUN_FILE, locked, make_folder, new_run_folder, replacing
+from alignrank.folders import BESIDE, RUN_FILE, locked, new_run_folder, replacing
 from alignrank.report.curves import plot_training
 from alignrank.terminal.progress import say, warn
 from alignrank.terminal.skipped import Skipped, reasons, report_skipped, say_processed, skipped_in_words
@@ -44,16 +43,21 @@ def train(
 
     classes: those the data set must have, if given.
     """
-    out = new_run_folder(options.out, recipe.name)
-    plan = _plan(options, recipe, out, resume=None, command=command)
-    found = plan.train.classes
-    if classes is not None and found != tuple(classes):
-        raise InputError(
-            f"{options.data}: its classes are {', '.join(found)}, the detector was made for {', '.join(classes)}"
-        )
-    return _execute(
-        plan, {"options": options.located().model_dump(), "recipe": plan.recipe.to_dict(), "command": command}
-    )
+    with new_run_folder(options.out, recipe.name) as out:
+        plan = _plan(options, recipe, out, resume=None, command=command)
+        found = plan.train.classes
+        if classes is not None and found != tuple(classes):
+            raise InputError(
+                f"{options.data}: its classes are {', '.join(found)}, the detector was made for {', '.join(classes)}"
+            )
+        about = {"options": options.located().model_dump(), "recipe": plan.recipe.to_dict(), "command": command}
+        try:
+            return _execute(plan, about)
+        except InputError:  # a run that failed on its input leaves nothing behind
+            if last_state(out) is None:
+                for file in ("train_samples.jpg", RUN_FILE):
+                    (out / file).unlink(missing_ok=True)
+            raise
 
 
 def resume(run: Path) -> dict[str, Any]:
@@ -77,7 +81,8 @@ def resume(run: Path) -> dict[str, Any]:
     plan = _plan(options, recipe, run, resume=state, command=about.get("command", ""))
     if state is not None:
         check_state(state, plan.recipe)
-    return _execute(plan, about)
+    with locked(run):
+        return _execute(plan, about)
 
 
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
@@ -147,27 +152,21 @@ def _notes(train: Split, val: Split) -> list[str]:
 
 
 def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
-    existed = plan.out.exists()
-    make_folder(plan.out, "out")
-    with locked(plan.out):
-        try:
-            with replacing(plan.out / RUN_FILE) as path:
-                versions = {"alignrank": __version__, "torch": torch.__version__}
-                path.write_text(json.dumps({**about, **versions}, indent=1), encoding="utf-8")
-            say(
-                f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
-                f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}"
-            )
-            if plan.resume is None:
-                recipe = plan.recipe
-                sheet = SheetOptions(recipe.size_in_training, recipe.augment, recipe.train.seed)
-                write_sheet(plan.train, plan.out / "train_samples.jpg", sheet)
-            fit(plan)
-            return _finish(plan)
-        except InputError:
-            if not existed:
-                _remove_new_run(plan.out)
-            raise
+    for left in plan.out.glob(f"*{BESIDE}"):  # by a process that was killed
+        left.unlink()
+    with replacing(plan.out / RUN_FILE) as path:
+        versions = {"alignrank": __version__, "torch": torch.__version__}
+        path.write_text(json.dumps({**about, **versions}, indent=1), encoding="utf-8")
+    say(
+        f"{plan.recipe.name}: {len(plan.train)} training and {len(plan.val)} validation images, "
+        f"{len(plan.train.classes)} classes, on {plan.device}; writing to {plan.out}"
+    )
+    if plan.resume is None:
+        recipe = plan.recipe
+        sheet = SheetOptions(recipe.size_in_training, recipe.augment, recipe.train.seed)
+        write_sheet(plan.train, plan.out / "train_samples.jpg", sheet)
+    fit(plan)
+    return _finish(plan)
 
 
 def say_result(result: Mapping[str, Any]) -> None:
@@ -196,14 +195,6 @@ def _commit() -> str | None:
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return head.stdout.strip() or None
-
-
-def _remove_new_run(out: Path) -> None:
-    """A run that failed on its input leaves nothing behind."""
-    for file in ("train_samples.jpg", RUN_FILE, LOCK_FILE):
-        (out / file).unlink(missing_ok=True)
-    with suppress(OSError):
-        out.rmdir()
 
 
 def _finish(plan: Plan) -> dict[str, Any]:

@@ -42,7 +42,10 @@ def write_state(
         return
     beside = folder / "state.tmp"
     try:
+        beside.touch()
+        mode = beside.stat().st_mode  # of the umask, which `save` need not know
         save(beside)
+        beside.chmod(mode)
         with beside.open("rb+") as file:
             os.fsync(file.fileno())  # else a power cut could leave the name of a file that is empty
         part = f"+{batches:06d}" if batches else ""
