@@ -29,9 +29,10 @@ def image_folder(path: Path, names: list[str]) -> Path:
     best = max(range(len(folders)), key=lambda i: counts[i])
     if counts[best]:
         return folders[best]
-    likely = next((f for f in (beside / "images", above / "images") if f.is_dir()), beside / "images")
+    likely = next((f for f in (beside / "images", above / "images") if f.is_dir()), beside)
     raise InputError(
-        f"{likely}: none of the {len(names)} images listed in {path} is here (nor in {beside}); is it the right folder?"
+        f"{likely}: none of the {len(names)} images listed in {path} is here (such as {names[0]!r}), nor in other "
+        "folders beside the file; is it the right one?"
     )
 
 

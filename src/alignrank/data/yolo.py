@@ -40,7 +40,7 @@ def read_yaml_file(path: Path, *, require_val: bool = True, faults: Faults = RAI
     options = read_yaml(path)
     key_points = _key_points(options, path)
     lines = LabelLines(path, _class_names(options, path), key_points, settled="kpt_shape" in options)
-    root = _root(options, path)
+    root, absent = _root(options, path)
     source = DataSource(path, "yolo")
     for name, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
         value = next((options[key] for key in keys if options.get(key) not in (None, "", [])), None)
@@ -52,7 +52,8 @@ def read_yaml_file(path: Path, *, require_val: bool = True, faults: Faults = RAI
         if name == "test" and isinstance(value, str) and not _located(value, root).exists():
             continue  # Roboflow writes a test entry whether or not there is such a folder.
         with faults.reading():
-            setattr(source, name, read_images(_images(value, root, f"{path}: {name}"), lines, faults))
+            images = _images(value, root, f"{path}: {name}", absent)
+            setattr(source, name, read_images(images, lines, faults))
     lines.conclude(source, faults)
     return source
 
@@ -91,7 +92,9 @@ def read_images(images: Sequence[Path], lines: LabelLines, faults: Faults = RAIS
     present = _label_listing(labels)
     found = [str(label) in present for label in labels]
     if not any(found):
-        raise InputError(f"{labels[0].parent}: none of the {len(images)} images has a label file here (labels folder)")
+        folder = labels[0].parent
+        where = "here (labels folder)" if folder.is_dir() else f"in {folder}, and there is no such folder"
+        raise InputError(f"{images[0].parent}: none of the {len(images)} images has a label file {where}")
     records, kept, skipped = sized_images(images, source=lines.source)
     rows, notes = Rows(), _orphans(present, labels, faults)
     for index, position in enumerate(kept):
@@ -169,13 +172,14 @@ def _key_points(options: dict[str, Any], path: Path) -> KeyPoints | None:
     raise InputError(f"{path}: kpt_shape {text}; is {str(value)[:80]}")
 
 
-def _root(options: dict[str, Any], path: Path) -> Path:
+def _root(options: dict[str, Any], path: Path) -> tuple[Path, str]:
+    """The folder that splits are relative to, and what to say beside one that is not there."""
     value = options.get("path") or "."
     if not isinstance(value, str):
         raise InputError(f"{path}: path must be the name of a folder, is {str(value)[:80]!r}")
     root = path.parent / value
     # Files are written for a folder of data sets: then `path` names the folder that the file is in.
-    return root if root.is_dir() else path.parent
+    return (root, "") if root.is_dir() else (path.parent, f", nor does the folder of path, {value}")
 
 
 def _located(value: str, root: Path) -> Path:
@@ -186,7 +190,7 @@ def _located(value: str, root: Path) -> Path:
     return place
 
 
-def _images(value: Any, root: Path, field: str) -> list[Path]:
+def _images(value: Any, root: Path, field: str, absent: str) -> list[Path]:
     images: dict[Path, None] = {}
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, str) or "\0" in item:
@@ -197,7 +201,7 @@ def _images(value: Any, root: Path, field: str) -> list[Path]:
         elif place.is_file():
             found = _listed_images(place, root)
         else:
-            raise InputError(f"{field}: {place} does not exist")
+            raise InputError(f"{field}: {place} does not exist{absent}")
         if not found:
             raise InputError(f"{field}: {place} holds no images")
         images.update(dict.fromkeys(found))
@@ -214,10 +218,12 @@ def _listed_images(path: Path, root: Path) -> list[Path]:
         if "\0" in name or not is_image_name(name):
             raise InputError(f"{path}: line {number}: {name[:80]!r} is not the name of an image")
         candidates = [root / name, path.parent / name]
-        image = Path(os.path.normpath(next((c for c in candidates if c.exists()), candidates[0])))
+        found = next((c for c in candidates if c.exists()), candidates[0])
+        image = Path(os.path.normpath(found))
         if not any(image.is_relative_to(os.path.normpath(base)) for base in (root, root.resolve(), path.parent)):
             raise InputError(f"{path}: line {number}: {name[:80]!r} leaves the folder of the data, {root}")
-        images.append(image)
+        # Behind a link `..` is not the folder above its name.
+        images.append(image if image.exists() or not found.exists() else found)
     return images
 
 
