@@ -292,7 +292,8 @@ def test_examples_name_file_and_record(tmp_path: Path) -> None:
     assert examples["non_finite"].startswith(f"{file}: annotation 3: bbox must be four finite numbers")
     assert examples["clipped_box"].startswith(f"{file}: annotation 6: the box (150.0, 5.0, 170.0, 14.0)")
     assert (
-        examples["duplicate_box"] == f"{file}: annotation 1012: the box and class of annotation 1 again, in train0.jpg"
+        examples["duplicate_box"]
+        == f"{file}: annotation 1012: the box and class of annotation 1 again, in {tmp_path}/images/train0.jpg"
     )
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alignrank.data.check import check
 from alignrank.data.coco import read_file
+from alignrank.data.source import read
 from alignrank.errors import InputError
 
 
@@ -192,3 +194,41 @@ def test_all_images_absent_names_the_folder(tmp_path: Path) -> None:
         image.unlink()
     with pytest.raises(InputError, match="images: none of the 2 images"):
         read_file(path)
+
+
+def _with_key_points(path: Path) -> Path:
+    document = json.loads(path.read_text())
+    document["annotations"][0] |= {"keypoints": [9, 11, 2, 0, 0, 0], "num_keypoints": 1}
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_key_points_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    path = _with_key_points(_write(tmp_path, _document()))
+    split = read_file(path)
+    assert split.samples[1].boxes.tolist()[0] == [8, 10, 28.5, 26]
+    assert split.notes == [f"{path}: 1 object has key points: left out, only the box is used"]
+    problems = check(path).problems
+    assert [problem.examples for problem in problems if problem.kind == "key_points"] == [split.notes]
+
+
+def test_a_folder_of_key_points_alone(tmp_path: Path) -> None:
+    _with_key_points(
+        _write(tmp_path, _document(), images="train2017", file="annotations/person_keypoints_train2017.json")
+    )
+    train = read(tmp_path).train
+    assert train is not None
+    assert len(train) == 2
+    # Where the instances are there, the same boxes are read from them.
+    instances = _write(tmp_path, _document(), images="train2017", file="annotations/instances_train2017.json")
+    train = read(tmp_path).train
+    assert train is not None
+    assert (train.source, train.notes) == (instances, [])
+
+
+def test_a_segmentation_is_no_box(tmp_path: Path) -> None:
+    document = _document()
+    del document["annotations"][0]["bbox"]
+    document["annotations"][0]["segmentation"] = [[8, 10, 28, 10, 28, 26]]
+    with pytest.raises(InputError, match=r"annotation 1: bbox is missing \(a box is not made from the segmentation\)"):
+        read_file(_write(tmp_path, document))

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from alignrank.data.source import read
-from alignrank.data.yolo import label_path, parse_line
+from alignrank.data.yolo import label_path
+from alignrank.data.yolo_lines import parse_line
 from alignrank.errors import InputError
 
 YAML = "path: .\ntrain: images/train\nval: images/val\nnames: [no, yes, off]\n"

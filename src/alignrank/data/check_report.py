@@ -1,15 +1,12 @@
-"""`alignrank data check`: the report as a table, as JSON and as pictures, and the cleaned copy."""
+"""`alignrank data check`: the report in lines, as JSON and as pictures, and the cleaned copy."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from alignrank.data import check as checking
@@ -17,9 +14,10 @@ from alignrank.data.clean import cleaned
 from alignrank.data.convert import convert, new_folder, write_json
 from alignrank.data.decode import decode
 from alignrank.data.faults import KINDS, Box
+from alignrank.data.problems import Problem
 from alignrank.data.samples import Array, Sample
 from alignrank.drawing import draw_boxes
-from alignrank.errors import InputError
+from alignrank.errors import InputError, printable
 from alignrank.folders import new_file
 from alignrank.report.pictures import sheet
 from alignrank.terminal.progress import console, say, steps
@@ -30,7 +28,6 @@ MAX_SHOWN = 3
 # Longer side of a picture, px.
 _SIDE = 1280
 _MARGIN_GREY = 200
-_LOG_WIDTH = 10_000
 
 
 def check(data: str, *, out: Path | None = None, fix: Path | None = None) -> dict[str, Any]:
@@ -71,10 +68,8 @@ def _say_report(report: checking.CheckReport, result: dict[str, Any]) -> None:
     totals = f"{result['images']:,} images ({splits}), {result['objects']:,} objects"
     classes = len(report.source.classes)
     say(f"{result['data']}: {result['format']}, {totals}, {classes} class{'es' * (classes != 1)}")
-    if report.problems:
-        # In a log lines are not broken: names stay whole for a search.
-        wide = console if console.is_terminal else Console(file=console.file, width=_LOG_WIDTH)
-        wide.print(_table(report))
+    for problem in report.problems:
+        _say_problem(problem)
     errors, warnings = (
         sum(problem.count for problem in report.problems if problem.severity == severity)
         for severity in ("error", "warning")
@@ -87,29 +82,20 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}" if count else f"no {noun}s"
 
 
-def _table(report: checking.CheckReport) -> Table:
-    table = Table("problem", "count", "training", "first examples", box=None, pad_edge=False)
-    table.columns[1].justify = "right"
-    table.columns[3].overflow = "fold"
-    for problem in report.problems:
-        kind, style = KINDS[problem.kind], "red" if problem.severity == "error" else ""
-        lines = [_shortened(example, report.source.path) for example in problem.examples[:MAX_SHOWN]]
-        if problem.count > len(lines):
-            lines.append(f"and {problem.count - len(lines):,} more")
+def _say_problem(problem: Problem) -> None:
+    """A problem and its first examples. Lines are not broken: names of files stay whole, to be copied or searched."""
+    kind, style = KINDS[problem.kind], "red" if problem.severity == "error" else ""
+    lines = [f"{kind.meaning}: {problem.count:,} (training: {kind.training})"]
+    lines += [f"  {printable(example)}" for example in problem.examples[:MAX_SHOWN]]
+    if problem.count > MAX_SHOWN:
+        lines.append(f"  and {problem.count - MAX_SHOWN:,} more")
+    for line in lines:
         # Text, not markup: names of files hold brackets.
-        cells = (kind.meaning, f"{problem.count:,}", kind.training, "\n".join(lines))
-        table.add_row(*(Text(cell, style=style) for cell in cells))
-    return table
-
-
-def _shortened(example: str, source: Path) -> str:
-    """An example in printable characters, file names relative to the data set's folder."""
-    folder = source if source.is_dir() else source.parent
-    return _printable(example.replace(f"{folder}{os.sep}", ""))
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
 def _printable(text: str) -> str:
-    """Without what moves a terminal's cursor or ends a line."""
+    """Without what a file's name should not hold."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 

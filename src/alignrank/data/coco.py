@@ -1,32 +1,27 @@
 """COCO JSON: a file with `images`, `annotations` and `categories`, boxes as left, top, width, height.
 
 Category and image ids are kept as written (to 64 bits). Masks are never decoded: a crowd region enters
-with its box. Sizes come from the JSON, from the image's header where the JSON has none.
+with its box. Key points are left out, and that is said. Sizes come from the JSON, from the image's header
+where the JSON has none.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from alignrank.data.coco_images import Record, image_folder, present
 from alignrank.data.containment import relative_name
-from alignrank.data.decode import read_size
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
-from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
+from alignrank.data.records import Rows, build_samples
 from alignrank.data.samples import Split
 from alignrank.errors import InputError
 from alignrank.files import read_text
-from alignrank.terminal.skipped import Skipped
 
-Record = dict[str, Any]
 _MAX_ID = 2**63
 _MAX_AREA = 1e18
-# Candidate folders are told apart by looking for at most so many of the listed images.
-_NAMES_TRIED = 200
 _NO_LABEL = -1
 
 
@@ -53,12 +48,22 @@ def read_file(path: Path, faults: Faults = RAISE_FIRST) -> Split:
     rows = _rows(annotations, ids, labels, path, faults)
     if not any(names):
         raise InputError(f"{path}: none of the {len(images)} entries of images can be used")
-    folder = _image_folder(path, [name for name in names if name is not None])
-    records, rows, skipped = _present(images, names, folder, rows, path, faults)
+    folder = image_folder(path, [name for name in names if name is not None])
+    records, rows, skipped = present(images, names, folder, rows, path, faults)
     samples, skipped_boxes, notes = build_samples(
         records, rows, place=lambda where: f"{path}: {_called(where)}", faults=faults
     )
+    notes += _key_points(annotations, path, faults)
     return Split(tuple(categories.values()), tuple(categories), samples, path, skipped + skipped_boxes, notes)
+
+
+def _key_points(annotations: list[Record], path: Path, faults: Faults) -> list[str]:
+    number = sum(1 for annotation in annotations if annotation.get("keypoints"))
+    if not number:
+        return []
+    note = f"{path}: {number:,} object{'s have' if number > 1 else ' has'} key points: left out, only the box is used"
+    faults.note("key_points", note)
+    return [note]
 
 
 def load_json(path: Path) -> Any:
@@ -176,7 +181,7 @@ def _rows(
             image_id = _known(annotation, "image_id", images, f"{path}: {_called(where)}", faults)
         if type(category_id) is not int or category_id not in labels:
             category_id = _known(annotation, "category_id", labels, f"{path}: {_called(where)}", faults)
-        corners = _box(box, path, where, faults)
+        corners = _box(box, path, where, faults, outlined=bool(annotation.get("segmentation")))
         if faults.collecting and type(where[1]) is int:
             if where[1] in seen:
                 faults.note("duplicate_annotation_id", f"{path}: annotations[{position}]: id {where[1]} stands above")
@@ -209,8 +214,8 @@ def _known(annotation: Record, key: str, known: dict[int, int], place: str, faul
     return None
 
 
-def _box(box: Any, path: Path, where: tuple[int, object], faults: Faults) -> Box | None:
-    """Corners of a `bbox` field."""
+def _box(box: Any, path: Path, where: tuple[int, object], faults: Faults, *, outlined: bool) -> Box | None:
+    """Corners of a `bbox` field. outlined: there is a segmentation."""
     kind = "invalid_record"
     if type(box) is list and len(box) == 4 and all(type(v) is float or type(v) is int for v in box):
         try:
@@ -221,80 +226,7 @@ def _box(box: Any, path: Path, where: tuple[int, object], faults: Faults) -> Box
             return left, top, left + width, top + height
         kind = "non_finite"
     text = f"bbox must be four finite numbers (left, top, width, height), is {str(box)[:100]}"
+    if box is None or box == []:
+        text = f"bbox is missing{' (a box is not made from the segmentation)' * outlined}; {text}"
     faults.refuse(kind, f"{path}: {_called(where)}: {text}")
     return None
-
-
-def _image_folder(path: Path, names: list[str]) -> Path:
-    """The folder that holds the most of the listed images, by the layouts in use; beside the file first."""
-    stem = path.stem.removeprefix("instances_")
-    beside, above = path.parent, path.parent.parent
-    folders = [beside, beside / "images", beside / stem, beside / "images" / stem]
-    folders += [above / "images", above / "images" / stem, above / stem, above]
-    tried = names[:: max(1, len(names) // _NAMES_TRIED)]
-    counts = [sum(os.path.lexists(folder / name) for name in tried) for folder in folders]
-    best = max(range(len(folders)), key=lambda i: counts[i])
-    if counts[best]:
-        return folders[best]
-    likely = next((f for f in (beside / "images", above / "images") if f.is_dir()), beside / "images")
-    raise InputError(
-        f"{likely}: none of the {len(names)} images listed in {path} is here (nor in {beside}); is it the right folder?"
-    )
-
-
-def _present(
-    images: list[Record], names: list[str | None], folder: Path, rows: Rows, path: Path, faults: Faults
-) -> tuple[list[ImageRecord], Rows, list[Skipped]]:
-    """Images whose file is there, the rows on them, and the images left out."""
-    listed = _listing({os.path.dirname(name) for name in names if name is not None}, folder)
-    records: list[ImageRecord] = []
-    skipped: list[Skipped] = []
-    position_of: dict[int, int] = {}
-    for position, (image, name) in enumerate(zip(images, names, strict=True)):
-        if name is None:
-            continue
-        if name not in listed:
-            skipped.append(Skipped("image", f"{path}: {name}", f"there is no such file in {folder}", "missing_image"))
-            continue
-        size = _size(image, folder / name, f"{path}: images[{position}] (id {image['id']})", faults)
-        if isinstance(size, str):
-            skipped.append(Skipped("image", str(folder / name), size, "unreadable_image"))
-            continue
-        position_of[position] = len(records)
-        records.append(ImageRecord(folder / name, image["id"], size))
-    if not records:
-        raise InputError(f"{folder}: none of the {len(names)} images listed in {path} can be read")
-    if len(records) == len(images):
-        return records, rows, skipped
-    kept = Rows(refused=[position_of[position] for position in rows.refused if position in position_of])
-    for image_index, *rest in zip(rows.image, rows.boxes, rows.labels, rows.where, rows.areas, rows.crowd, strict=True):
-        if image_index in position_of:
-            box, label, where, area, crowd = rest
-            kept.add(position_of[image_index], box, label, where, area=area, crowd=crowd)
-    return records, kept, skipped
-
-
-def _listing(parents: Iterable[str], folder: Path) -> set[str]:
-    """Names relative to `folder` of all files in its sub-folders `parents`: one listing, not a look per image."""
-    found: set[str] = set()
-    for parent in parents:
-        try:
-            found.update(f"{parent}/{name}" if parent else name for name in os.listdir(folder / parent))
-        except OSError:
-            continue
-    return found
-
-
-def _size(image: Record, file: Path, place: str, faults: Faults) -> tuple[int, int] | str:
-    """(height, width) as annotated, else from the file's header; the reason where neither is to be had."""
-    height, width = image.get("height"), image.get("width")
-    for key, value in (("height", height), ("width", width)) if height is not None and width is not None else ():
-        if type(value) not in (int, float) or not 0 < value < 2**31 or value != int(value):
-            faults.refuse("invalid_record", f"{place}: {key} must be a positive whole number, is {str(value)[:80]!r}")
-            height = None
-    if height is not None and width is not None:
-        return int(height), int(width)
-    try:
-        return read_size(file)
-    except InputError as error:
-        return without_name(error, file)

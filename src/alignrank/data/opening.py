@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from alignrank.data.loader import Images
@@ -10,7 +11,7 @@ from alignrank.data.source import read
 from alignrank.device import free_memory
 from alignrank.errors import InputError, nearest
 from alignrank.input_size import InputSize
-from alignrank.terminal.progress import steps
+from alignrank.terminal.progress import steps, warn
 from alignrank.terminal.skipped import report_skipped
 
 
@@ -23,10 +24,18 @@ def open_split(data: str, name: str) -> Split:
     splits = source.splits()
     if name not in splits:
         raise InputError(f"{source.path}: has no split {name!r}; {nearest(name, splits)}")
-    report_skipped(splits[name].skipped)
+    report([splits[name]])
     if not splits[name].samples:
         raise InputError(f"{splits[name].source}: the {name} split has no usable image")
     return splits[name]
+
+
+def report(splits: Iterable[Split]) -> None:
+    """Say what was left out of splits, and their notes; what several share is said once."""
+    splits = list(splits)
+    report_skipped([item for split in splits for item in split.skipped])
+    for note in dict.fromkeys(note for split in splits for note in split.notes):
+        warn(note)
 
 
 def opened(

@@ -114,7 +114,7 @@ def build_samples(
         where = order[keep]
         for i, first in repeated_boxes(kept_image, kept_boxes, labels, crowd):
             path, other = images[kept_image[i]].path, place(rows.where[where[first]]).rpartition(": ")[2]
-            text = f"{place(rows.where[where[i]])}: the box and class of {other} again, in {path.name}"
+            text = f"{place(rows.where[where[i]])}: the box and class of {other} again, in {path}"
             faults.note("duplicate_box", text, path, tuple(kept_boxes[i].tolist()))
         for i in sorted(set(range(len(images))).difference(rows.image, rows.refused)):
             faults.note("unlabelled_image", f"{images[i].path}: has no objects")
@@ -154,7 +154,7 @@ def _reaching(box: Array, record: ImageRecord) -> str:
 
 def _shown(record: ImageRecord) -> str:
     height, width = record.size
-    return f"{width} x {height} image {record.path.name}"
+    return f"{width} x {height} image {record.path}"
 
 
 def unusable(sample: Sample, found: tuple[int, int] | InputError) -> Skipped | None:

@@ -125,7 +125,10 @@ def coco_files(folder: Path) -> dict[str, Path]:
     for place in (folder / "annotations", folder):
         if not place.is_dir():
             continue
-        files = [path for path in sorted(place.glob("*.json")) if not path.name.startswith(_OTHER_COCO_FILES)]
+        every = sorted(place.glob("*.json"))
+        files = [path for path in every if not path.name.startswith(_OTHER_COCO_FILES)]
+        # Their boxes are those of the instances, so they serve where these are absent.
+        files = files or [path for path in every if path.name.startswith("person_keypoints_")]
         if files:
             return _by_split(files, folder)
     roboflow = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from alignrank.config import apply_overrides
 from alignrank.data.convert import convert as write_format
-from alignrank.data.opening import open_split
+from alignrank.data.opening import open_split, report
 from alignrank.data.sheet import SheetOptions, write_sheet
 from alignrank.data.source import read
 from alignrank.data.split import split as make_split
@@ -16,7 +16,6 @@ from alignrank.errors import InputError
 from alignrank.folders import new_file
 from alignrank.input_size import InputSize
 from alignrank.terminal.progress import say
-from alignrank.terminal.skipped import report_skipped
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
 
@@ -46,7 +45,7 @@ def convert(data: str, out: Path, *, to: str, link: bool) -> dict[str, Any]:
     """Write a data set in another format; {out, images, objects, skipped}."""
     source = read(data, require_val=False)
     skipped = [item for part in source.splits().values() for item in part.skipped]
-    report_skipped(skipped)
+    report(source.splits().values())
     written = write_format(source, out, to, link=link)  # type: ignore[arg-type]
     if written.crowd_left_out:
         say(f"{written.crowd_left_out} crowd regions were left out: {to} has none")
@@ -58,5 +57,6 @@ def split(data: str, out: Path, *, val_fraction: float, seed: int) -> dict[str, 
     """Write a train/val split; {out, train, val} with image counts."""
     source = read(data, require_val=False)
     train, val = make_split(source, out, val_fraction=val_fraction, seed=seed)
+    report([train])
     say(f"wrote {len(train)} training and {len(val)} validation images to {out}")
     return {"out": str(out), "train": len(train), "val": len(val)}

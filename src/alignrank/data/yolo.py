@@ -1,14 +1,15 @@
 """YOLO: one text file per image, a line `class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...` in fractions of the image.
 
 `data.yaml` names the splits (folders, lists of images, or several of them) and the classes. A label file
-lies where its image lies, with the last folder `images` replaced by `labels`. Polygons become their boxes;
-the same line twice counts once; an image without label file has no objects.
+lies where its image lies, with the last folder `images` replaced by `labels`. What the lines hold, polygons
+and key points (`kpt_shape`) among it: `yolo_lines`. The same line twice counts once; an image without label
+file has no objects.
 """
 
 from __future__ import annotations
 
-import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ import yaml
 
 from alignrank.config import read_yaml
 from alignrank.data.decode import is_image_name, list_images
-from alignrank.data.faults import RAISE_FIRST, Box, Faults, LineError
+from alignrank.data.faults import RAISE_FIRST, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, sized_images
 from alignrank.data.samples import DataSource, Split
+from alignrank.data.yolo_lines import LabelLines
+from alignrank.data.yolo_readings import KeyPoints
 from alignrank.errors import InputError
 from alignrank.files import read_text
-from alignrank.terminal.skipped import Skipped
 
-# Export tools round the border outwards; more than a hundredth beyond it is another unit.
-_TOLERANCE = 0.01
+# The class at the start of each line, whole or as 2.0.
+_LEADING_CLASS = re.compile(r"^[ \t]*(\d{1,4})(?:\.0*)?(?=[ \t])", re.MULTILINE)
 # Files beside the labels that hold no labels.
 _NOT_LABELS = ("classes.txt", "obj.names", "notes.txt", "readme.txt")
 
@@ -36,8 +38,9 @@ def read_yaml_file(path: Path, *, require_val: bool = True, faults: Faults = RAI
     require_val: refuse a file without `val`, as a user who wrote one expects it to be used.
     """
     options = read_yaml(path)
-    classes = _class_names(options, path)
-    root = _root(options, path)
+    key_points = _key_points(options, path)
+    lines = LabelLines(path, _class_names(options, path), key_points, settled="kpt_shape" in options)
+    root, absent = _root(options, path)
     source = DataSource(path, "yolo")
     for name, keys in (("train", ("train",)), ("val", ("val", "valid")), ("test", ("test",))):
         value = next((options[key] for key in keys if options.get(key) not in (None, "", [])), None)
@@ -49,7 +52,9 @@ def read_yaml_file(path: Path, *, require_val: bool = True, faults: Faults = RAI
         if name == "test" and isinstance(value, str) and not _located(value, root).exists():
             continue  # Roboflow writes a test entry whether or not there is such a folder.
         with faults.reading():
-            setattr(source, name, read_images(_images(value, root, f"{path}: {name}"), classes, path, faults))
+            images = _images(value, root, f"{path}: {name}", absent)
+            setattr(source, name, read_images(images, lines, faults))
+    lines.conclude(source, faults)
     return source
 
 
@@ -68,16 +73,17 @@ def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
     if not parts:
         parts["train"] = list_images(folder / "images" if (folder / "images").is_dir() else folder, recursive=True)
     names = _names_beside(folder)
-    classes = names or tuple(str(i) for i in range(_highest_class(parts) + 1))
+    lines = LabelLines(folder, names or tuple(str(i) for i in range(_highest_class(parts) + 1)))
     for name, images in parts.items():
         with faults.reading():
             if not images:
                 raise InputError(f"{folder}: the {name} split has no images")
-            setattr(source, name, read_images(images, classes, folder, faults))
+            setattr(source, name, read_images(images, lines, faults))
+    lines.conclude(source, faults)
     return source
 
 
-def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path, faults: Faults = RAISE_FIRST) -> Split:
+def read_images(images: Sequence[Path], lines: LabelLines, faults: Faults = RAISE_FIRST) -> Split:
     """Images and the label files that belong to them -> a split; sizes come from the images' headers.
 
     Raises InputError naming label file and line, or the folder where no image at all has labels.
@@ -86,20 +92,23 @@ def read_images(images: Sequence[Path], classes: tuple[str, ...], source: Path, 
     present = _label_listing(labels)
     found = [str(label) in present for label in labels]
     if not any(found):
-        raise InputError(f"{labels[0].parent}: none of the {len(images)} images has a label file here (labels folder)")
-    records, kept, skipped = sized_images(images, source=source)
+        folder = labels[0].parent
+        where = "here (labels folder)" if folder.is_dir() else f"in {folder}, and there is no such folder"
+        raise InputError(f"{images[0].parent}: none of the {len(images)} images has a label file {where}")
+    records, kept, skipped = sized_images(images, source=lines.source)
     rows, notes = Rows(), _orphans(present, labels, faults)
     for index, position in enumerate(kept):
         if found[position]:
-            skipped += _add_labels(rows, index, labels[position], len(classes), records[index], faults)
+            skipped += lines.read_file(labels[position], rows, index, records[index], faults)
     for position in sorted(set(range(len(images))).difference(kept)) if faults.collecting else ():
         if found[position]:
             # The image cannot be opened: its lines are read for their faults alone.
-            _add_labels(Rows(), 0, labels[position], len(classes), ImageRecord(images[position], 0, (1, 1)), faults)
+            image = ImageRecord(images[position], 0, (1, 1))
+            lines.for_faults_alone().read_file(labels[position], Rows(), 0, image, faults)
     samples, skipped_boxes, clip_notes = build_samples(records, rows, place=str, faults=faults)
     notes += clip_notes
-    ids = tuple(range(len(classes)))
-    return Split(classes, ids, samples, source, skipped + skipped_boxes, notes)
+    ids = tuple(range(len(lines.classes)))
+    return Split(lines.classes, ids, samples, lines.source, skipped + skipped_boxes, notes)
 
 
 def label_path(image: Path) -> Path:
@@ -110,68 +119,6 @@ def label_path(image: Path) -> Path:
             parts[i] = "labels"
             break
     return Path(*parts) / f"{image.stem}.txt"
-
-
-def parse_line(line: str, num_classes: int) -> tuple[int, Box]:
-    """A label line -> class and box x1, y1, x2, y2 in fractions. Raises LineError saying what is wrong."""
-    words = line.split()
-    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
-        text = "expected class cx cy w h, or class and at least three points (spaces between them)"
-        raise LineError("invalid_record", f"{len(words)} columns; {text}")
-    try:
-        number = float(words[0])
-    except ValueError:
-        raise LineError("unknown_class", f"class {words[0][:40]!r} must be an index, not a name") from None
-    if not math.isfinite(number) or number != int(number) or not 0 <= number < num_classes:
-        text = f"is not one of the {num_classes} classes (0 to {num_classes - 1})"
-        raise LineError("unknown_class", f"class {words[0][:40]} {text}")
-    values = []
-    for word in words[1:]:
-        try:
-            values.append(float(word))
-        except ValueError:
-            raise LineError("invalid_record", f"{word[:40]!r} is not a number") from None
-    bad_value = next((v for v in values if not -_TOLERANCE <= v <= 1 + _TOLERANCE), None)
-    if bad_value is not None:
-        text = f"{bad_value:g} is outside 0..1: coordinates are fractions of the image, not pixels"
-        raise LineError("out_of_range" if math.isfinite(bad_value) else "non_finite", text)
-    if len(values) == 4:
-        cx, cy, w, h = values
-        return int(number), (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-    return int(number), (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
-
-
-def _add_labels(
-    rows: Rows, index: int, path: Path, num_classes: int, record: ImageRecord, faults: Faults
-) -> list[Skipped]:
-    height, width = record.size
-    seen: set[tuple[int, Box]] = set()
-    skipped: list[Skipped] = []
-    try:
-        lines = read_text(path).splitlines()
-    except InputError as error:
-        faults.refuse("unreadable_annotations", str(error), record.path)
-        rows.refused.append(index)
-        return []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            entry = parse_line(line, num_classes)
-        except LineError as error:
-            faults.refuse(error.kind, f"{where}: {error}", record.path)
-            rows.refused.append(index)
-            continue
-        label, (x1, y1, x2, y2) = entry
-        box = (x1 * width, y1 * height, x2 * width, y2 * height)
-        if entry in seen:
-            reason = "the same line stands above"
-            skipped.append(Skipped("box", where, reason, "duplicate_line", record.path, box))
-            continue
-        seen.add(entry)
-        rows.add(index, box, label, where)
-    return skipped
 
 
 def _label_listing(labels: Sequence[Path]) -> set[str]:
@@ -213,13 +160,26 @@ def _class_names(options: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _root(options: dict[str, Any], path: Path) -> Path:
+def _key_points(options: dict[str, Any], path: Path) -> KeyPoints | None:
+    value = options.get("kpt_shape")
+    if value is None:
+        return None
+    if type(value) is list and len(value) == 2 and all(type(v) is int for v in value):
+        number, size = value
+        if number >= 1 and size in (2, 3):
+            return number, size
+    text = "must be [how many key points, 2 or 3 numbers for each], as in [17, 3]"
+    raise InputError(f"{path}: kpt_shape {text}; is {str(value)[:80]}")
+
+
+def _root(options: dict[str, Any], path: Path) -> tuple[Path, str]:
+    """The folder that splits are relative to, and what to say beside one that is not there."""
     value = options.get("path") or "."
     if not isinstance(value, str):
         raise InputError(f"{path}: path must be the name of a folder, is {str(value)[:80]!r}")
     root = path.parent / value
     # Files are written for a folder of data sets: then `path` names the folder that the file is in.
-    return root if root.is_dir() else path.parent
+    return (root, "") if root.is_dir() else (path.parent, f", nor does the folder of path, {value}")
 
 
 def _located(value: str, root: Path) -> Path:
@@ -230,7 +190,7 @@ def _located(value: str, root: Path) -> Path:
     return place
 
 
-def _images(value: Any, root: Path, field: str) -> list[Path]:
+def _images(value: Any, root: Path, field: str, absent: str) -> list[Path]:
     images: dict[Path, None] = {}
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, str) or "\0" in item:
@@ -241,7 +201,7 @@ def _images(value: Any, root: Path, field: str) -> list[Path]:
         elif place.is_file():
             found = _listed_images(place, root)
         else:
-            raise InputError(f"{field}: {place} does not exist")
+            raise InputError(f"{field}: {place} does not exist{absent}")
         if not found:
             raise InputError(f"{field}: {place} holds no images")
         images.update(dict.fromkeys(found))
@@ -258,10 +218,12 @@ def _listed_images(path: Path, root: Path) -> list[Path]:
         if "\0" in name or not is_image_name(name):
             raise InputError(f"{path}: line {number}: {name[:80]!r} is not the name of an image")
         candidates = [root / name, path.parent / name]
-        image = Path(os.path.normpath(next((c for c in candidates if c.exists()), candidates[0])))
+        found = next((c for c in candidates if c.exists()), candidates[0])
+        image = Path(os.path.normpath(found))
         if not any(image.is_relative_to(os.path.normpath(base)) for base in (root, root.resolve(), path.parent)):
             raise InputError(f"{path}: line {number}: {name[:80]!r} leaves the folder of the data, {root}")
-        images.append(image)
+        # Behind a link `..` is not the folder above its name.
+        images.append(image if image.exists() or not found.exists() else found)
     return images
 
 
@@ -282,8 +244,9 @@ def _highest_class(parts: dict[str, list[Path]]) -> int:
         present = _label_listing(labels)
         for label in labels:
             if str(label) in present:
-                for line in read_text(label).splitlines():
-                    word = line.split(maxsplit=1)[0] if line.strip() else ""
-                    if word.isdecimal() and len(word) < 5:
-                        highest = max(highest, int(word))
+                try:
+                    found = _LEADING_CLASS.findall(read_text(label))
+                except InputError:
+                    continue  # said where its lines are read
+                highest = max([highest, *map(int, found)])
     return highest
