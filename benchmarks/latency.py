@@ -82,8 +82,9 @@ def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str,
     import torch
 
     from alignrank.export import onnx as export
+    from alignrank.weights.catalog import recipe_names
     from alignrank.weights.models import convolution_flops
-    from alignrank.weights.recipe import load_recipe, recipe_names
+    from alignrank.weights.recipe import load_recipe
 
     # Networks that have learnt nothing amplify rounding more than the export's check allows.
     export.BOX_TOLERANCE, export.SCORE_TOLERANCE = 0.1, 0.01

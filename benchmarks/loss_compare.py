@@ -177,7 +177,7 @@ def child(root: Path, data: str) -> dict[str, dict[str, Values]]:
     if not package.is_relative_to(root):
         sys.exit(f"{package} was imported, not the package of {root}")
     torch.set_num_threads(1)
-    places = ("alignrank.weights.recipe", "alignrank.engine.recipe")
+    places = ("alignrank.weights.catalog", "alignrank.weights.recipe", "alignrank.engine.recipe")
     load_recipe, recipe_names = (imported(name, *places) for name in ("load_recipe", "recipe_names"))
     result: dict[str, dict[str, Values]] = {"losses": {}, "evaluation": {}}
     for name in recipe_names():

@@ -19,7 +19,8 @@ from alignrank.cli import app
 from alignrank.config import parse_overrides
 from alignrank.detectors import DETECTORS
 from alignrank.input_size import read_size
-from alignrank.weights.recipe import load_recipe, recipe_names
+from alignrank.weights.catalog import recipe_names
+from alignrank.weights.recipe import load_recipe
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,6 +31,7 @@ LAYERS = [
     {"boxes"},
     {"contracts", "config"},
     {"drawing", "files", "folders", "device", "input_size", "terminal"},
+    {"extras"},
     {"errors", "version"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

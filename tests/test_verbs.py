@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import alignrank
 from alignrank.cli import app
 from alignrank.weights import checkpoint
-from alignrank.weights.recipe import load_recipe, recipe_names
+from alignrank.weights.catalog import recipe_names
+from alignrank.weights.recipe import load_recipe
 
 CLASSES = ("red", "green", "blue")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignrank.weights.recipe import load_recipe, recipe_names
+from alignrank.weights.catalog import recipe_names
+from alignrank.weights.recipe import load_recipe
 
 # Towers of two convolutions: with `dcn` the last one is deformable, the other is not.
 _CSP = {

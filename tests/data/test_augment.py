@@ -11,17 +11,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.augment import (
-    GREY,
-    MIN_VISIBLE,
-    Picture,
-    augment,
-    clip,
-    flipped,
-    letterbox,
-    resize,
-    resize_batch,
-)
+from alignrank.data.augment import MIN_VISIBLE, Picture, augment, clip, flipped, resize_batch
+from alignrank.data.letterbox import GREY, letterbox, resize
 from alignrank.errors import InputError
 from alignrank.input_size import InputSize
 from alignrank.weights.settings import AugmentConfig

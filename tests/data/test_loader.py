@@ -11,7 +11,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch
-from alignrank.data.augment import GREY
+from alignrank.data.letterbox import GREY
 from alignrank.data.loader import (
     EvaluationSet,
     Images,

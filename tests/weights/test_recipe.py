@@ -11,7 +11,8 @@ import pytest
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.errors import InputError
 from alignrank.input_size import SIDE_STEP, InputSize
-from alignrank.weights.recipe import Recipe, build_detector, load_recipe, recipe_names
+from alignrank.weights.catalog import recipe_names
+from alignrank.weights.recipe import Recipe, build_detector, load_recipe
 
 
 def test_shipped_recipes() -> None:

@@ -235,7 +235,7 @@ def convert(
 @app.command(epilog=examples("alignrank models"))
 def models(as_json: Json = False) -> None:
     """List recipes with parameters and FLOPs (80 classes, 640 px, as deployed)."""
-    from alignrank.weights.models import model_rows, say_table
+    from alignrank.weights.catalog import model_rows, say_table
 
     rows = model_rows()
     say_table(rows)

@@ -1,8 +1,8 @@
-"""Fitting images to the network's input, plain (letterbox) and with random augmentation.
+"""Random augmentation of training pictures; without it they are fitted to the input as `letterbox` does.
 
 Everything is "place images on a canvas": an image is resized by one factor and pasted at an integer
-position, so boxes follow exactly and no canvas of four times the area is ever warped. Resizing is
-`transforms.v2`'s; colour is one 3x3 matrix, 20 times cheaper than v2's hue on uint8 (docs/decisions/0002).
+position, so boxes follow exactly and no canvas of four times the area is ever warped. Colour is one 3x3
+matrix, 20 times cheaper than v2's hue on uint8 (docs/decisions/0002).
 
 Boxes [T,4] float32 xyxy. Images [3,H,W] uint8. Random numbers come only from the generator passed in.
 """
@@ -17,13 +17,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as v2
 
 from alignrank.contracts import Batch, Frame, Targets
+from alignrank.data.letterbox import GREY, resize, shape_of
 from alignrank.input_size import InputSize, Size
 from alignrank.weights.settings import AugmentConfig
 
-GREY = 114
 # A cropped box stays an object if it keeps this share of its area and this many pixels on each side.
 MIN_VISIBLE, MIN_SIDE = 0.1, 2.0
 
@@ -43,32 +42,6 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Picture: ...
-
-
-def letterbox(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
-    """[3,H,W] -> the middle of `size`'s canvas, with the (x,y) scale and offset of `Frame`. Grey around it."""
-    shape = shape_of(pixels)
-    resized, scale = resize(pixels, size.scale(shape))
-    height, width = size.canvas(shape)
-    new_height, new_width = resized.shape[-2:]
-    top, left = (height - new_height) // 2, (width - new_width) // 2
-    canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
-    canvas[:, top : top + new_height, left : left + new_width] = resized
-    return canvas, scale, (float(left), float(top))
-
-
-def shape_of(pixels: Tensor) -> Size:
-    """(height, width) of [...,H,W]."""
-    return pixels.shape[-2], pixels.shape[-1]
-
-
-def resize(pixels: Tensor, factor: float) -> tuple[Tensor, tuple[float, float]]:
-    """Scale by `factor` to whole pixels; also returns the exact (x,y) factors that this came to."""
-    height, width = pixels.shape[-2:]
-    new_height, new_width = max(round(height * factor), 1), max(round(width * factor), 1)
-    if (new_height, new_width) != (height, width):
-        pixels = v2.resize(pixels, [new_height, new_width], antialias=True)
-    return pixels, (new_width / width, new_height / height)
 
 
 def augment(
@@ -96,14 +69,14 @@ def flipped(picture: Picture) -> Picture:
     width = picture.pixels.shape[-1]
     x0, y0, x1, y1 = picture.boxes.unbind(-1)
     boxes = torch.stack([width - x1, y0, width - x0, y1], -1)
-    return Picture(v2.horizontal_flip(picture.pixels), boxes, picture.labels)
+    return Picture(picture.pixels.flip(-1), boxes, picture.labels)
 
 
 def _flipped_vertically(picture: Picture) -> Picture:
     height = picture.pixels.shape[-2]
     x0, y0, x1, y1 = picture.boxes.unbind(-1)
     boxes = torch.stack([x0, height - y1, x1, height - y0], -1)
-    return Picture(v2.vertical_flip(picture.pixels), boxes, picture.labels)
+    return Picture(picture.pixels.flip(-2), boxes, picture.labels)
 
 
 @dataclass(frozen=True, slots=True)

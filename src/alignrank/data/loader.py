@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2.functional import pad
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.augment import GREY, Picture, augment, letterbox, resize, shape_of
+from alignrank.data.augment import Picture, augment
 from alignrank.data.decode import decode
+from alignrank.data.letterbox import GREY, letterbox, resize, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.records import without_name
 from alignrank.data.samples import Split
@@ -163,7 +164,7 @@ def padded(images: Sequence[Tensor]) -> list[Tensor]:
     """Images [3,H,W] uint8 -> all of the largest height and width."""
     height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
     return [
-        image if shape_of(image) == (height, width) else pad(image, [0, 0, width - w, height - h], fill=GREY)
+        image if shape_of(image) == (height, width) else pad(image, [0, width - w, 0, height - h], value=GREY)
         for image in images
         for h, w in [shape_of(image)]
     ]

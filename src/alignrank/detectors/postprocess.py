@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from alignrank.boxes import pairwise_iou
 from alignrank.config import Config
 from alignrank.contracts import Predictions, Selection, Thresholds
+from alignrank.detectors.nms import batched_nms
 
 # Candidates an image may bring into NMS; its cost grows with their square.
 MAX_CANDIDATES = 3000

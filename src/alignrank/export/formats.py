@@ -8,7 +8,7 @@ from alignrank.errors import InputError, nearest
 from alignrank.export.onnx import export_onnx
 from alignrank.folders import new_file
 from alignrank.input_size import ImageSize
-from alignrank.weights import checkpoint
+from alignrank.weights.catalog import weights_file
 from alignrank.weights.deployed import deploy
 
 FORMATS = ("onnx",)
@@ -21,7 +21,7 @@ def export_weights(
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
     detector = deploy(weights, "cpu", nms=nms).resized(imgsz)
-    path = new_file(out if out is not None else checkpoint.weights_file(weights).with_suffix(".onnx"), "out")
+    path = new_file(out if out is not None else weights_file(weights).with_suffix(".onnx"), "out")
     return export_onnx(
         detector.network,
         detector.postprocess,

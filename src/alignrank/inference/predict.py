@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignrank.contracts import Batch, Detections, Frame, Targets, Thresholds
-from alignrank.data.augment import letterbox
+from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.device import half_dtype
 from alignrank.errors import InputError, nearest

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
 
+from alignrank.extras import optional
 from alignrank.metrics.inputs import Array
 from alignrank.metrics.matching import Matching
 from alignrank.metrics.overlaps import Overlaps, pair_iou, same_if_equal
@@ -43,9 +43,10 @@ class Fits:
         scores, ious = self.scores[index], self.ious[index]
         if len(index) < 2 or np.ptp(scores) == 0 or np.ptp(ious) == 0:
             return {"spearman": None, "kendall": None, "pearson": None}
+        stats = optional("report", "scipy.stats")  # imported where it is needed: more than a second
         return {
-            "spearman": _pearson(rankdata(scores), rankdata(ious)),
-            "kendall": float(kendalltau(scores, ious).statistic),
+            "spearman": _pearson(stats.rankdata(scores), stats.rankdata(ious)),
+            "kendall": float(stats.kendalltau(scores, ious).statistic),
             "pearson": _pearson(scores, ious),
         }
 

@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, grid_sample
-from torchvision.ops import deform_conv2d
 
 from alignrank.boxes import at_least_float32, outside_autocast
 
@@ -68,6 +67,8 @@ def deformable_conv2d(
         if (form or ("grid_sample" if x.device.type == "cpu" else "torchvision")) == "torchvision":
             # At a NaN, torchvision 0.29 reads outside of the map on the CPU, and the process dies; at an infinity, the
             # offset's gradient is NaN.
+            from torchvision.ops import deform_conv2d  # takes as long as torch itself
+
             result: Tensor = deform_conv2d(x, offsets.nan_to_num(), weight, bias, padding=1, mask=mask)
         else:
             result = _by_grid_sample(x, offsets, weight, bias, mask)

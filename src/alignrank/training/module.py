@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from alignrank.contracts import Batch
-from alignrank.data.augment import resize_batch, shape_of
+from alignrank.data.augment import resize_batch
+from alignrank.data.letterbox import shape_of
 from alignrank.data.loader import TrainingSet, training_loader
 from alignrank.data.opening import opened
 from alignrank.data.order import Share

@@ -18,6 +18,7 @@ from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
 from alignrank.folders import replacing
 from alignrank.version import __version__
+from alignrank.weights.catalog import weights_file
 from alignrank.weights.recipe import Recipe
 
 # Rises when a file of this version cannot be read by older releases.
@@ -103,16 +104,9 @@ def save(
         save_file(tensors, beside, metadata=metadata)
 
 
-def weights_file(path: Path) -> Path:
-    """The file itself; of a run's folder, its best weights."""
-    return path / "best.safetensors" if path.is_dir() else path
-
-
 def load(path: str | Path) -> Checkpoint:
     """Read a weights file of ours; nothing in it is executed. Raises InputError naming the file."""
-    path = weights_file(Path(path))
-    if not path.is_file():
-        raise InputError(f"weights: no file {path}")
+    path = weights_file(path)
     try:
         _refuse_foreign(path)
         with safe_open(path, framework="pt") as archive:

@@ -1,21 +1,19 @@
-"""Parameters and FLOPs of every recipe."""
+"""Parameters and FLOPs of every recipe. `python -m alignrank.weights.models` writes them where `models` reads them."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignrank.detectors import DETECTORS, deployed
-from alignrank.weights.recipe import load_recipe, recipe_names
+from alignrank.weights.catalog import SIZES, recipe_folder, recipe_names
+from alignrank.weights.recipe import load_recipe
 
 COUNTED_SIDE = 640
-
-
-def model_rows() -> list[dict[str, Any]]:
-    """One dictionary a recipe: {name, parameters, flops, licence of the weights}."""
-    return [{"name": name, **count(name), "weights": "none ship"} for name in recipe_names()]
 
 
 def count(name: str, num_classes: int = 80) -> dict[str, int]:
@@ -40,13 +38,11 @@ def convolution_flops(model: Any) -> int:
     return total
 
 
-def say_table(rows: list[dict[str, Any]]) -> None:
-    """The rows as a table."""
-    from rich.table import Table
+def main() -> None:
+    """Count all recipes and write the file that `alignrank models` shows."""
+    sizes = {name: count(name) for name in recipe_names()}
+    Path(str(recipe_folder() / SIZES)).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
 
-    from alignrank.terminal.progress import console
 
-    table = Table("model", "parameters, M", "GFLOPs at 640", "pretrained weights")
-    for row in rows:
-        table.add_row(row["name"], f"{row['parameters'] / 1e6:.2f}", f"{row['flops'] / 1e9:.1f}", row["weights"])
-    console.print(table)
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ from alignrank.contracts import Built
 from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError, nearest
 from alignrank.input_size import InputSize
+from alignrank.weights.catalog import check_recipe, is_recipe_file, recipe_folder
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
 
@@ -83,22 +84,16 @@ class Recipe:
         return DETECTORS[self.detector].build(self.architecture)
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    return sorted(f.name.removesuffix(".yaml") for f in _folder().iterdir() if f.name.endswith(".yaml"))
-
-
 def load_recipe(
     name: str, *, num_classes: int = 80, overrides: Mapping[str, Any] | None = None, where: str = "build_detector"
 ) -> Recipe:
     """A shipped recipe, or a YAML file of the same form, with `section.field` overrides applied."""
-    if name.endswith((".yaml", ".yml")):
+    check_recipe(name, where)
+    if is_recipe_file(name):
         values, where = read_yaml(Path(name)), name
-    elif name in recipe_names():
-        with resources.as_file(_folder() / f"{name}.yaml") as path:
-            values = read_yaml(path)
     else:
-        raise InputError(f"{where}: model: unknown recipe {name!r}; {nearest(name, recipe_names())}")
+        with resources.as_file(recipe_folder() / f"{name}.yaml") as path:
+            values = read_yaml(path)
     values = apply_overrides({"train": {}, "augment": {}, "data": {}, **values}, overrides or {}, where=where)
     return Recipe.parse({"name": Path(name).stem, **values, "num_classes": num_classes}, where=where)
 
@@ -109,7 +104,3 @@ def build_detector(name: str, num_classes: int, **overrides: Any) -> Built:
     Raises InputError for unknown recipes and fields.
     """
     return load_recipe(name, num_classes=num_classes, overrides=overrides).build()
-
-
-def _folder() -> Any:
-    return resources.files("alignrank") / "recipes"

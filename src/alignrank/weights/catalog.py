@@ -1,0 +1,61 @@
+"""What can be named: recipes that ship, with their sizes, and weights files. No PyTorch: a wrong name is told at once."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from alignrank.errors import InputError, nearest
+
+# {name: {parameters, flops}}, written by `python -m alignrank.weights.models`.
+SIZES = "sizes.json"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(f.name.removesuffix(".yaml") for f in recipe_folder().iterdir() if f.name.endswith(".yaml"))
+
+
+def check_recipe(name: str, where: str) -> None:
+    """Raises InputError naming `where` unless it is a recipe that ships, or a YAML file."""
+    if not is_recipe_file(name) and name not in recipe_names():
+        raise InputError(f"{where}: model: unknown recipe {name!r}; {nearest(name, recipe_names())}")
+
+
+def is_recipe_file(name: str) -> bool:
+    """Whether it names a file, not a recipe that ships."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def recipe_folder() -> Any:
+    """Where the recipes are, a folder of the package."""
+    return resources.files("alignrank") / "recipes"
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file itself; of a run's folder, its best weights. Raises InputError if there is none."""
+    path = Path(path)
+    path = path / "best.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"weights: no file {path}")
+    return path
+
+
+def model_rows() -> list[dict[str, Any]]:
+    """One dictionary a recipe: {name, parameters, flops, licence of the weights}."""
+    sizes = json.loads((recipe_folder() / SIZES).read_text(encoding="utf-8"))
+    return [{"name": name, **sizes[name], "weights": "none ship"} for name in recipe_names()]
+
+
+def say_table(rows: list[dict[str, Any]]) -> None:
+    """The rows as a table."""
+    from rich.table import Table
+
+    from alignrank.terminal.progress import console
+
+    table = Table("model", "parameters, M", "GFLOPs at 640", "pretrained weights")
+    for row in rows:
+        table.add_row(row["name"], f"{row['parameters'] / 1e6:.2f}", f"{row['flops'] / 1e9:.1f}", row["weights"])
+    console.print(table)
