@@ -30,6 +30,8 @@ from alignrank.cli.options import (
 )
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
+from alignrank.version import __version__
+from alignrank.weights.catalog import check_recipe, weights_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +42,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"alignrank {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Object detection whose scores rank boxes by localization quality."""
 
 
 @app.command(
@@ -65,6 +82,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a detector; writes weights, curves, pictures and results.json to a new folder."""
+    if model is not None:
+        check_recipe(model, "command line")
     from alignrank.training import run
     from alignrank.training.options import read_options
 
@@ -112,6 +131,7 @@ def val(
     as_json: Json = False,
 ) -> None:
     """Evaluate weights: COCO's 12 figures, oLRP, ranking before and after NMS, by class; plots and an HTML report."""
+    weights_file(weights)
     from alignrank.contracts import WantedThresholds
     from alignrank.evaluation.options import ValOptions
     from alignrank.evaluation.tables import say_figures
@@ -182,6 +202,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
+    weights_file(weights)
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
@@ -230,6 +251,18 @@ def convert(
     say(f"wrote {path}")
     if as_json:
         print_json({"out": str(path), "model": model})
+
+
+@app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))
+def config(
+    name: Annotated[str, typer.Argument(help="a recipe's name (see `alignrank models`) or YAML file")],
+    overrides: Overrides = None,
+) -> None:
+    """Print a recipe in full, as a YAML file: every option, its default and its meaning."""
+    check_recipe(name, "config")
+    from alignrank.weights.explain import explained
+
+    sys.stdout.write(explained(name, read_overrides(overrides)))
 
 
 @app.command(epilog=examples("alignrank models"))

@@ -42,21 +42,24 @@ from alignrank.nn.pan import PAN
 
 
 class AlignRankHeadConfig(HeadConfig):
-    """The parts' switches and sizes.
-
-    sampling: `dense` augments every cell's feature, `topk` refines the scores of the `candidates` best cells; width:
-    channels of sampling and fusion; points and groups of the sampling; experts of the fusion's convolutions;
-    duplicate_iou: overlap with a better candidate above which a refined one is a duplicate.
-    """
+    """The parts' switches and sizes."""
 
     sampling: Literal["none", "dense", "topk"] = "topk"
+    """`dense` augments every cell's feature from other scales, `topk` refines the scores of the best cells."""
     fusion: bool = True
+    """Gated fusion of the levels in both directions (BCDM)."""
     width: int = Field(default=32, ge=4, le=8192, multiple_of=4)
+    """Channels of sampling and fusion."""
     points: int = Field(default=4, ge=1, le=64)
+    """Sampled places of a cell in each level and group."""
     groups: int = Field(default=4, ge=1, le=8192)
+    """Of the sampling's channels; each has places of its own."""
     experts: int = Field(default=4, ge=1, le=64)
+    """Kernels that a dynamic convolution of the fusion mixes."""
     candidates: int = Field(default=300, ge=1, le=10_000)
+    """Best cells that `topk` refines, and that the NMS-free output decodes."""
     duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
+    """Overlap with a better candidate above which a refined one is a duplicate."""
 
 
 class AlignRankConfig(YoloConfig):

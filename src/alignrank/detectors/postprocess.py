@@ -55,17 +55,18 @@ class TopK:
 
 
 class NmsConfig(Config):
-    """Thresholds of predictions and evaluations that give none: conf, iou and max_dets, see contracts.Thresholds.
-
-    per_level: points of each pyramid level that enter, the best by class score (0: all); soft: boxes that overlap a
-    better one lose score instead of being removed.
-    """
+    """Thresholds of predictions and evaluations that give none, see contracts.Thresholds."""
 
     conf: float = Field(default=0.05, ge=0, le=1)
+    """Lowest score kept."""
     iou: float = Field(default=0.6, ge=0, le=1)
+    """Overlap with a better box of its class above which a box is dropped."""
     max_dets: int = Field(default=100, ge=1, le=100_000)
+    """Detections of an image at most."""
     per_level: int = Field(default=1000, ge=0, le=1_000_000)
+    """Points of each pyramid level that enter, the best by class score; 0: all."""
     soft: bool = False
+    """Boxes that overlap a better one lose score instead of being dropped."""
 
 
 class NonMaximumSuppression:

@@ -30,39 +30,55 @@ LEAST_VARIANCE = 1e-6  # cells squared: where all points meet the root has no de
 
 
 class HeadConfig(Config):
-    """convs: 3x3 convolutions of each tower; groups of the group norms."""
+    """Outputs."""
 
     convs: int = Field(default=3, ge=1, le=6)
+    """3x3 convolutions of each tower."""
     groups: int = Field(default=32, ge=1)
+    """Of the group norms."""
 
 
 class LossConfig(Config):
-    """Kind and weights. first: boxes of the first points; iou_weighted: varifocal loss weighs a positive by its IoU."""
+    """Kind and weights of the loss terms."""
 
     classification: Literal["vfl", "qfl", "focal", "ranksort"] = "focal"
+    """Class loss; `vfl` (varifocal) and `qfl` learn the IoU of the box as score."""
     iou_weighted: bool = True
+    """The varifocal loss weighs a positive by its IoU."""
     cls: float = Field(default=1.0, ge=0)
+    """Weight of the class loss."""
     first: float = Field(default=0.5, ge=0)
+    """Weight of the loss of boxes of the first points."""
     box: float = Field(default=1.0, ge=0)
+    """Weight of the loss of boxes of the second points."""
 
 
 class AssignConfig(Config):
-    """IoU with a first box from which a point is positive in the second stage, below which it is negative."""
+    """Of the second stage, by the IoU of the first box."""
 
     positive: float = Field(default=0.5, ge=0, le=1)
+    """IoU from which a point is positive."""
     negative: float = Field(default=0.4, ge=0, le=1)
+    """IoU below which it is negative."""
 
 
 class RepPointsConfig(Config):
     """All sections."""
 
     num_classes: int = Field(default=80, ge=1)
+    """Of the data set; set from its class names when a training begins."""
     model: ModelConfig = ModelConfig()
+    """Backbone."""
     neck: NeckConfig = NeckConfig()
+    """Feature pyramid."""
     head: HeadConfig = HeadConfig()
+    """Outputs."""
     loss: LossConfig = LossConfig()
+    """Loss terms and their weights."""
     assign: AssignConfig = AssignConfig()
+    """Which point learns which object."""
     postprocess: NmsConfig = NmsConfig()
+    """Selection of detections."""
 
 
 class Head(nn.Module):

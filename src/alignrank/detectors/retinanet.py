@@ -31,37 +31,51 @@ PRIOR = 0.01
 
 
 class HeadConfig(Config):
-    """convs: 3x3 convolutions of each tower."""
+    """Outputs."""
 
     convs: int = Field(default=4, ge=1, le=6)
+    """3x3 convolutions of each tower."""
 
 
 class LossConfig(Config):
-    """Kind and weights. iou_weighted: varifocal loss weighs a positive by its IoU."""
+    """Kind and weights of the loss terms."""
 
     classification: Literal["vfl", "qfl", "focal", "ranksort"] = "focal"
+    """Class loss; `vfl` (varifocal) and `qfl` learn the IoU of the box as score."""
     iou_weighted: bool = True
+    """The varifocal loss weighs a positive by its IoU."""
     cls: float = Field(default=1.0, ge=0)
+    """Weight of the class loss."""
     box: float = Field(default=1.0, ge=0)
+    """Weight of the box loss."""
 
 
 class AssignConfig(Config):
-    """IoU with an anchor from which it is positive, below which it is negative."""
+    """By the IoU of an anchor."""
 
     positive: float = Field(default=0.5, ge=0, le=1)
+    """IoU from which an anchor is positive."""
     negative: float = Field(default=0.4, ge=0, le=1)
+    """IoU below which it is negative."""
 
 
 class RetinaNetConfig(Config):
     """All sections."""
 
     num_classes: int = Field(default=80, ge=1, le=100_000)
+    """Of the data set; set from its class names when a training begins."""
     model: ModelConfig = ModelConfig()
+    """Backbone."""
     neck: NeckConfig = NeckConfig()
+    """Feature pyramid."""
     head: HeadConfig = HeadConfig()
+    """Outputs."""
     loss: LossConfig = LossConfig()
+    """Loss terms and their weights."""
     assign: AssignConfig = AssignConfig()
+    """Which point learns which object."""
     postprocess: NmsConfig = NmsConfig()
+    """Selection of detections."""
 
 
 def _branch(width: int, convs: int, outputs: int, bias: float) -> nn.Sequential:

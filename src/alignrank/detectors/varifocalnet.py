@@ -36,68 +36,91 @@ LARGEST_EXPONENT = 5.0
 
 
 class ModelConfig(Config):
-    """backbone: `timm:NAME` or `csp` (of `size`); pretrained: a file or `hub`; freeze: stages that do not learn, from
-    the stem on (2: stem and first stage); norm: batch norms `learn`, keep their statistics (`fixed`: their affine
-    parameters still learn), or keep everything (`frozen`).
-    """
+    """Backbone."""
 
     backbone: str = "timm:resnet50"
+    """`timm:NAME`, or `csp`."""
     size: Literal["t", "n", "s", "m", "l"] = "n"
+    """Of `csp`."""
     pretrained: str = ""
+    """Backbone weights, timm only: a file, or `hub` to download; empty: random."""
     freeze: int = Field(default=0, ge=0, le=5)
+    """Stages that do not learn, from the stem on (2: stem and first stage)."""
     norm: Literal["learn", "fixed", "frozen"] = "learn"
+    """Batch norms `learn`, keep their statistics (`fixed`), or keep everything (`frozen`)."""
 
 
 class NeckConfig(Config):
-    """width: channels of the pyramid, and of the head; bottom_up: a path from fine to coarse after the other."""
+    """Feature pyramid."""
 
     width: int = Field(default=256, ge=32, le=8192, multiple_of=32)
+    """Channels of the pyramid, and of the head."""
     bottom_up: bool = False
+    """A path from fine to coarse after the other."""
 
 
 class HeadConfig(Config):
-    """convs: 3x3 convolutions of each tower; star: classes look at nine points of the box; refine: boxes are scaled
-    once more; centreness: a third output that multiplies the score; dcn: the towers' last convolutions are deformable
-    (v2); distances: in units of the level's reach (`reach`, as the paper) or of its stride; groups of the group norms.
-    """
+    """Outputs."""
 
     convs: int = Field(default=3, ge=1, le=6)
+    """3x3 convolutions of each tower."""
     star: bool = True
+    """Classes look at nine points of the predicted box."""
     refine: bool = True
+    """Boxes are scaled once more."""
     centreness: bool = False
+    """A third output that multiplies the score."""
     dcn: bool = False
+    """The towers' last convolutions are deformable (v2)."""
     distances: Literal["reach", "stride"] = "reach"
+    """In units of the level's reach, as the paper, or of its stride."""
     groups: int = Field(default=32, ge=1, le=8192)
+    """Of the group norms."""
 
 
 class LossConfig(Config):
-    """Kind and weights. iou_weighted: varifocal loss weighs a positive by its IoU."""
+    """Kind and weights of the loss terms."""
 
     classification: Literal["vfl", "qfl", "focal", "ranksort"] = "vfl"
+    """Class loss; `vfl` (varifocal) and `qfl` learn the IoU of the box as score."""
     iou_weighted: bool = True
+    """The varifocal loss weighs a positive by its IoU."""
     cls: float = Field(default=1.0, ge=0)
+    """Weight of the class loss."""
     box: float = Field(default=1.5, ge=0)
+    """Weight of the loss of first boxes (GIoU)."""
     refine: float = Field(default=2.0, ge=0)
+    """Weight of the loss of refined boxes (GIoU)."""
 
 
 class AssignConfig(Config):
-    """kind: `atss`, or `fcos` by size and centre; topk: ATSS candidates of a level; radius: FCOS's, in strides."""
+    """Which point learns which object."""
 
     kind: Literal["atss", "fcos"] = "atss"
+    """`atss`, or `fcos` by size and centre."""
     topk: int = Field(default=9, ge=1, le=10_000)
+    """Candidates of each level, of `atss`."""
     radius: float = Field(default=1.5, gt=0)
+    """From an object's centre, in strides, of `fcos`."""
 
 
 class VarifocalNetConfig(Config):
     """All sections."""
 
     num_classes: int = Field(default=80, ge=1, le=100_000)
+    """Of the data set; set from its class names when a training begins."""
     model: ModelConfig = ModelConfig()
+    """Backbone."""
     neck: NeckConfig = NeckConfig()
+    """Feature pyramid."""
     head: HeadConfig = HeadConfig()
+    """Outputs."""
     loss: LossConfig = LossConfig()
+    """Loss terms and their weights."""
     assign: AssignConfig = AssignConfig()
+    """Which point learns which object."""
     postprocess: NmsConfig = NmsConfig()
+    """Selection of detections."""
 
 
 class ConvGroupNorm(nn.Sequential):

@@ -34,88 +34,116 @@ PRIOR_OBJECTS, PRIOR_SIDE = 5, 640
 
 
 class ModelConfig(Config):
-    """backbone: `csp` or `timm:NAME`; pretrained: a file or `hub` (timm only); frozen_norm: timm only.
-
-    light: bottlenecks of half the width at stride 8.
-    """
+    """Backbone."""
 
     backbone: str = "csp"
+    """`csp`, or `timm:NAME`."""
     size: Literal["t", "n", "s", "m", "l"] = "n"
+    """Width and depth of `csp`, and of neck and head."""
     pretrained: str = ""
+    """Backbone weights, timm only: a file, or `hub` to download; empty: random."""
     frozen_norm: bool = False
+    """Batch norms of a timm backbone keep their statistics and parameters."""
     decoupled: bool = False
+    """Downsampling by a pointwise and a depthwise convolution (YOLOv10)."""
     compact: bool = False
+    """The last block is made of compact inverted blocks with large kernels (YOLOv10)."""
     attention: bool = False
+    """Self-attention behind the coarsest stage (YOLOv10)."""
     light: bool = False
+    """Bottlenecks of half the width at stride 8."""
 
 
 class NeckConfig(Config):
-    """compact: the last block is made of compact inverted blocks with large kernels."""
+    """Feature pyramid."""
 
     compact: bool = False
+    """The last block is made of compact inverted blocks with large kernels."""
 
 
 class HeadConfig(Config):
-    """separable: cheap class branch; dual: a one-to-one head beside the one-to-many one; bins of the DFL.
-
-    box_width: channels of the box branch, 0 for as many as YOLOv8 has; separable_boxes: its first convolution is cheap.
-    """
+    """Outputs."""
 
     separable: bool = False
+    """Cheap class branch: depthwise and pointwise convolutions (YOLOv10)."""
     dual: bool = False
+    """A one-to-one head, which needs no NMS, beside the one-to-many one."""
     bins: int = Field(default=16, ge=2, le=64)
+    """Of the distribution of each distance (DFL)."""
     box_width: int = Field(default=0, ge=0, le=8192)
+    """Channels of the box branch; 0: as many as YOLOv8 has."""
     separable_boxes: bool = False
+    """The first convolution of the box branch is cheap."""
 
 
 class LossConfig(Config):
-    """Kind and weights of the loss terms.
-
-    align, rank: weights, inside of the class term, of list alignment and pairwise ranking (`losses.ranking`, which also
-    explains tau, beta, mu, delta). They fade in between two fractions of the training; boxes are noise before.
-    o2o_pairs: what ranks in a one-to-one output, the chosen candidate of an object above its others, or all of them.
-    """
+    """Kind and weights of the loss terms; align and rank act inside of the class term (`losses.ranking`)."""
 
     classification: Literal["vfl", "qfl", "focal", "bce", "ranksort"] = "bce"
+    """Class loss; `vfl` and `qfl` learn the quality of the box as score."""
     box: float = Field(default=7.5, ge=0)
+    """Weight of the box loss (CIoU)."""
     cls: float = Field(default=0.5, ge=0)
+    """Weight of the class loss."""
     dfl: float = Field(default=1.5, ge=0)
+    """Weight of the loss of the distances' distributions."""
     align: float = Field(default=0.0, ge=0)
+    """Weight of list alignment, inside of the class term: scores of an object's candidates follow their quality."""
     rank: float = Field(default=0.0, ge=0)
+    """Weight of pairwise ranking, inside of the class term: a better candidate of an object scores higher."""
     tau: float = Field(default=1.0, gt=0)
+    """Temperature of the scores in `align`."""
     beta: float = Field(default=1.0, ge=0)
+    """Exponent of the quality in `align`."""
     mu: float = Field(default=1.0, ge=0)
+    """Margin of a pair in `rank`, in parts of its difference of quality."""
     delta: float = Field(default=0.05, ge=0)
+    """Pairs whose qualities differ by less are not ranked."""
     o2o_pairs: Literal["chosen", "all"] = "chosen"
+    """What `rank` orders in a one-to-one output: an object's chosen candidate above its others, or all of them."""
     fade_start: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of the training at which `align` and `rank` begin: boxes are noise before."""
     fade_end: float = Field(default=0.1, ge=0, le=1)
+    """Fraction of the training from which on they count in full."""
 
 
 class AssignConfig(Config):
-    """Task-aligned assignment; topk is the one-to-many head's (the one-to-one head takes 1)."""
+    """Task-aligned assignment: score^alpha * IoU^beta."""
 
     topk: int = Field(default=10, ge=1, le=10_000)
+    """Candidates of an object for the one-to-many head; the one-to-one head takes 1."""
     alpha: float = Field(default=0.5, ge=0)
+    """Exponent of the score."""
     beta: float = Field(default=6.0, ge=0)
+    """Exponent of the IoU."""
     min_side: float = Field(default=0.0, ge=0)
+    """Objects with a shorter side, px of the input, are enlarged to it for the test whether a point is inside."""
 
 
 class PostprocessConfig(Config):
-    """nms: use the one-to-many output and NMS also where there is an NMS-free one."""
+    """Selection of detections."""
 
     nms: bool = False
+    """Take the one-to-many output and NMS, also where there is an NMS-free one."""
 
 
 class YoloConfig(Config):
     """All sections of the base detector."""
 
     num_classes: int = Field(default=80, ge=1, le=100_000)
+    """Of the data set; set from its class names when a training begins."""
     model: ModelConfig = ModelConfig()
+    """Backbone."""
     neck: NeckConfig = NeckConfig()
+    """Feature pyramid."""
     head: HeadConfig = HeadConfig()
+    """Outputs."""
     loss: LossConfig = LossConfig()
+    """Loss terms and their weights."""
     assign: AssignConfig = AssignConfig()
+    """Which point learns which object."""
     postprocess: PostprocessConfig = PostprocessConfig()
+    """Selection of detections."""
 
 
 class DecoupledHead(nn.Module):

@@ -21,37 +21,54 @@ def _size(imgsz: Any) -> Any:
 
 
 class TrainConfig(Config):
-    """How to train. `imgsz`: the longer side, or [shorter, longer] (see `input_size`); `batch` is per process; lr falls
-    to final_lr * lr; `freeze` names modules (e.g. backbone).
-
-    schedule `step`: a tenth of the rate after each of the epochs `milestones`. bias_lr: rate of biases other than
-    norms', in parts of lr.
-    save_every: keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not.
-    """
+    """How to train."""
 
     epochs: int = Field(default=100, ge=1, le=100_000)
+    """Passes over the training images."""
     batch: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 16
+    """Images per step and process; `auto`: as many as the GPU's memory holds."""
     imgsz: Annotated[int | list[int], AfterValidator(_size)] = 640
+    """Longer side of the input, px, or [shorter, longer] (see `input_size`)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum."""
     lr: float = Field(default=0.0015, gt=0, le=10, allow_inf_nan=False)
+    """Peak learning rate."""
     final_lr: float = Field(default=0.01, ge=0, le=1)
+    """Learning rate at the end, in parts of `lr`."""
     schedule: Literal["linear", "cosine", "constant", "step"] = "linear"
+    """How it falls; `step`: to a tenth after each of `milestones`."""
     milestones: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)
+    """Epochs, of the schedule `step`."""
     warmup_epochs: float = Field(default=3.0, ge=0, allow_inf_nan=False)
+    """In which the rate rises from 0."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; AdamW's first beta."""
     weight_decay: float = Field(default=0.0005, ge=0, le=1)
+    """Of weights; norms and biases do not decay."""
     backbone_lr: float = Field(default=1.0, gt=0, le=1)
+    """Rate of a timm backbone, in parts of `lr`."""
     bias_lr: float = Field(default=1.0, gt=0, le=10)
+    """Rate of biases other than norms', in parts of `lr`."""
     clip_norm: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    """Largest norm of the gradient; 0: as it comes."""
     accumulate: int = Field(default=1, ge=1, le=65_536)
+    """Batches of one step."""
     ema_decay: float = Field(default=0.9998, ge=0, lt=1)
+    """Of the moving average of the weights, which is evaluated and saved; 0: the weights themselves."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the device computes in it, else fp16 on a GPU, else fp32."""
     patience: int = Field(default=0, ge=0, le=100_000)
+    """Epochs without a better AP after which the training ends; 0: never."""
     freeze: list[str] = Field(default_factory=list)
+    """Modules that do not learn, such as `backbone`."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything random."""
     val_every: int = Field(default=1, ge=1, le=100_000)
+    """Epochs from one evaluation to the next."""
     save_every: int = Field(default=0, ge=0, le=100_000)
+    """Keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not."""
     cache: Literal["auto", "ram", "off"] = "auto"
+    """Decoded images in memory: where they fit (`auto`), in any case (`ram`), or not."""
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -66,6 +83,7 @@ class DataConfig(Config):
     """
 
     rect: bool | Literal["auto"] = "auto"
+    """The input has the image's own shape, not a square; `auto`: in use and evaluation, not in training."""
 
     @property
     def rect_in_training(self) -> bool:
@@ -79,24 +97,30 @@ class DataConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Probabilities and ranges; all 0 is plain letterboxing.
-
-    mosaic, mixup, flip, flip_vertical: probabilities. scale: zoom in [1-scale, 1+scale]; translate: shift
-    as a share of the side; hue (turns), saturation, brightness: half-ranges around no change.
-    multi_scale: batch sides vary by this share. plain_epochs: the last epochs go without mosaic and mixup.
-    """
+    """Probabilities and ranges; all 0 is plain letterboxing."""
 
     mosaic: float = Field(default=1.0, ge=0, le=1)
+    """Probability that four images become one."""
     mixup: float = Field(default=0.0, ge=0, le=1)
+    """Probability that two images are mixed."""
     flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of mirroring left to right."""
     flip_vertical: float = Field(default=0.0, ge=0, le=1)
+    """Probability of mirroring top to bottom."""
     scale: float = Field(default=0.5, ge=0, lt=1)
+    """Zoom in [1 - scale, 1 + scale]."""
     translate: float = Field(default=0.1, ge=0, lt=1)
+    """Shift, at most this share of the side."""
     hue: float = Field(default=0.015, ge=0, le=0.5)
+    """Largest turn of the colour circle, of 1."""
     saturation: float = Field(default=0.7, ge=0, le=1)
+    """Largest change, in parts."""
     brightness: float = Field(default=0.4, ge=0, le=1)
+    """Largest change, in parts."""
     multi_scale: float = Field(default=0.0, ge=0, lt=1)
+    """Sides of batches vary by this share."""
     plain_epochs: int = Field(default=10, ge=0, le=100_000)
+    """The last epochs, which go without mosaic and mixup."""
 
     @classmethod
     def off(cls) -> AugmentConfig:
