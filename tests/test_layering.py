@@ -30,7 +30,10 @@ LAYERS = [
     {"assign", "losses", "nn"},
     {"boxes"},
     {"contracts", "config"},
-    {"drawing", "files", "folders", "device", "input_size", "terminal"},
+    {"detections"},
+    {"drawing"},
+    {"class_names", "fonts"},
+    {"files", "folders", "device", "input_size", "terminal"},
     {"errors", "version"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

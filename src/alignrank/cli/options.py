@@ -27,6 +27,7 @@ Rect = Annotated[
     bool | None,
     typer.Option("--rect/--square", help="shape of the input: the image's own, or a square [default: recipe's, rect]"),
 ]
+CLASSES_HELP = "with commas between them, or one each time"
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 
@@ -45,8 +46,3 @@ def read_overrides(items: list[str] | None) -> dict[str, Any]:
     from alignrank.config import parse_overrides
 
     return parse_overrides(items or [])
-
-
-def read_words(text: str | None) -> list[str] | None:
-    """What commas separate."""
-    return None if text is None else [word.strip() for word in text.split(",")]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alignrank.class_names import class_labels
 from alignrank.contracts import Batch, Detections, Frame, Targets, Thresholds
 from alignrank.data.augment import letterbox
 from alignrank.data.samples import Array
 from alignrank.device import half_dtype
-from alignrank.errors import InputError, nearest
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.sources import Source, SourceImage, Sources
 from alignrank.weights.deployed import Deployed
@@ -91,19 +91,3 @@ class _Run:
             boxes = frame.to_original(found.boxes.float()).cpu()
             scores, labels = found.scores.cpu(), found.labels.cpu()
             yield Detections(boxes, scores, labels, detector.classes, frame.source, frame.size, image)
-
-
-def class_labels(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Labels of classes given by label or name. Raises InputError for one that the model does not have."""
-    labels = []
-    for wanted in classes:
-        text = str(wanted)
-        if text in names:
-            labels.append(list(names).index(text))
-        elif text.isdecimal() and int(text) < len(names):
-            labels.append(int(text))
-        else:
-            raise InputError(f"classes: unknown class {text!r}; {nearest(text, names)}; or 0 to {len(names) - 1}")
-    if not labels:
-        raise InputError(f"classes: none given; {nearest('', names)}")
-    return labels
