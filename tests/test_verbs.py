@@ -168,11 +168,3 @@ def test_data_verbs(photos: Path, tmp_path: Path) -> None:
     )
     assert (written["images"], written["objects"]) == (4, 4)
     assert (tmp_path / "yolo" / "data.yaml").exists()
-
-
-def test_new_detector_has_no_weights_to_use() -> None:
-    detector = alignrank.Detector("yolov8-n", classes=["cat"], **{"model.size": "t"})
-    with pytest.raises(alignrank.InputError, match="random weights"):
-        detector.predict("nothing.jpg")
-    with pytest.raises(alignrank.InputError, match=r"yolov8-x.*yolov8-n"):
-        alignrank.Detector("yolov8-x")

@@ -15,7 +15,8 @@ DATA_HELP, DEVICE_HELP = (
     "auto, cpu, cuda, cuda:N or mps",
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Weights = Annotated[str, typer.Option(help="a .safetensors file or a run's folder")]
+WEIGHTS_HELP = "a .safetensors file or a run's folder"
+Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Iou = Annotated[
     float | None,

@@ -15,6 +15,7 @@ from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
+    WEIGHTS_HELP,
     Data,
     Device,
     Imgsz,
@@ -199,7 +200,7 @@ def predict(
 
 @app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))
 def export(
-    weights: Weights,
+    weights: Annotated[str, typer.Option(help=f"{WEIGHTS_HELP}; or a recipe's name, for random weights")],
     format: Annotated[str, typer.Option(help="onnx")] = "onnx",
     imgsz: Imgsz = None,
     nms: Nms = False,
