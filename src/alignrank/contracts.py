@@ -163,6 +163,10 @@ class Thresholds:
     max_dets: int
 
 
+# For people who look at pictures: what predictions and exported models keep where nobody says otherwise.
+USUAL_THRESHOLDS = Thresholds(conf=0.25, iou=0.7, max_dets=300)
+
+
 @dataclass(frozen=True, slots=True)
 class WantedThresholds:
     """Thresholds as a user gives them; None leaves the choice to the detector, else to the task.

@@ -20,10 +20,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.input_size import InputSize, Size
+from alignrank.input_size import GREY, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
 
-GREY = 114
 # A cropped box stays an object if it keeps this share of its area and this many pixels on each side.
 MIN_VISIBLE, MIN_SIDE = 0.1, 2.0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.contracts import Batch, Detections, Frame, Targets, Thresholds
+from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Targets
 from alignrank.data.augment import letterbox
 from alignrank.data.samples import Array
 from alignrank.device import half_dtype
@@ -18,8 +18,6 @@ from alignrank.inference.options import PredictOptions
 from alignrank.inference.sources import Source, SourceImage, Sources
 from alignrank.weights.deployed import Deployed
 
-# A threshold for people who look at pictures.
-THRESHOLDS = Thresholds(conf=0.25, iou=0.7, max_dets=300)
 _Prepared = tuple[Tensor, Frame, Array | None]
 
 
@@ -29,8 +27,8 @@ def predict(
     """Detections of each image or frame in order, boxes in its own pixels, computed when asked for.
 
     Images of one canvas that follow one another are computed together, `options.batch` at most; the results do not
-    depend on it. Thresholds that are not given are the detector's own, else THRESHOLDS. What cannot be read is skipped.
-    Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
+    depend on it. Thresholds that are not given are the detector's own, else USUAL_THRESHOLDS. What cannot be read is
+    skipped. Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     options = options or PredictOptions()
     detector = detector.resized(options.imgsz, options.rect)
@@ -44,7 +42,7 @@ class _Run:
 
     def __init__(self, detector: Deployed, options: PredictOptions, wanted: list[int] | None) -> None:
         self.detector, self.options, self.wanted = detector, options, wanted
-        self.limits = options.thresholds.over(detector.postprocess.thresholds or THRESHOLDS)
+        self.limits = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS)
         self.half = half_dtype(options.precision, detector.device)
         detector.network.eval()
 
