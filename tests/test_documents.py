@@ -32,7 +32,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Examples that train, or that need what a training wrote, are not run.
-NEEDS_TRAINING = re.compile(r"\.train\(|\.load\(")
+NEEDS_TRAINING = re.compile(r"\.train\(|\.load\(|InferenceSession\(")
 
 
 def name(path: Path) -> str:

@@ -30,7 +30,10 @@ LAYERS = [
     {"assign", "losses", "nn"},
     {"boxes"},
     {"contracts", "config"},
-    {"drawing", "files", "folders", "device", "input_size", "terminal"},
+    {"detections"},
+    {"drawing"},
+    {"class_names", "fonts"},
+    {"files", "folders", "device", "input_size", "terminal"},
     {"extras"},
     {"errors", "version"},
 ]

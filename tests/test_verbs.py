@@ -70,7 +70,7 @@ def test_predict_writes_and_prints_the_same(weights: Path, photos: Path, tmp_pat
     )
     assert set(printed) == {"images", "processed", "skipped"}
     assert (printed["processed"], printed["skipped"]) == (4, {"image": 0})
-    assert set(printed["images"][0]) == {"source", "boxes", "scores", "labels", "names"}
+    assert set(printed["images"][0]) == {"source", "size", "boxes", "scores", "labels", "names"}
     assert json.loads((out / "predictions.json").read_text()) == printed["images"]
     assert len(list(out.glob("*.jpg"))) == 4
     for image, (height, width) in zip(printed["images"], [(48, 64), (80, 40), (64, 64), (50, 50)], strict=True):
@@ -87,6 +87,21 @@ def test_predict_of_chosen_classes(weights: Path, photos: Path, tmp_path: Path) 
     printed = json.loads(invoke("predict", *common, "--classes", "green,2", "--out", tmp_path / "some"))
     names = {name for image in printed["images"] for name in image["names"]}
     assert names == {"green", "blue"}
+
+
+def test_predict_of_classes_with_commas_in_their_names(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """Given by several options, each a whole name or names with commas between."""
+    loaded = checkpoint.load(weights)
+    names = ["cat", "car", "car, red"]
+    file = tmp_path / "w.safetensors"
+    checkpoint.save(file, loaded.weights, recipe=loaded.recipe, classes=names, metrics={})
+    for number, (given, expected) in enumerate(
+        [(["car, red"], {"car, red"}), (["cat", "car, red"], {"cat", "car, red"}), (["cat,car"], {"cat", "car"})]
+    ):
+        options = [word for text in given for word in ("--classes", text)]
+        found = ["--weights", file, "--conf", 0.3, "--no-pictures", "--json", "--out", tmp_path / str(number)]
+        printed = json.loads(invoke("predict", photos / "images", *found, *options))
+        assert {name for image in printed["images"] for name in image["names"]} == expected
 
 
 def test_detector_predicts_like_the_command(weights: Path, photos: Path, tmp_path: Path) -> None:
@@ -154,11 +169,3 @@ def test_data_verbs(photos: Path, tmp_path: Path) -> None:
     )
     assert (written["images"], written["objects"]) == (4, 4)
     assert (tmp_path / "yolo" / "data.yaml").exists()
-
-
-def test_new_detector_has_no_weights_to_use() -> None:
-    detector = alignrank.Detector("yolov8-n", classes=["cat"], **{"model.size": "t"})
-    with pytest.raises(alignrank.InputError, match="random weights"):
-        detector.predict("nothing.jpg")
-    with pytest.raises(alignrank.InputError, match=r"yolov8-x.*yolov8-n"):
-        alignrank.Detector("yolov8-x")

@@ -13,7 +13,7 @@ from alignrank.version import __version__ as __version__
 if TYPE_CHECKING:
     from alignrank import assign, boxes, contracts, detectors, losses, metrics, nn
     from alignrank.api import Detector, diagnose
-    from alignrank.contracts import Detections
+    from alignrank.detections import Detections
     from alignrank.errors import InputError
     from alignrank.weights.recipe import build_detector
 
@@ -34,7 +34,7 @@ __all__ = [
 
 _HOMES = {
     "Detector": "alignrank.api",
-    "Detections": "alignrank.contracts",
+    "Detections": "alignrank.detections",
     "InputError": "alignrank.errors",
     "build_detector": "alignrank.weights.recipe",
     "diagnose": "alignrank.api",

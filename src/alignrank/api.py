@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignrank.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from alignrank.contracts import Detections
     from alignrank.evaluation.diagnose import RankDiagnosis
     from alignrank.input_size import ImageSize
@@ -22,22 +25,22 @@ if TYPE_CHECKING:
 class Detector:
     """A detector by recipe name, new or trained.
 
-    `Detector("yolov8-n", classes=["cat", "dog"])` has random weights; `Detector.load(path)` has those of a
-    file. Recipe fields are set as `**{"head.dual": True}`. Raises InputError for unknown names and bad files.
+    `Detector("yolov8-n", classes=["cat", "dog"])` has random weights, for 80 numbered classes where none are named;
+    `Detector.load(path)` has those of a file. Recipe fields are set as `**{"head.dual": True}`. Raises InputError for
+    unknown names and bad files.
     """
 
     def __init__(self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, **overrides: Any) -> None:
         from alignrank.weights.recipe import load_recipe
+        from alignrank.weights.untrained import NUMBERED_CLASSES
 
-        names = tuple(classes) if classes is not None else ()
-        self._name = model
-        self._overrides = overrides
-        self.recipe: Recipe = load_recipe(model, num_classes=max(len(names), 1), overrides=overrides)
-        self.classes: tuple[str, ...] = names
+        self._name, self._overrides = model, overrides
+        self._wanted_classes = None if classes is None else _class_names(classes)
+        self.classes: tuple[str, ...] = self._wanted_classes or NUMBERED_CLASSES
+        self.recipe: Recipe = load_recipe(model, num_classes=len(self.classes), overrides=overrides)
         self.weights: Path | None = None
         self._loaded: Checkpoint | None = None
-        self._deployed: Deployed | None = None
-        self._with_nms = False
+        self._forget()
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
@@ -50,8 +53,29 @@ class Detector:
 
     def _adopt(self, loaded: Checkpoint) -> None:
         self.recipe, self.classes, self.weights = loaded.recipe, loaded.classes, loaded.path
-        self._name, self._overrides = loaded.recipe.name, {}
-        self._loaded, self._deployed, self._with_nms = loaded, None, False
+        self._name, self._overrides, self._wanted_classes = loaded.recipe.name, {}, None
+        self._loaded = loaded
+        self._forget()
+
+    def _forget(self) -> None:
+        """What was made of earlier weights."""
+        self._model: nn.Module | None = None
+        self._model_as_made = 0
+        self._deployed: Deployed | None = None
+        self._deployed_as: tuple[bool, int | None] = (False, None)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network in evaluation mode, random where nothing was trained or loaded (a backbone, too).
+
+        The same object each time, until `train` replaces it. Changed weights count in `val`, `predict` and `export`.
+        """
+        from alignrank.weights.untrained import random_model
+
+        if self._model is None:
+            self._model = random_model(self.recipe) if self._loaded is None else self._loaded.build_model()
+            self._model_as_made = _changes(self._model)
+        return self._model
 
     def __repr__(self) -> str:
         weights = str(self.weights) if self.weights else None
@@ -77,8 +101,7 @@ class Detector:
             given["model"] = self._name
         else:
             given.setdefault("weights", str(self.weights))
-        classes = self.classes if self.classes and self.weights is None else None
-        result = run.train(*read_options(None, given, {**self._overrides, **dotted}), classes=classes)
+        result = run.train(*read_options(None, given, {**self._overrides, **dotted}), classes=self._wanted_classes)
         self._adopt(checkpoint.load(result["weights"]))
         return result
 
@@ -96,6 +119,8 @@ class Detector:
     ) -> Metrics:
         """COCO figures on a split of a data set; `out`: a folder for plots and results.
 
+        A detector that was neither trained nor given classes is one for those of the data.
+
         conf, iou: of the selection; where not given the recipe's, else 0.001 and 0.7. max_dets: detections per image
         that count. options: imgsz, rect, batch, nms, oracle, see `evaluation.options.ValOptions`.
         """
@@ -108,7 +133,10 @@ class Detector:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
         wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, **options)
-        return val_to_folder(self._weights(), str(data), wanted, split=split, out=out, device=device)
+        weights: Checkpoint | Recipe = self._checkpoint()
+        if self._wanted_classes is None and self._is_random():
+            weights = self.recipe  # nobody has named classes: those of the data will do
+        return val_to_folder(weights, str(data), wanted, split=split, out=out, device=device)
 
     def predict(
         self,
@@ -134,11 +162,6 @@ class Detector:
         from alignrank.inference.options import PredictOptions
         from alignrank.inference.predict import predict
 
-        other_device = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
-        if self._deployed is None or other_device or self._with_nms != nms:
-            from alignrank.weights.deployed import deploy
-
-            self._deployed, self._with_nms = deploy(self._loaded or self._weights(), device, nms=nms), nms
         options = PredictOptions(
             thresholds=WantedThresholds(conf, iou, max_dets),
             classes=classes,
@@ -147,22 +170,57 @@ class Detector:
             batch=batch,
             keep_images=True,
         )
-        return list(predict(self._deployed, source, options))
+        return list(predict(self._ready(device, nms), source, options))
 
     def export(
         self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None, nms: bool = False
     ) -> Path:
-        """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path."""
+        """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path.
+
+        Random weights go to RECIPE.onnx in the working folder.
+        """
         from alignrank.export.formats import export_weights
 
-        return export_weights(self._weights(), format, imgsz=imgsz, out=out, nms=nms)
+        return export_weights(self._checkpoint(), format, imgsz=imgsz, out=out, nms=nms)
 
-    def _weights(self) -> Path:
-        if self.weights is None:
-            raise InputError(
-                "this detector has random weights: train it, or load trained ones with Detector.load(path)"
-            )
-        return self.weights
+    def _ready(self, device: str, nms: bool) -> Deployed:
+        """The network on `device`, made anew where the one of the last call is another."""
+        from alignrank.weights.deployed import deploy
+
+        model = self._model if self._loaded is not None else self.model
+        wanted = nms, None if model is None else _changes(model)
+        moved = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
+        if self._deployed is None or moved or self._deployed_as != wanted:
+            self._deployed, self._deployed_as = deploy(self._checkpoint(), device, nms=nms), wanted
+        return self._deployed
+
+    def _checkpoint(self) -> Checkpoint:
+        """The present weights, with a warning where they are random."""
+        from alignrank.weights.untrained import untrained, warn_of_random_weights
+
+        if self._loaded is not None:
+            return self._loaded if self._model is None else replace(self._loaded, weights=self._model.state_dict())
+        if self._is_random():
+            warn_of_random_weights()
+        return untrained(self.recipe, self.classes, self.model)
+
+    def _is_random(self) -> bool:
+        return self._loaded is None and _changes(self.model) == self._model_as_made
+
+
+def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
+    names = () if isinstance(classes, str) else tuple(classes)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"classes: must be a list of names, got {classes!r}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"classes: {twice!r} is given twice")
+    return names
+
+
+def _changes(model: nn.Module) -> int:
+    """A number that grows with each change of the weights in place, as optimizers and `load_state_dict` make them."""
+    return sum(tensor._version for tensor in model.state_dict().values())
 
 
 def diagnose(

@@ -8,21 +8,15 @@ Shape letters: B images, A points over all levels, C classes, T boxes of an imag
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from alignrank.drawing import draw_boxes, supervision_module
+from alignrank.detections import Detections as Detections
 from alignrank.errors import InputError
-
-if TYPE_CHECKING:
-    import supervision
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,76 +131,6 @@ class Selection:
     labels: Tensor
 
 
-@dataclass(slots=True)
-class Detections:
-    """Objects found in one image, best first.
-
-    boxes [N,4] float32 xyxy in pixels of the original image; scores [N] in 0..1; labels [N] int64;
-    names: class names by label; source: file (and frame) name; size: (height, width) of the image.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    names: Sequence[str]
-    source: str = ""
-    size: tuple[int, int] = (0, 0)
-    image: np.ndarray[Any, Any] | None = field(default=None, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists: {source, boxes, scores, labels, names}, `names` one per box."""
-        labels = self.labels.tolist()
-        return {
-            "source": self.source,
-            "boxes": [[round(v, 3) for v in box] for box in self.boxes.tolist()],
-            "scores": [round(s, 6) for s in self.scores.tolist()],
-            "labels": labels,
-            "names": [self.names[label] for label in labels],
-        }
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The dictionary above as JSON text, also written to `path` if given."""
-        text = json.dumps(self.to_dict())
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
-
-    def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, class names under `data["class_name"]`."""
-        sv = supervision_module()
-        labels = self.labels.cpu().numpy().astype(int)
-        found: supervision.Detections = sv.Detections(
-            xyxy=self.boxes.cpu().float().numpy().reshape(-1, 4),
-            confidence=self.scores.cpu().float().numpy(),
-            class_id=labels,
-            data={"class_name": np.array([self.names[label] for label in labels], dtype=object)},
-        )
-        return found
-
-    def plot(self) -> np.ndarray[Any, Any]:
-        """The image with boxes, names and scores drawn on it: [H,W,3] uint8 RGB, small ones enlarged.
-
-        Raises ValueError if the detections do not carry their image.
-        """
-        if self.image is None:
-            raise ValueError("these detections carry no image: predict with keep_images=True")
-        return draw_boxes(
-            self.image, self.boxes.cpu().numpy(), self.labels.cpu().numpy(), self.names, self.scores.cpu().numpy()
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Write the drawn image to `path` (format by its ending)."""
-        from PIL import Image
-
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(self.plot()).save(path)
-        return path
-
-
 @runtime_checkable
 class DetectorModel(Protocol):
     """A network: images [B,3,H,W] float 0..1 -> Predictions. `stride`: sides must be multiples of it."""
@@ -237,6 +161,10 @@ class Thresholds:
     conf: float
     iou: float
     max_dets: int
+
+
+# For people who look at pictures: what predictions and exported models keep where nobody says otherwise.
+USUAL_THRESHOLDS = Thresholds(conf=0.25, iou=0.7, max_dets=300)
 
 
 @dataclass(frozen=True, slots=True)

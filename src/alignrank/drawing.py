@@ -1,6 +1,6 @@
 """Boxes drawn on images, one colour per class; below everything, so that records can draw themselves.
 
-Images are [H,W,3] uint8 RGB; boxes are xyxy in pixels of the image. Drawn by supervision.
+Images are [H,W,3] uint8 RGB; boxes are xyxy in pixels of the image. Boxes are drawn by supervision, text by Pillow.
 Shape letters: N boxes.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 import colorsys
 import warnings
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw
+
+from alignrank.fonts import fonts, load, tidy
 
 Array = np.ndarray[Any, Any]
 
-MIN_SIDE = 400  # px: images whose longer side is below are enlarged before drawing, so that text fits
+MIN_SIDE = 400  # px: images whose longer side is below can be enlarged before drawing, so that text is easy to read
 MAX_TEXTS = 60  # boxes, above which text would hide the picture
 
 # Mid-tones: they stand out on photographs and on white paper, and carry white text.
@@ -44,25 +44,29 @@ def _luminance(rgb: tuple[float, float, float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def draw_boxes(image: Array, boxes: Array, labels: Array, names: Sequence[str], scores: Array | None = None) -> Array:
-    """A copy of `image` with boxes [N,4], class names by labels [N] and scores [N] drawn on it.
+def draw_boxes(
+    image: Array,
+    boxes: Array,
+    labels: Array,
+    names: Sequence[str],
+    scores: Array | None = None,
+    *,
+    enlarge: bool = False,
+) -> Array:
+    """A copy of `image` with boxes [N,4], class names by labels [N] and scores [N] drawn on it, of the same size.
 
-    Lines and text grow with the image. Above 60 boxes the lines are thin and the text is left out. An
-    image whose longer side is below 400 px is enlarged by a whole factor (2 to 4): the result is then
+    Lines and text grow with the image. Above 60 boxes the lines are thin and the text is left out. enlarge: an
+    image whose longer side is below 400 px is enlarged by a whole factor (2 to 4) first, the result is then
     larger than `image`. Raises ValueError if `image` is not [H,W,3] uint8.
     """
     image = checked(image)
-    factor = min(4, max(1, -(-MIN_SIDE // max(image.shape[:2]))))
+    factor = min(4, max(1, -(-MIN_SIDE // max(image.shape[:2])))) if enlarge else 1
     canvas = image.copy() if factor == 1 else _resized(image, factor)
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factor
     labels = np.asarray(labels, dtype=np.int64).reshape(-1)
     if not len(boxes):
         return canvas
     order = np.arange(len(boxes)) if scores is None else np.argsort(scores, kind="stable")  # best on top
-    texts = [names[k] for k in labels.tolist()]
-    if scores is not None:
-        texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores).tolist(), strict=True)]
-
     sv = supervision_module()
     detections = sv.Detections(xyxy=boxes[order], class_id=labels[order])
     palette = sv.ColorPalette.from_hex([color(k) for k in range(int(labels.max()) + 1)])
@@ -72,27 +76,72 @@ def draw_boxes(image: Array, boxes: Array, labels: Array, names: Sequence[str], 
     # supervision works in BGR; flipping the channels twice keeps its colours right for RGB.
     canvas = np.ascontiguousarray(canvas[..., ::-1])
     canvas = sv.BoxAnnotator(color=palette, thickness=thickness).annotate(canvas, detections)
-    if not crowded:
-        size, padding = max(11, round(side / 44)), thickness + 1
-        shown = [texts[i] for i in order.tolist()]
-        detections.xyxy = _label_anchors(detections.xyxy, shown, canvas.shape, size, padding, thickness)
-        annotator = sv.RichLabelAnnotator(color=palette, font_path=font_path(), font_size=size, text_padding=padding)
-        canvas = annotator.annotate(canvas, detections, labels=shown)
-    return np.ascontiguousarray(canvas[..., ::-1])
+    canvas = np.ascontiguousarray(canvas[..., ::-1])
+    if crowded:
+        return canvas
+    lines = readable(names)
+    texts = [lines[k] for k in labels.tolist()]
+    if scores is not None:
+        texts = [f"{text} {score:.2f}".strip() for text, score in zip(texts, np.asarray(scores).tolist(), strict=True)]
+    # Text of 11 px, smaller where the image itself is.
+    size = max(min(11, max(7, side // 22)), round(side / 44))
+    return _labelled(canvas, boxes[order], [(texts[i], color(int(labels[i]))) for i in order.tolist()], size, thickness)
 
 
-def _label_anchors(
-    boxes: Array, texts: Sequence[str], shape: tuple[int, ...], size: int, padding: int, thickness: int
-) -> Array:
-    """Boxes [N,4] whose top left corners leave room for the text above and to the right, in the image."""
-    font = ImageFont.truetype(font_path(), size)
-    height, width = shape[:2]
-    text_width = np.array([font.getlength(text) for text in texts]) + 2 * padding + 1
-    left = np.clip(boxes[:, 0] - thickness / 2, 0, np.maximum(0, width - text_width))
-    # Height of a capital with its descender; a label that would leave at the top moves into its box.
-    text_height = size * 1.2 + 2 * padding
-    top = np.clip(boxes[:, 1], text_height, max(text_height, height - 1))
-    return np.stack([left, top, left + 1, top + 1], 1)
+def readable(names: Sequence[str]) -> list[str]:
+    """Class names by label as a font can draw them: `class 3` where no font has a name's characters, with a warning."""
+    lines = [tidy(name) for name in names]
+    fonts().report(lines, "classes named with them are drawn by their numbers")
+    return [f"class {k}" if fonts().lacking(line) else line for k, line in enumerate(lines)]
+
+
+def text_width(text: str, size: int) -> float:
+    """px of one line of text."""
+    return float(sum(load(path, size).getlength(piece) for path, piece in fonts().runs(text)))
+
+
+def write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, fill: Any) -> None:
+    """One line of text, from (x, y) of its base line, each piece in a font that has its characters."""
+    x, y = place
+    for path, piece in fonts().runs(text):
+        pen.text((x, y), piece, fill=fill, font=load(path, size), anchor="ls")
+        x += load(path, size).getlength(piece)
+
+
+def shortened(text: str, size: int, width: float) -> str:
+    """The text on one line, its middle cut out if it is wider than `width` px."""
+    full = text = tidy(text)
+    keep = len(full)
+    while keep > 4 and text_width(text, size) > width:
+        keep -= 1
+        text = f"{full[: keep // 2]}…{full[len(full) - keep // 2 :]}"
+    return text
+
+
+def _labelled(canvas: Array, boxes: Array, texts: Sequence[tuple[str, str]], size: int, thickness: int) -> Array:
+    """Texts [N] (text, colour) on their colour, above the top left corners of boxes [N,4] where there is room.
+
+    None where the image has no room for text.
+    """
+    height, width = canvas.shape[:2]
+    padding = thickness + 1
+    line = round(size * 1.2)  # a capital with its descender
+    tall = line + 2 * padding
+    if 2 * tall > height:
+        return canvas
+    page = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(page)
+    for box, (text, fill) in zip(boxes.tolist(), texts, strict=True):
+        text = shortened(text, size, width - 2 * padding - 1)
+        wide = round(text_width(text, size)) + 2 * padding
+        if wide >= width:
+            continue
+        left = round(min(max(box[0] - thickness / 2, 0), width - wide - 1))
+        # A label that would leave at the top moves into its box.
+        bottom = round(min(max(box[1], tall), height - 1))
+        pen.rectangle((left, bottom - tall, left + wide, bottom), fill=fill)
+        write(pen, (left + padding, bottom - padding - round(size * 0.24)), text, size, "white")
+    return np.array(page)
 
 
 def supervision_module() -> Any:
@@ -102,14 +151,6 @@ def supervision_module() -> Any:
         warnings.simplefilter("ignore", UserWarning)
         import supervision
     return supervision
-
-
-@cache
-def font_path() -> str:
-    """DejaVu Sans, which matplotlib ships: knows more scripts than Pillow's own."""
-    import matplotlib
-
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def checked(image: Array) -> Array:

@@ -20,6 +20,8 @@ from alignrank.errors import InputError
 SIDE_STEP = 32
 # 800 MB an image in float32.
 MAX_SIDE = 8192
+# 0..255, of the canvas around an image.
+GREY = 114
 
 ImageSize: TypeAlias = "int | Sequence[int]"
 Size: TypeAlias = tuple[int, int]

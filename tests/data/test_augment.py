@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import MIN_VISIBLE, Picture, augment, clip, flipped, resize_batch
-from alignrank.data.letterbox import GREY, letterbox, resize
+from alignrank.data.letterbox import letterbox, resize
 from alignrank.errors import InputError
-from alignrank.input_size import InputSize
+from alignrank.input_size import GREY, InputSize
 from alignrank.weights.settings import AugmentConfig
 
 SIDE = 160

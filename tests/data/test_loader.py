@@ -11,7 +11,6 @@ from PIL import Image
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch
-from alignrank.data.letterbox import GREY
 from alignrank.data.loader import (
     EvaluationSet,
     Images,
@@ -23,7 +22,7 @@ from alignrank.data.loader import (
 from alignrank.data.order import Share
 from alignrank.data.samples import Sample, Split
 from alignrank.errors import InputError
-from alignrank.input_size import InputSize
+from alignrank.input_size import GREY, InputSize
 from alignrank.weights.settings import AugmentConfig
 
 SIZES = [(60, 80), (50, 50), (200, 120), (64, 96), (30, 100)]  # height, width

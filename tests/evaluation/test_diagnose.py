@@ -110,6 +110,24 @@ def test_some_classes(folder: Path) -> None:
         assert list(json.loads(stdout)["per_class"]) == ["3"]
 
 
+def test_classes_with_commas_in_their_names(folder: Path) -> None:
+    """Whole where a class has that name, else parts; by several options, too; also for the function."""
+    truth = json.loads((folder / "gt.json").read_text())
+    truth["categories"][1]["name"] = "cell, large"
+    (folder / "gt.json").write_text(json.dumps(truth))
+    for given, expected in (
+        (["cell, large"], ["7"]),
+        (["cell", "cell, large"], ["3", "7"]),
+        (["cell,cell, large"], ["3", "7"]),
+        (["3,7"], ["3", "7"]),
+    ):
+        options = [word for text in given for word in ("--classes", text)]
+        stdout, _ = invoke("--gt", folder / "gt.json", "--dt", folder / "a.json", "--json", *options)
+        assert list(json.loads(stdout)["per_class"]) == expected
+    result = alignrank.diagnose(truth, str(folder / "a.json"), classes="cell, large")
+    assert list(result.to_dict()["per_class"]) == [7]
+
+
 def test_the_report_shows_misranked_objects(folder: Path) -> None:
     report = folder / "new" / "report.html"
     invoke("--gt", folder / "gt.json", "--dt", folder / "a.json", "--images", folder / "images", "--html", report)

@@ -14,7 +14,7 @@ from alignrank.contracts import WantedThresholds
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.errors import InputError
 from alignrank.inference.options import PredictOptions
-from alignrank.inference.predict import class_labels, predict
+from alignrank.inference.predict import predict
 from alignrank.input_size import InputSize
 from alignrank.weights.deployed import Deployed
 from alignrank.weights.recipe import build_detector
@@ -161,7 +161,3 @@ def test_options_that_cannot_be_are_refused_before_anything_runs(options: dict[s
     with pytest.raises(InputError) as caught:
         run(scene(), **options)
     assert part in str(caught.value)
-
-
-def test_names_win_over_numbers() -> None:
-    assert class_labels(["7", "0"], ["7", "a"]) == [0, 0]

@@ -73,9 +73,10 @@ def test_results_of_images(tmp_path: Path) -> None:
     assert [row["source"] for row in rows] == [path for path in paths for _ in range(2)]
     assert [row["name"] for row in rows] == ["red", "blue"] * 3
     assert [float(rows[0][key]) for key in ("x0", "y0", "x1", "y1")] == items[0]["boxes"][0]
-    # Enlarged or not, the picture keeps its shape and has something drawn on it.
+    # The picture has the image's own size, and something drawn on it.
     drawn = np.asarray(Image.open(out / "x.jpg"))
-    assert drawn.shape[1] / drawn.shape[0] == 1.5
+    assert drawn.shape == scene().shape
+    assert (drawn > 200).all(-1).any()
 
 
 def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
@@ -116,6 +117,7 @@ def test_a_video_becomes_a_drawn_video(tmp_path: Path, size: tuple[int, int]) ->
             stream = container.streams.video[0]
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
             assert stream.average_rate == Fraction(30000, 1001)
+            assert (stream.width, stream.height) == size
         assert len(frames) == 15
     items = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [item["source"] for item in items[:15]] == [f"{path}#{i}" for i in range(15)]

@@ -51,9 +51,12 @@ def test_many_boxes_are_thin_and_without_text() -> None:
     assert len(np.unique(draw_boxes(GREY, boxes[:60], labels[:60], NAMES).reshape(-1, 3), axis=0)) > 2
 
 
-def test_small_images_are_enlarged_and_empty_ones_copied() -> None:
+def test_small_images_can_be_enlarged_and_empty_ones_are_copied() -> None:
     small = GREY[:150, :200]
     drawn = draw_boxes(small, np.array([[50, 50, 100, 100]]), np.array([0]), NAMES)
+    assert drawn.shape == small.shape
+    assert drawn[75, 50].tolist() == rgb(0)
+    drawn = draw_boxes(small, np.array([[50, 50, 100, 100]]), np.array([0]), NAMES, enlarge=True)
     assert drawn.shape == (300, 400, 3)
     assert drawn[150, 100].tolist() == rgb(0)
     none = draw_boxes(GREY, np.zeros((0, 4)), np.zeros(0, dtype=int), NAMES, np.zeros(0))

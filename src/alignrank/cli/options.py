@@ -15,7 +15,8 @@ DATA_HELP, DEVICE_HELP = (
     "auto, cpu, cuda, cuda:N or mps",
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-Weights = Annotated[str, typer.Option(help="a .safetensors file or a run's folder")]
+WEIGHTS_HELP = "a .safetensors file or a run's folder"
+Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Iou = Annotated[
     float | None,
@@ -27,6 +28,7 @@ Rect = Annotated[
     bool | None,
     typer.Option("--rect/--square", help="shape of the input: the image's own, or a square [default: recipe's, rect]"),
 ]
+CLASSES_HELP = "with commas between them, or one each time"
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 
@@ -45,8 +47,3 @@ def read_overrides(items: list[str] | None) -> dict[str, Any]:
     from alignrank.config import parse_overrides
 
     return parse_overrides(items or [])
-
-
-def read_words(text: str | None) -> list[str] | None:
-    """What commas separate."""
-    return None if text is None else [word.strip() for word in text.split(",")]

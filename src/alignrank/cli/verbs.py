@@ -11,9 +11,11 @@ import typer
 
 from alignrank.cli.data import data_app
 from alignrank.cli.options import (
+    CLASSES_HELP,
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
+    WEIGHTS_HELP,
     Data,
     Device,
     Imgsz,
@@ -26,7 +28,6 @@ from alignrank.cli.options import (
     examples,
     print_json,
     read_overrides,
-    read_words,
 )
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
@@ -154,7 +155,9 @@ def diagnose(
     dt2: Annotated[str | None, typer.Option(help="results of a second detector, to compare with the first")] = None,
     images: Annotated[str | None, typer.Option(help="folder of the images, for pictures in the report")] = None,
     html: Annotated[str | None, typer.Option(help="file to write the report to, for a browser")] = None,
-    classes: Annotated[str | None, typer.Option(help="only these, names or category ids, separated by commas")] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option(help=f"only these, names or category ids, {CLASSES_HELP}")
+    ] = None,
     max_dets: Annotated[int, typer.Option(help="detections per image and class that count")] = 100,
     tau: Annotated[float, typer.Option(help="IoU threshold of oLRP")] = 0.5,
     gap: Annotated[float, typer.Option(help="IoU difference from which on two boxes have an order")] = 0.05,
@@ -171,7 +174,7 @@ def diagnose(
     from alignrank.terminal.progress import say
 
     report = None if html is None else new_file(html, "html")
-    options = DiagnosisOptions(images, read_words(classes), max_dets, tau, gap, conf, replicates, seed)
+    options = DiagnosisOptions(images, classes or None, max_dets, tau, gap, conf, replicates, seed)
     result = run(gt, dt, dt2, options)
     say_figures({name: of.metrics for name, of in result.diagnoses.items()}, result.comparison)
     if report is not None:
@@ -188,7 +191,7 @@ def predict(
         float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")
     ] = None,
     iou: Iou = None,
-    classes: Annotated[str | None, typer.Option(help="only these, names or numbers, separated by commas")] = None,
+    classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,
     max_dets: Annotated[
         int | None, typer.Option(min=1, help="boxes per image at most [default: recipe's or 300]")
     ] = None,
@@ -208,7 +211,7 @@ def predict(
     from alignrank.inference.to_folder import predict_to_folder
 
     options = PredictOptions(
-        thresholds=WantedThresholds(conf, iou, max_dets), classes=read_words(classes), imgsz=read_size(imgsz),
+        thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
         rect=rect, batch=batch, keep_images=pictures,
     )  # fmt: skip
     result = predict_to_folder(sources, Path(weights), options, out=out, device=device, nms=nms, collect=as_json)
@@ -218,7 +221,7 @@ def predict(
 
 @app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))
 def export(
-    weights: Weights,
+    weights: Annotated[str, typer.Option(help=f"{WEIGHTS_HELP}; or a recipe's name, for random weights")],
     format: Annotated[str, typer.Option(help="onnx")] = "onnx",
     imgsz: Imgsz = None,
     nms: Nms = False,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.letterbox import GREY, resize, shape_of
-from alignrank.input_size import InputSize, Size
+from alignrank.data.letterbox import resize, shape_of
+from alignrank.input_size import GREY, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
 
 # A cropped box stays an object if it keeps this share of its area and this many pixels on each side.

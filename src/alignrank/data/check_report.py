@@ -140,7 +140,7 @@ def _drawn(pixels: Array, sample: Sample | None, marks: list[tuple[Box, str]], c
     canvas, (left, top) = _with_margin(pixels, wrong)
     shift = np.array([left, top, left, top])
     if sample is not None:
-        canvas = draw_boxes(canvas, sample.boxes * scale + shift, sample.labels, classes)
+        canvas = draw_boxes(canvas, sample.boxes * scale + shift, sample.labels, classes, enlarge=True)
     # `draw_boxes` enlarges a small image; the second call finds it large enough.
     enlarged = canvas.shape[1] / (pixels.shape[1] + 2 * left)
     # What is wrong gets colours of its own behind those of the classes.
@@ -151,7 +151,7 @@ def _drawn(pixels: Array, sample: Sample | None, marks: list[tuple[Box, str]], c
     # A box without width is a line of two pixels.
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 2)
     boxes = np.clip(boxes, 0, [width - 1, height - 1] * 2)
-    return draw_boxes(canvas, boxes, labels, names)
+    return draw_boxes(canvas, boxes, labels, names, enlarge=True)
 
 
 def _with_margin(pixels: Array, boxes: Array) -> tuple[Array, tuple[int, int]]:

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from alignrank.input_size import InputSize, Size
-
-GREY = 114
+from alignrank.input_size import GREY, InputSize, Size
 
 
 def letterbox(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:

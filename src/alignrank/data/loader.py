@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import Picture, augment
 from alignrank.data.decode import decode
-from alignrank.data.letterbox import GREY, letterbox, resize, shape_of
+from alignrank.data.letterbox import letterbox, resize, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.records import without_name
 from alignrank.data.samples import Split
 from alignrank.errors import InputError
-from alignrank.input_size import InputSize, Size
+from alignrank.input_size import GREY, InputSize, Size
 from alignrank.terminal.skipped import Skipped
 from alignrank.weights.settings import AugmentConfig
 

@@ -36,6 +36,7 @@ def write_sheet(split: Split, path: Path, options: SheetOptions) -> None:
     for index in chosen:
         pixels, targets, frame = training[0, index] if options.augmented else plain[index]
         image = pixels.permute(1, 2, 0).numpy()
-        tiles.append(draw_boxes(image, targets.boxes.numpy(), targets.labels.numpy(), split.classes))
+        boxes, labels = targets.boxes.numpy(), targets.labels.numpy()
+        tiles.append(draw_boxes(image, boxes, labels, split.classes, enlarge=True))
         captions.append(f"{Path(frame.source).name}: {len(targets.labels)} objects")
     pictures.sheet(tiles, path, captions=captions, tile=400)

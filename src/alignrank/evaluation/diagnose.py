@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignrank.class_names import listed
 from alignrank.data.containment import relative_name
 from alignrank.errors import InputError, nearest
 from alignrank.evaluation.options import DiagnosisOptions
@@ -91,11 +92,12 @@ def _chosen(inputs: CocoInputs, classes: Sequence[Id] | None) -> CocoInputs:
         return inputs
     by_name: dict[str, Id] = {str(category): category for category in inputs.category_ids}
     by_name |= dict(zip(inputs.names, inputs.category_ids, strict=True))
-    unknown = [str(name) for name in classes if str(name) not in by_name]
-    if unknown or not classes:
+    wanted = listed(classes, by_name)
+    unknown = [name for name in wanted if name not in by_name]
+    if unknown or not wanted:
         given = repr(unknown[0]) if unknown else "none"
         raise InputError(f"classes: {given} is no class of the ground truth; {nearest(given, inputs.names)}")
-    return inputs.only(list({by_name[str(name)] for name in classes}))
+    return inputs.only(list({by_name[name] for name in wanted}))
 
 
 def _names(sources: Sequence[Source]) -> list[str]:

@@ -43,10 +43,10 @@ class ValOptions:
 
 @dataclass(frozen=True, slots=True)
 class DiagnosisOptions:
-    """images: the folder of the images, for pictures in the report. classes: only these, by name or category id.
-    max_dets: detections that count per image and class. tau: IoU threshold of LRP. gap: IoU difference from which on
-    two boxes of an object have an order. conf: score of the operating point. replicates, seed: of the bootstrap over
-    images.
+    """images: the folder of the images, for pictures in the report. classes: only these, by name or category id, see
+    `class_names`. max_dets: detections that count per image and class. tau: IoU threshold of LRP. gap: IoU difference
+    from which on two boxes of an object have an order. conf: score of the operating point. replicates, seed: of the
+    bootstrap over images.
 
     Raises InputError naming the option that is out of range.
     """

@@ -31,7 +31,10 @@ from alignrank.report import curves, pictures
 from alignrank.report.html import write_html
 from alignrank.terminal.progress import say, steps
 from alignrank.weights import checkpoint
+from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import deploy
+from alignrank.weights.recipe import Recipe
+from alignrank.weights.untrained import untrained
 
 NUM_PICTURES = 8
 # Confidence of boxes in pictures and in the confusion matrix: what `predict` shows.
@@ -40,7 +43,7 @@ REPORT = "report.html"
 
 
 def val_to_folder(
-    weights: Path,
+    weights: Path | Checkpoint | Recipe,
     data: str,
     options: ValOptions,
     *,
@@ -48,7 +51,10 @@ def val_to_folder(
     out: str | Path | None = None,
     device: str = "auto",
 ) -> Metrics:
-    """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given."""
+    """Evaluate weights on one split of a data set; plots and results in the new folder `out`, if given.
+
+    weights: of a recipe, random ones.
+    """
     with nullcontext() if out is None else new_run_folder(out, "val") as folder:
         chosen = choose_device(device)
         opened_split = open_split(data, split)
@@ -59,12 +65,18 @@ def val_to_folder(
     return result.metrics
 
 
-def val(weights: Path, split: Split, options: ValOptions, *, device: torch.device) -> Validation:
-    """Evaluate saved weights, as deployed, on `split`. Raises InputError where the two do not belong together."""
-    loaded = checkpoint.load(weights)
+def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, *, device: torch.device) -> Validation:
+    """Evaluate weights (of a recipe, random ones), as deployed, on `split`.
+
+    Raises InputError where the two do not belong together.
+    """
+    if isinstance(weights, Recipe):
+        loaded = untrained(weights.for_classes(len(split.classes)), split.classes)
+    else:
+        loaded = weights if isinstance(weights, Checkpoint) else checkpoint.load(weights)
     if loaded.classes != split.classes:
         raise InputError(
-            f"{weights}: was trained for the classes {', '.join(loaded.classes)[:200]}; "
+            f"{loaded.path}: was made for the classes {', '.join(loaded.classes)[:200]}; "
             f"{split.source} has {', '.join(split.classes)[:200]}"
         )
     if options.nms:

@@ -8,24 +8,36 @@ from alignrank.errors import InputError, nearest
 from alignrank.export.onnx import export_onnx
 from alignrank.folders import new_file
 from alignrank.input_size import ImageSize
-from alignrank.weights.catalog import weights_file
+from alignrank.weights import checkpoint
+from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import deploy
+from alignrank.weights.untrained import is_recipe, of_recipe
 
 FORMATS = ("onnx",)
 
 
 def export_weights(
-    weights: Path, format: str, *, imgsz: ImageSize | None = None, out: str | Path | None = None, nms: bool = False
+    weights: Path | Checkpoint,
+    format: str,
+    *,
+    imgsz: ImageSize | None = None,
+    out: str | Path | None = None,
+    nms: bool = False,
 ) -> Path:
-    """Write weights in another format, beside them or to `out`, after comparing the two. Returns the path."""
+    """Write weights in another format, beside them or to `out`, after comparing the two. Returns the path.
+
+    weights: also the name of a recipe, for random ones; they go to RECIPE.onnx in the working folder.
+    """
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
+    if isinstance(weights, Path):
+        weights = of_recipe(str(weights)) if is_recipe(weights) else checkpoint.load(weights)
     detector = deploy(weights, "cpu", nms=nms).resized(imgsz)
-    path = new_file(out if out is not None else weights_file(weights).with_suffix(".onnx"), "out")
+    beside = weights.path.with_suffix(".onnx") if weights.path.is_file() else Path(f"{weights.recipe.name}.onnx")
     return export_onnx(
         detector.network,
         detector.postprocess,
-        path,
+        new_file(out if out is not None else beside, "out"),
         imgsz=detector.size.imgsz,
         names=detector.classes,
         recipe=detector.recipe,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,10 +22,10 @@ from alignrank.contracts import Postprocess
 from alignrank.detectors import deployed
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.errors import InputError
+from alignrank.export.metadata import Shapes, metadata
 from alignrank.folders import replacing
 from alignrank.input_size import ImageSize, InputSize, Size, check_size
 from alignrank.nn.pan import split_top_down
-from alignrank.version import __version__
 
 # Largest differences between ONNX Runtime and PyTorch: of boxes relative to their largest coordinate (at least 1 px),
 # of scores absolute.
@@ -56,6 +55,11 @@ class ExportGraph(nn.Module):
         predictions = self.model(images)
         return predictions.boxes, predictions.scores()
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        return ("boxes", "scores", "labels") if self.nms_free else ("boxes", "scores")
+
 
 def export_onnx(
     model: Any,
@@ -70,8 +74,7 @@ def export_onnx(
     """Write `model` as ONNX to `path`, replacing what is there; the model itself stays as it is.
 
     Input `images` [B,3,H,W] float 0..1 RGB, letterboxed, any B; H = W = imgsz, of a pair the canvas of a landscape
-    picture. Outputs by `postprocess`, see ExportGraph: NMS-free for TopK, raw otherwise. Metadata: names (JSON list),
-    imgsz, recipe, nms_free, version.
+    picture. Outputs by `postprocess`, see ExportGraph: NMS-free for TopK, raw otherwise. Metadata: see docs/deploy.md.
     Raises InputError for a size that does not fit and for missing packages, ExportError where ONNX Runtime
     and PyTorch disagree; `path` is then left as it was.
     """
@@ -85,14 +88,8 @@ def export_onnx(
     graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
     size = InputSize.of(imgsz, rect=False, step=model.stride).landscape
     exported = _to_onnx(graph, size)
-    metadata = {
-        "names": json.dumps(list(names)),
-        "imgsz": json.dumps(imgsz),
-        "recipe": recipe,
-        "nms_free": json.dumps(graph.nms_free),
-        "version": __version__,
-    }
-    for key, value in metadata.items():
+    described = metadata(_shapes(graph, size), postprocess, imgsz=imgsz, names=names, recipe=recipe)
+    for key, value in described.items():
         exported.metadata_props.add(key=key, value=value)
     content: bytes = exported.SerializeToString()
     check_parity(graph, content, size=size)
@@ -152,7 +149,6 @@ def _check_rows(boxes: Array, scores: Array, labels: Array, all_boxes: Array, al
 
 def _to_onnx(graph: ExportGraph, size: Size) -> Any:
     """The ONNX model (a protobuf) with a dynamic batch."""
-    outputs = ["boxes", "scores", "labels"] if graph.nms_free else ["boxes", "scores"]
     # The exporter talks on stdout, which is for results, and warns of its own internals.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -162,12 +158,22 @@ def _to_onnx(graph: ExportGraph, size: Size) -> Any:
             (torch.zeros(2, 3, *size),),
             dynamo=True,
             input_names=["images"],
-            output_names=outputs,
+            output_names=list(graph.outputs),
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
     assert program is not None
     return program.model_proto
+
+
+def _shapes(graph: ExportGraph, size: Size) -> Shapes:
+    image = torch.zeros(1, 3, *size)
+    with torch.no_grad():
+        outputs, strides = graph(image), graph.model(image).strides
+    points = [] if strides is None else torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist()
+    shapes = {name: list(output.shape[1:]) for name, output in zip(graph.outputs, outputs, strict=True)}
+    stride: Any = graph.model.stride
+    return Shapes(size, stride, shapes, points)
 
 
 def _require(*packages: str) -> None:

@@ -12,9 +12,10 @@ from alignrank.input_size import ImageSize
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """classes: only these, by label or name. imgsz, rect: of the input, see `input_size`; None: as the weights say.
-    batch: images at a time. keep_images: detections carry their image, to be drawn on. precision: auto|fp32|bf16|fp16;
-    half precision rounds scores to 3 digits, which ties ranks. report_skipped: a counted warning at the end.
+    """classes: only these, by label or name, see `class_names`. imgsz, rect: of the input, see `input_size`; None: as
+    the weights say. batch: images at a time. keep_images: detections carry their image, to be drawn on.
+    precision: auto|fp32|bf16|fp16; half precision rounds scores to 3 digits, which ties ranks. report_skipped: a
+    counted warning at the end.
 
     Raises InputError naming the option that is out of range.
     """

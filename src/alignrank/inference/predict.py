@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alignrank.contracts import Batch, Detections, Frame, Targets, Thresholds
+from alignrank.class_names import class_labels
+from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Targets
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.device import half_dtype
-from alignrank.errors import InputError, nearest
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.sources import Source, SourceImage, Sources
 from alignrank.weights.deployed import Deployed
 
-# A threshold for people who look at pictures.
-THRESHOLDS = Thresholds(conf=0.25, iou=0.7, max_dets=300)
 _Prepared = tuple[Tensor, Frame, Array | None]
 
 
@@ -29,8 +27,8 @@ def predict(
     """Detections of each image or frame in order, boxes in its own pixels, computed when asked for.
 
     Images of one canvas that follow one another are computed together, `options.batch` at most; the results do not
-    depend on it. Thresholds that are not given are the detector's own, else THRESHOLDS. What cannot be read is skipped.
-    Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
+    depend on it. Thresholds that are not given are the detector's own, else USUAL_THRESHOLDS. What cannot be read is
+    skipped. Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     options = options or PredictOptions()
     detector = detector.resized(options.imgsz, options.rect)
@@ -44,7 +42,7 @@ class _Run:
 
     def __init__(self, detector: Deployed, options: PredictOptions, wanted: list[int] | None) -> None:
         self.detector, self.options, self.wanted = detector, options, wanted
-        self.limits = options.thresholds.over(detector.postprocess.thresholds or THRESHOLDS)
+        self.limits = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS)
         self.half = half_dtype(options.precision, detector.device)
         detector.network.eval()
 
@@ -91,19 +89,3 @@ class _Run:
             boxes = frame.to_original(found.boxes.float()).cpu()
             scores, labels = found.scores.cpu(), found.labels.cpu()
             yield Detections(boxes, scores, labels, detector.classes, frame.source, frame.size, image)
-
-
-def class_labels(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Labels of classes given by label or name. Raises InputError for one that the model does not have."""
-    labels = []
-    for wanted in classes:
-        text = str(wanted)
-        if text in names:
-            labels.append(list(names).index(text))
-        elif text.isdecimal() and int(text) < len(names):
-            labels.append(int(text))
-        else:
-            raise InputError(f"classes: unknown class {text!r}; {nearest(text, names)}; or 0 to {len(names) - 1}")
-    if not labels:
-        raise InputError(f"classes: none given; {nearest('', names)}")
-    return labels

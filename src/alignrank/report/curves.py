@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from alignrank.drawing import color
+from alignrank.drawing import color, readable
+from alignrank.report.plot_fonts import use_fonts
 
 Array = np.ndarray[Any, Any]
 Log = Mapping[str, Any]
@@ -80,6 +81,7 @@ def plot_precision_recall(
     Rows of NaN (classes without ground truth) are left out. Above ten classes, the lines are grey and
     only the best and the worst three are named.
     """
+    names = readable(names)
     figure, (axis,) = _figure(1, 1, width=7.4, height=4.6)
     shown = np.flatnonzero(~np.isnan(precision).any(1))
     _class_lines(axis, recalls, precision, names, shown, scores=precision.mean(1))
@@ -89,7 +91,7 @@ def plot_precision_recall(
     _style(axis, f"Precision and recall at IoU {iou:.2f}", "recall (fraction of objects)", "precision (fraction)")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     _outside_legend(axis, f"AP at IoU {iou:.2f}")
-    return _save(figure, path)
+    return _save(figure, path, names)
 
 
 def plot_f1(
@@ -99,6 +101,7 @@ def plot_f1(
 
     thresholds [X]; precision, recall, f1 [K,X], NaN where undefined. The best mean F1 is marked.
     """
+    names = readable(names)
     figure, (mean_axis, class_axis) = _figure(2, 2, width=6.0, height=4.2)
     means = {"precision": _mean(precision), "recall": _mean(recall), "F1": _mean(f1)}
     for i, (name, values) in enumerate(means.items()):
@@ -120,7 +123,7 @@ def plot_f1(
     for axis in (mean_axis, class_axis):
         axis.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
     _outside_legend(class_axis, "best F1 of the class")
-    return _save(figure, path)
+    return _save(figure, path, names)
 
 
 def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str]) -> Path:
@@ -131,6 +134,7 @@ def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str
     kinds = len(names)
     if matrix.shape != (kinds + 1, kinds + 1):
         raise ValueError(f"matrix has shape {matrix.shape}, expected {(kinds + 1, kinds + 1)} for {kinds} classes")
+    names = readable(names)
     cell = float(np.clip(13 / (kinds + 1), 0.16, 0.62))  # inches
     side = float(np.clip(cell * (kinds + 1), 3, 40))
     figure, (axis,) = _figure(1, 1, width=side + 2.6, height=side + 1.4)
@@ -158,7 +162,7 @@ def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str
     bar.outline.set_visible(False)
     bar.set_label("share of the row", color=_INK, fontsize=9)
     bar.ax.tick_params(labelsize=8, colors=_INK, length=0)
-    return _save(figure, path)
+    return _save(figure, path, names)
 
 
 def _series(log: str | PathLike[str] | Iterable[Log]) -> dict[str, dict[int, float]]:
@@ -277,7 +281,8 @@ def _outside_legend(axis: Any, title: str) -> None:
         axis.text(0.5, 0.5, "no ground truth", ha="center", color=_INK, transform=axis.transAxes)
 
 
-def _save(figure: Any, path: str | PathLike[str]) -> Path:
+def _save(figure: Any, path: str | PathLike[str], names: Sequence[str] = ()) -> Path:
+    use_fonts(figure, names)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

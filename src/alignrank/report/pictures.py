@@ -1,7 +1,6 @@
 """Boxes drawn on images, and contact sheets of such images.
 
-Images are [H,W,3] uint8 RGB; boxes are xyxy in pixels of the image. Drawn by supervision, written by
-Pillow. Shape letters: N boxes.
+Images are [H,W,3] uint8 RGB; boxes are xyxy in pixels of the image. Shape letters: N boxes.
 """
 
 from __future__ import annotations
@@ -12,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from alignrank.drawing import checked, draw_boxes, font_path
+from alignrank.drawing import checked, draw_boxes, shortened, write
+from alignrank.fonts import fonts, tidy
 
 Array = np.ndarray[Any, Any]
 Objects = tuple[Array, Array]  # boxes [N,4], labels [N]
 ScoredObjects = tuple[Array, Array, Array]  # boxes [N,4], scores [N], labels [N]
 
 _INK, _PAPER = (30, 41, 59), (255, 255, 255)
+_TEXT = 15  # px
 
 
 def sheet(
@@ -49,14 +50,14 @@ def sheet(
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + strip + gap) + gap), _PAPER)
     pen = ImageDraw.Draw(page)
-    font = ImageFont.truetype(font_path(), 15)
+    lines = None if captions is None else _readable(captions)
     for i, image in enumerate(images):
         left = gap + (i % columns) * (width + gap)
         top = gap + (i // columns) * (height + strip + gap)
         picture = _fitted(image, width, height)
         page.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
-        if captions is not None:
-            pen.text((left + 2, top + height + 4), _shortened(captions[i], font, width - 4), fill=_INK, font=font)
+        if lines is not None:
+            write(pen, (left + 2, top + height + 18), shortened(lines[i], _TEXT, width - 4), _TEXT, _INK)
     return _write(page, path)
 
 
@@ -83,8 +84,8 @@ def compare_sheet(
         small = np.asarray(_fitted(checked(image), tile, height))
         scale = small.shape[1] / image.shape[1]
         found_boxes, scores, found_labels = found
-        tiles.append(draw_boxes(small, np.asarray(boxes) * scale, labels, names))
-        tiles.append(draw_boxes(small, np.asarray(found_boxes) * scale, found_labels, names, scores))
+        tiles.append(draw_boxes(small, np.asarray(boxes) * scale, labels, names, enlarge=True))
+        tiles.append(draw_boxes(small, np.asarray(found_boxes) * scale, found_labels, names, scores, enlarge=True))
         texts += [f"{title}ground truth, {len(labels)}", f"{title}predictions, {len(found_labels)}"]
     return sheet(tiles, path, columns=2 if len(images) < 4 else 4, captions=texts, tile=tile)
 
@@ -102,14 +103,12 @@ def _tile_height(images: Sequence[Array], width: int) -> int:
     return round(width * min(2.0, max(0.4, aspect)))
 
 
-def _shortened(text: str, font: Any, width: int) -> str:
-    """The text, its middle cut out if it is wider than `width` px."""
-    full = text = " ".join(text.split())
-    keep = len(full)
-    while keep > 4 and font.getlength(text) > width:
-        keep -= 1
-        text = f"{full[: keep // 2]}…{full[len(full) - keep // 2 :]}"
-    return text
+def _readable(captions: Sequence[str]) -> list[str]:
+    """Captions with ? for characters that no font has, with a warning."""
+    lines = [tidy(caption) for caption in captions]
+    fonts().report(lines, "captions have ? in their place")
+    missing = fonts().lacking("".join(lines))
+    return [line.translate(dict.fromkeys(map(ord, missing), "?")) for line in lines]
 
 
 def _write(page: Image.Image, path: str | PathLike[str]) -> Path:

@@ -1,0 +1,97 @@
+"""What an exported file says of itself: how a picture becomes its input, and what its outputs mean (docs/deploy.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignrank.contracts import USUAL_THRESHOLDS, Postprocess
+from alignrank.detectors.postprocess import MAX_CANDIDATES, NonMaximumSuppression
+from alignrank.input_size import GREY, ImageSize, Size
+from alignrank.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """canvas: (height, width) of the input; stride: of the network; outputs: shapes by name, without the batch;
+    level_points: points of each pyramid level, in order, empty where the network does not tell.
+    """
+
+    canvas: Size
+    stride: int
+    outputs: dict[str, list[int]]
+    level_points: Sequence[int]
+
+
+def metadata(
+    shapes: Shapes, postprocess: Postprocess, *, imgsz: ImageSize, names: Sequence[str], recipe: str
+) -> dict[str, str]:
+    """By key, as ONNX holds it: text, JSON but for `recipe` and `version`."""
+    nms = _nms(postprocess, shapes.level_points) if isinstance(postprocess, NonMaximumSuppression) else None
+    return {
+        "names": json.dumps(list(names)),
+        "imgsz": json.dumps(imgsz),
+        "recipe": recipe,
+        "nms_free": json.dumps(nms is None),
+        "version": __version__,
+        "preprocessing": json.dumps(_preprocessing(shapes, imgsz)),
+        "output": json.dumps(_output(shapes, postprocess, nms)),
+    }
+
+
+def _preprocessing(shapes: Shapes, imgsz: ImageSize) -> dict[str, Any]:
+    shorter, longer = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    return {
+        "input": "images",
+        "size": list(shapes.canvas),
+        "stride": shapes.stride,
+        "rect": False,
+        "batch": "any",
+        "layout": "NCHW",
+        "dtype": "float32",
+        "channels": "RGB",
+        "orientation": "EXIF applied",
+        "shorter": shorter,
+        "longer": longer,
+        "keep_aspect": True,
+        "rounding": "nearest, halves to even, at least 1",
+        "interpolation": "bilinear",
+        "antialias": True,
+        "place": "centre, an odd pixel more at the right and bottom",
+        "padding": GREY,
+        "scale": 1 / 255,
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+    }
+
+
+def _output(shapes: Shapes, postprocess: Postprocess, nms: dict[str, Any] | None) -> dict[str, Any]:
+    thresholds = postprocess.thresholds or USUAL_THRESHOLDS
+    meanings: dict[str, dict[str, Any]] = {
+        "boxes": {"format": "xyxy", "unit": "pixels", "frame": "input", "clipped": False},
+        "scores": {"range": [0, 1], "meaning": "what detections are ranked by, comparable over classes and images"},
+        "labels": {"meaning": "place in names"},
+    }
+    return {
+        "outputs": {
+            name: {"shape": ["batch", *shape], "dtype": "int64" if name == "labels" else "float32", **meanings[name]}
+            for name, shape in shapes.outputs.items()
+        },
+        "order": "best first" if nms is None else None,
+        "to_picture": "(box - offset) / factor, clipped to the picture",
+        "conf": thresholds.conf,
+        "max_dets": thresholds.max_dets,
+        "nms": None if nms is None else {"iou": thresholds.iou, **nms},
+    }
+
+
+def _nms(postprocess: NonMaximumSuppression, level_points: Sequence[int]) -> dict[str, Any]:
+    return {
+        "class_wise": True,
+        "soft": postprocess.soft,
+        "candidates": MAX_CANDIDATES,
+        "per_level": postprocess.per_level or None,
+        "level_points": list(level_points),
+    }
