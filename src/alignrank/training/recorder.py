@@ -24,16 +24,12 @@ from alignrank.evaluation.validate import validate
 from alignrank.folders import replacing
 from alignrank.terminal.progress import bar, say
 from alignrank.training.averaging import AveragedWeights
+from alignrank.training.best import FIGURES, Best, validation_loss
 from alignrank.training.module import TrainingModule
 from alignrank.training.plan import Plan
 from alignrank.weights import checkpoint
 
-# Figures that are logged every epoch, under their last name; the others are in metrics.json at the end.
-LOGGED = (
-    *("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.spearman_true", "rank.misranked", "rank.best_box_missed"),
-    *("rank.ap_lost_ranking", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.laece"),
-)
-SHOWN = ("ap", "ap50", "ap75", "misranked")  # of them, on the terminal
+SHOWN = ("ap", "ap50", "ap75", "misranked")  # of the figures of an epoch, on the terminal
 
 
 def _rates(trainer: L.Trainer) -> list[float]:
@@ -68,8 +64,7 @@ class Recorder(L.Callback):
     def __init__(self, plan: Plan, averaged: AveragedWeights) -> None:
         self.plan, self.averaged = plan, averaged
         self.history: list[dict[str, float]] = []
-        self.best_ap = -1.0
-        self.best_epoch = 0
+        self.best = Best()
         self.seconds = 0.0
         self._loader: Any = None
         self._progress: Progress | None = None
@@ -78,11 +73,16 @@ class Recorder(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         self.seconds = time.monotonic() - self._started
-        return {key: getattr(self, key) for key in ("history", "best_ap", "best_epoch", "seconds")}
+        best = {"best_ap": self.best.ap, "best_epoch": self.best.epoch, "best_loss": self.best.loss}
+        return {"history": self.history, "seconds": self.seconds, "improved": self.best.improved, **best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key, value in state_dict.items():
-            setattr(self, key, value)
+        """States of before version 0.2 say nothing of the loss; there the best epoch was always an improvement."""
+        self.history, self.seconds = state_dict["history"], state_dict["seconds"]
+        epoch = state_dict["best_epoch"]
+        row = next((row for row in self.history if row["epoch"] == epoch), {})
+        loss = state_dict.get("best_loss", validation_loss(row))
+        self.best = Best(epoch, state_dict["best_ap"], loss, state_dict.get("improved", epoch))
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.monotonic() - self.seconds
@@ -109,12 +109,12 @@ class Recorder(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
-        last = epoch == settings.epochs
+        evaluated = epoch == settings.epochs or epoch % settings.val_every == 0
         if trainer.is_global_zero:
             check_finite(module.model, epoch, self.plan.out)
             row: dict[str, float] = {"epoch": epoch, "lr": max(_rates(trainer))}
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
-            if last or epoch % settings.val_every == 0:
+            if evaluated:
                 self._evaluate(module, row, epoch)
             if settings.save_every and epoch % settings.save_every == 0:
                 self._save(f"epoch_{epoch:04d}", {"epoch": epoch})
@@ -123,7 +123,9 @@ class Recorder(L.Callback):
             self.history.append(row)
             self._log(row)
             self._say(row)
-        if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
+        # An epoch without evaluation says nothing of what was learnt.
+        waited = trainer.strategy.broadcast(epoch - self.best.improved) if settings.patience and evaluated else 0
+        if settings.patience and waited >= settings.patience:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -151,12 +153,11 @@ class Recorder(L.Callback):
         )
         row |= {f"val/{name}": value for name, value in result.losses.items()}
         figures = {name: value for name, value in result.metrics.scalars().items() if value is not None}
-        row |= {f"val/{name.removeprefix('rank.')}": figures[name] for name in LOGGED if name in figures}
-        ap = figures.get("ap", 0.0)
+        known = {name.removeprefix("rank."): value for name, value in figures.items()}
+        row |= {f"val/{name}": known[name] for name in FIGURES if name in known}
         about: dict[str, Any] = {"epoch": epoch, **figures}
         self._save("last", about)
-        if ap > self.best_ap:
-            self.best_ap, self.best_epoch = ap, epoch
+        if self.best.takes(row):
             self._save("best", about)
 
     def _save(self, name: str, about: dict[str, Any]) -> None:
