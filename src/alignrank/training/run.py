@@ -26,7 +26,7 @@ from alignrank.evaluation.tables import shown
 from alignrank.evaluation.val import REPORT, val, write_evaluation
 from alignrank.folders import LOCK_FILE, RUN_FILE, locked, make_folder, new_run_folder, replacing
 from alignrank.report.curves import plot_training
-from alignrank.terminal.progress import say, warn
+from alignrank.terminal.progress import say, steps, warn
 from alignrank.terminal.skipped import Skipped, reasons, report_skipped, say_processed, skipped_in_words
 from alignrank.training.auto_batch import with_batch
 from alignrank.training.best import best_in_words
@@ -85,8 +85,9 @@ def resume(run: Path) -> dict[str, Any]:
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
     if options.devices > 1 and hasattr(sys, "ps1"):
         raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
-    source = read(options.data)
-    train_split, val_split = _splits(source, options.val)
+    with steps("reading annotations", None):
+        source = read(options.data)
+        train_split, val_split = _splits(source, options.val)
     device = choose_device(options.device)
     choose_precision(recipe.train.precision, device)
     return Plan(
