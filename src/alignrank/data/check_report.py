@@ -47,7 +47,8 @@ def check(data: str, *, out: Path | None = None, fix: Path | None = None) -> dic
     result = report.to_dict()
     _say_report(report, result)
     if fix is not None:
-        written = convert(cleaned(report), fix, "coco")
+        with steps("writing the cleaned copy", None):
+            written = convert(cleaned(report), fix, "coco")
         result["fixed"] = {"out": str(fix), "images": written.images, "objects": written.boxes}
         say(f"wrote {written.images:,} images and {written.boxes:,} objects to {fix}")
     if out is not None:

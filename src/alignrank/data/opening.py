@@ -20,7 +20,8 @@ def open_split(data: str, name: str) -> Split:
 
     Raises InputError if the data set does not have it, or no image of it can be used.
     """
-    source = read(data, require_val=False)
+    with steps("reading annotations", None):
+        source = read(data, require_val=False)
     splits = source.splits()
     if name not in splits:
         raise InputError(f"{source.path}: has no split {name!r}; {nearest(name, splits)}")
@@ -48,13 +49,13 @@ def opened(
 ) -> Images:
     """The images of a split for inputs of `size`; decoded now if all fit in half of the free memory (`auto`).
 
-    Each of `processes` holds its own copy. Those that do not decode are left out, with a counted warning
-    unless `quiet`. Raises InputError if none is left.
+    Each of `processes` holds its own copy. Progress is shown, and those that do not decode are left out
+    with a counted warning, unless `quiet`. Raises InputError if none is left.
     """
     images = Images(split, size)
     fits = images.num_bytes() * processes < free_memory() / 2
     if cache == "ram" or (cache == "auto" and fits):
-        with steps("decoding images", len(images)) as advance:
+        with steps("decoding images", len(images), quiet=quiet) as advance:
             skipped = images.keep_all(advance)
         if skipped and not quiet:
             report_skipped(skipped)

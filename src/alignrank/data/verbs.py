@@ -15,7 +15,7 @@ from alignrank.data.split import split as make_split
 from alignrank.errors import InputError
 from alignrank.folders import new_file
 from alignrank.input_size import InputSize
-from alignrank.terminal.progress import say
+from alignrank.terminal.progress import say, steps
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
 
@@ -43,10 +43,12 @@ def sheet_options(overrides: Mapping[str, Any], *, imgsz: Any, seed: int, count:
 
 def convert(data: str, out: Path, *, to: str, link: bool) -> dict[str, Any]:
     """Write a data set in another format; {out, images, objects, skipped}."""
-    source = read(data, require_val=False)
+    with steps("reading annotations", None):
+        source = read(data, require_val=False)
     skipped = [item for part in source.splits().values() for item in part.skipped]
     report(source.splits().values())
-    written = write_format(source, out, to, link=link)  # type: ignore[arg-type]
+    with steps(f"writing {sum(map(len, source.splits().values()))} images", None):
+        written = write_format(source, out, to, link=link)  # type: ignore[arg-type]
     if written.crowd_left_out:
         say(f"{written.crowd_left_out} crowd regions were left out: {to} has none")
     say(f"wrote {written.images} images and {written.boxes} objects to {out}")
@@ -55,8 +57,10 @@ def convert(data: str, out: Path, *, to: str, link: bool) -> dict[str, Any]:
 
 def split(data: str, out: Path, *, val_fraction: float, seed: int) -> dict[str, Any]:
     """Write a train/val split; {out, train, val} with image counts."""
-    source = read(data, require_val=False)
-    train, val = make_split(source, out, val_fraction=val_fraction, seed=seed)
+    with steps("reading annotations", None):
+        source = read(data, require_val=False)
+    with steps(f"splitting {sum(map(len, source.splits().values()))} images", None):
+        train, val = make_split(source, out, val_fraction=val_fraction, seed=seed)
     report([train])
     say(f"wrote {len(train)} training and {len(val)} validation images to {out}")
     return {"out": str(out), "train": len(train), "val": len(val)}

@@ -32,7 +32,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Te
         return labels.new_empty(0, dtype=torch.int64)
     # Boxes of different labels are moved apart, where they cannot overlap.
     apart = boxes + (labels.to(boxes) * (boxes.max() + 1))[:, None]
-    return nms(apart, scores, iou)
+    kept_apart: Tensor = nms(apart, scores, iou)
+    return kept_apart
 
 
 @cache

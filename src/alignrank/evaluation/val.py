@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignrank.contracts import Batch
 from alignrank.data.decode import decode
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import open_split, opened
@@ -29,7 +27,7 @@ from alignrank.metrics import Metrics, confusion_matrix, operating_curves
 from alignrank.metrics.inputs import Id
 from alignrank.report import curves, pictures
 from alignrank.report.html import write_html
-from alignrank.terminal.progress import say, steps
+from alignrank.terminal.progress import counted, say, steps
 from alignrank.weights import checkpoint
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import deploy
@@ -88,18 +86,18 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
     detector = deploy(loaded, device).resized(options.imgsz, options.rect)
     loader = evaluation_loader(EvaluationSet(opened(split, detector.size)), options.batch, workers=0)
     with steps("evaluating", len(loader)) as advance:
-
-        def batches() -> Iterator[Batch]:
-            for batch in loader:
-                yield batch.to(device)
-                advance()
-
-        return validate(detector.network, detector.postprocess, batches(), split, options, correct=correct)
+        batches = counted((batch.to(device) for batch in loader), advance)
+        return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)
 
 
 def write_evaluation(result: Validation, split: Split, out: Path) -> None:
     """Into `out`: metrics.json, detections.json (COCO results), the rank report, plots, and a sheet of pictures."""
     make_folder(out, "out")
+    with steps("writing results, plots and pictures", None):
+        _write_evaluation(result, split, out)
+
+
+def _write_evaluation(result: Validation, split: Split, out: Path) -> None:
     (out / "metrics.json").write_text(json.dumps(result.metrics.to_dict(), indent=1) + "\n", encoding="utf-8")
     (out / "detections.json").write_text(json.dumps(result.results), encoding="utf-8")
     inputs = result.diagnosis.inputs

@@ -1,46 +1,160 @@
-"""Progress of long work on the terminal; everything goes to stderr, stdout is for results."""
+"""Lines for a person and progress of long work; everything goes to stderr, stdout is for results.
+
+Progress is a bar on a terminal and in a notebook. Elsewhere (a log, a pipe) work that takes long says how far it is
+whenever nothing has been said for SILENCE seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from alignrank.errors import printable
+from alignrank.terminal.notebook import NotebookBar, display_of_notebook
+from alignrank.terminal.works import Teller, Work
 
+T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
+
+# Seconds without a line, of all work together, after which the innermost work under way says how far it is.
+SILENCE = 30.0
+# Seconds from one drawing of a notebook's bar to the next.
+REDRAW = 1.0
+_last_line = time.monotonic()
 
 
 def say(message: str) -> None:
     """One line for the user."""
-    console.print(printable(message), markup=False, soft_wrap=True)
+    _print(message)
 
 
 def warn(message: str) -> None:
     """One line that stands out."""
-    console.print(f"warning: {printable(message)}", style="yellow", markup=False, soft_wrap=True)
+    _print(f"warning: {message}", style="yellow")
 
 
-def bar() -> Progress:
-    """A progress display that vanishes when done, and is silent where stderr is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+def _print(message: str, style: str | None = None) -> None:
+    global _last_line
+    console.print(printable(message), style=style, markup=False, soft_wrap=True)
+    _last_line = time.monotonic()
+
+
+class _Face(Protocol):
+    """How works are shown, from the beginning of the outermost to its end."""
+
+    def begin(self, work: Work) -> object: ...
+
+    def end(self, work: Work) -> object: ...
+
+
+class _Bars:
+    """On a terminal: a bar for each work, which vanishes with it."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Work, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def begin(self, work: Work) -> None:
+        if not self._tasks:
+            self._progress.start()
+        task = self._tasks[work] = self._progress.add_task(work.description, total=work.total, completed=work.done)
+        work.changed = lambda work: self._progress.update(task, completed=work.done, description=work.description)
+
+    def end(self, work: Work) -> None:
+        self._progress.remove_task(self._tasks.pop(work))
+        if not self._tasks:
+            self._progress.stop()
+
+
+class _Notebook(Teller):
+    """In a notebook: one output, drawn every REDRAW seconds."""
+
+    def __init__(self, display: Callable[..., object]) -> None:
+        self._bar = NotebookBar(display)
+        self._drawn = time.monotonic()
+        super().__init__(self._draw, lambda works: self._drawn + REDRAW)
+
+    def _draw(self, works: Sequence[Work]) -> None:
+        self._drawn = time.monotonic()
+        self._bar.draw(works)
+
+    def end(self, work: Work) -> None:
+        super().end(work)
+        if not self._works:
+            with suppress(Exception):
+                self._bar.clear()
+
+
+def _log() -> Teller:
+    """Without terminal: lines, none before the outermost work has taken SILENCE seconds."""
+    return Teller(lambda works: say(works[-1].line()), lambda works: max(works[0].began, _last_line) + SILENCE)
+
+
+def _face() -> _Face:
+    if console.is_terminal and not console.is_dumb_terminal and console.file.isatty():
+        return _Bars()
+    display = display_of_notebook()
+    return _log() if display is None else _Notebook(display)
+
+
+_under_way: list[Work] = []
+_shown: _Face | None = None
+_lock = threading.Lock()
 
 
 @contextmanager
-def steps(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+def shown(work: Work, *, quiet: bool = False) -> Iterator[Work]:
+    """Show `work`, beside what is under way already, until the block ends. quiet: do not (others show the same)."""
+    global _shown
+    if quiet:
+        yield work
+        return
+    with _lock:
+        face = _shown = _shown or _face()
+        _under_way.append(work)
+        face.begin(work)
+    try:
+        yield work
+    finally:
+        with _lock:
+            _under_way.remove(work)
+            if not _under_way:
+                _shown = None
+            face.end(work)
+
+
+@contextmanager
+def steps(description: str, total: int | None, *, quiet: bool = False) -> Iterator[Callable[[], None]]:
     """`with steps("decoding", 100) as advance:` — call advance() after each step."""
-    with bar() as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda: progress.advance(task)
+    with shown(Work(description, total), quiet=quiet) as work:
+        yield work.advance
+
+
+def counted(items: Iterable[T], advance: Callable[[], object]) -> Iterator[T]:
+    """The same items; advance() when the next one is asked for, so when the work on one is done."""
+    for item in items:
+        yield item
+        advance()

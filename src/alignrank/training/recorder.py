@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from rich.progress import Progress, TaskID
 from safetensors import SafetensorError
 from torch import nn
 
@@ -22,18 +22,16 @@ from alignrank.errors import TrainingError
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.validate import validate
 from alignrank.folders import replacing
-from alignrank.terminal.progress import bar, say
+from alignrank.terminal.progress import counted, say, shown, steps
+from alignrank.terminal.works import Work
 from alignrank.training.averaging import AveragedWeights
+from alignrank.training.best import FIGURES, Best, validation_loss
 from alignrank.training.module import TrainingModule
+from alignrank.training.pace import Pace
 from alignrank.training.plan import Plan
 from alignrank.weights import checkpoint
 
-# Figures that are logged every epoch, under their last name; the others are in metrics.json at the end.
-LOGGED = (
-    *("ap", "ap50", "ap75", "lrp", "rank.spearman", "rank.spearman_true", "rank.misranked", "rank.best_box_missed"),
-    *("rank.ap_lost_ranking", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.laece"),
-)
-SHOWN = ("ap", "ap50", "ap75", "misranked")  # of them, on the terminal
+SHOWN = ("ap", "ap50", "ap75", "misranked")  # of the figures of an epoch, on the terminal
 
 
 def _rates(trainer: L.Trainer) -> list[float]:
@@ -68,21 +66,25 @@ class Recorder(L.Callback):
     def __init__(self, plan: Plan, averaged: AveragedWeights) -> None:
         self.plan, self.averaged = plan, averaged
         self.history: list[dict[str, float]] = []
-        self.best_ap = -1.0
-        self.best_epoch = 0
+        self.best = Best()
         self.seconds = 0.0
         self._loader: Any = None
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._work: Work | None = None
+        self._showing = ExitStack()
         self._loggers: list[Logger] = []
 
     def state_dict(self) -> dict[str, Any]:
         self.seconds = time.monotonic() - self._started
-        return {key: getattr(self, key) for key in ("history", "best_ap", "best_epoch", "seconds")}
+        best = {"best_ap": self.best.ap, "best_epoch": self.best.epoch, "best_loss": self.best.loss}
+        return {"history": self.history, "seconds": self.seconds, "improved": self.best.improved, **best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key, value in state_dict.items():
-            setattr(self, key, value)
+        """States of before version 0.2 say nothing of the loss; there the best epoch was always an improvement."""
+        self.history, self.seconds = state_dict["history"], state_dict["seconds"]
+        epoch = state_dict["best_epoch"]
+        row = next((row for row in self.history if row["epoch"] == epoch), {})
+        loss = state_dict.get("best_loss", validation_loss(row))
+        self.best = Best(epoch, state_dict["best_ap"], loss, state_dict.get("improved", epoch))
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._started = time.monotonic() - self.seconds
@@ -95,26 +97,44 @@ class Recorder(L.Callback):
             say("TensorBoard is not installed: logs are in metrics.csv only")
         for row in self.history:
             self._log(row)
-        self._progress = bar()
-        self._progress.start()
+        say(self._beginning(trainer))
         total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
-        done = trainer.global_step * trainer.accumulate_grad_batches
-        self._task = self._progress.add_task("training", total=total, completed=done)
+        self._pace = Pace(self.plan.recipe.train.epochs, module.mean_losses)
+        self._work = Work("training", total, self._pace.in_words)
+        self._work.done = trainer.global_step * trainer.accumulate_grad_batches
+        self._showing.enter_context(shown(self._work))
+
+    def _beginning(self, trainer: L.Trainer) -> str:
+        """What the run is about to do, with all that decides how long it takes."""
+        plan, settings = self.plan, self.plan.recipe.train
+        size, processes = plan.recipe.size_in_training, f" in each of {plan.devices} processes"
+        sides = "-".join(str(side) for side in (size.shorter, size.longer) if side is not None)
+        return (
+            f"training images {len(plan.train)}, steps an epoch {trainer.num_training_batches}, input {sides} px"
+            f"{' at most, in the shape of the image' if size.rect else ''}, batch {settings.batch}"
+            f"{processes if plan.devices > 1 else ''}, precision {trainer.precision}, "
+            f"threads {torch.get_num_threads()}, workers {plan.workers}, device {plan.device}"
+        )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._work is not None:
+            self._pace.begin(trainer.current_epoch + 1, int(trainer.num_training_batches))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, advance=1, description=f"epoch {trainer.current_epoch + 1}")
+        if self._work is not None:
+            self._pace.step(batch_idx + 1)
+            self._work.advance(f"epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         epoch, settings = trainer.current_epoch + 1, self.plan.recipe.train
-        last = epoch == settings.epochs
+        evaluated = epoch == settings.epochs or epoch % settings.val_every == 0
         if trainer.is_global_zero:
             check_finite(module.model, epoch, self.plan.out)
             row: dict[str, float] = {"epoch": epoch, "lr": max(_rates(trainer))}
             row |= {f"train/{name}": value for name, value in module.mean_losses().items()}
-            if last or epoch % settings.val_every == 0:
+            if evaluated:
                 self._evaluate(module, row, epoch)
             if settings.save_every and epoch % settings.save_every == 0:
                 self._save(f"epoch_{epoch:04d}", {"epoch": epoch})
@@ -123,18 +143,19 @@ class Recorder(L.Callback):
             self.history.append(row)
             self._log(row)
             self._say(row)
-        if settings.patience and trainer.strategy.broadcast(epoch - self.best_epoch) >= settings.patience:
+        # An epoch without evaluation says nothing of what was learnt.
+        waited = trainer.strategy.broadcast(epoch - self.best.improved) if settings.patience and evaluated else 0
+        if settings.patience and waited >= settings.patience:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._stop_progress()
+        self._end()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        self._stop_progress()
+        self._end()
 
-    def _stop_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+    def _end(self) -> None:
+        self._showing.close()
         for logger in self._loggers:
             logger.finalize("done")
 
@@ -144,19 +165,20 @@ class Recorder(L.Callback):
             dataset = EvaluationSet(opened(plan.val, plan.recipe.size_in_use, cache=settings.cache))
             self._loader = evaluation_loader(dataset, int(settings.batch), workers=0)
         assert self.averaged.model is not None
-        batches = (batch.to(module.device) for batch in self._loader)
         options = ValOptions(before_nms=False)
-        result = validate(
-            self.averaged.model, module.postprocess, batches, plan.val, options, criterion=module.criterion
-        )
+        with steps(f"validating epoch {epoch}", len(self._loader)) as advance:
+            batches = counted((batch.to(module.device) for batch in self._loader), advance)
+            result = validate(
+                self.averaged.model, module.postprocess, batches, plan.val, options, criterion=module.criterion
+            )
+            scalars = result.metrics.scalars()
         row |= {f"val/{name}": value for name, value in result.losses.items()}
-        figures = {name: value for name, value in result.metrics.scalars().items() if value is not None}
-        row |= {f"val/{name.removeprefix('rank.')}": figures[name] for name in LOGGED if name in figures}
-        ap = figures.get("ap", 0.0)
+        figures = {name: value for name, value in scalars.items() if value is not None}
+        known = {name.removeprefix("rank."): value for name, value in figures.items()}
+        row |= {f"val/{name}": known[name] for name in FIGURES if name in known}
         about: dict[str, Any] = {"epoch": epoch, **figures}
         self._save("last", about)
-        if ap > self.best_ap:
-            self.best_ap, self.best_epoch = ap, epoch
+        if self.best.takes(row):
             self._save("best", about)
 
     def _save(self, name: str, about: dict[str, Any]) -> None:

@@ -25,14 +25,16 @@ from alignrank.evaluation.tables import shown
 from alignrank.evaluation.val import REPORT, val, write_evaluation
 from alignrank.folders import BESIDE, RUN_FILE, locked, new_run_folder, replacing
 from alignrank.report.curves import plot_training
-from alignrank.terminal.progress import say, warn
+from alignrank.terminal.progress import say, steps, warn
 from alignrank.terminal.skipped import Skipped, reasons, report_skipped, say_processed, skipped_in_words
 from alignrank.training.auto_batch import with_batch
+from alignrank.training.best import best_in_words
 from alignrank.training.fit import fit
 from alignrank.training.options import RunOptions
 from alignrank.training.plan import Plan
 from alignrank.training.state import check_state, last_state
 from alignrank.version import __version__
+from alignrank.weights import checkpoint
 from alignrank.weights.recipe import Recipe
 
 
@@ -88,8 +90,9 @@ def resume(run: Path) -> dict[str, Any]:
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
     if options.devices > 1 and hasattr(sys, "ps1"):
         raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
-    source = read(options.data)
-    train_split, val_split = _splits(source, options.val)
+    with steps("reading annotations", None):
+        source = read(options.data)
+        train_split, val_split = _splits(source, options.val)
     device = choose_device(options.device)
     choose_precision(recipe.train.precision, device)
     return Plan(
@@ -170,8 +173,11 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def say_result(result: Mapping[str, Any]) -> None:
-    """The end of a run: headline figures and where everything is."""
+    """The end of a run: which epoch was the best, headline figures, and where everything is."""
     metrics, out = result["metrics"], Path(result["out"])
+    written = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    because = written["best_because"]
+    say(f"best epoch {written['best_epoch']}{':' if because.startswith('AP') else ''} {because}")
     say("  ".join(f"{key.upper()} {shown(metrics[key])}" for key in ("ap", "ap50", "ap75")))
     rank = {key: shown(metrics["rank"][key]) for key in ("spearman", "misranked", "ap_lost_ranking")}
     say(
@@ -183,7 +189,6 @@ def say_result(result: Mapping[str, Any]) -> None:
     say(f"pictures  {out / 'train_samples.jpg'}, {out / 'val_predictions.jpg'}")
     say(f"report    {out / REPORT}")
     say(f"results   {out / 'results.json'}")
-    written = json.loads((out / "results.json").read_text(encoding="utf-8"))
     say_processed(written["processed"], written["objects"], [tuple(item) for item in written["skipped_reasons"]])
 
 
@@ -201,6 +206,7 @@ def _finish(plan: Plan) -> dict[str, Any]:
     best = plan.out / "best.safetensors"
     history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
     plot_training(history, plan.out / "curves.png")
+    best_epoch = int(checkpoint.load(best).metrics["epoch"])
     validation = val(best, plan.val, ValOptions(), device=plan.device)
     write_evaluation(validation, plan.val, plan.out)
     skipped = _skipped(plan.train, plan.val)
@@ -224,6 +230,8 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "device": f"{plan.device} ({platform.machine()}, {os.cpu_count()} cores)",
         "precision": choose_precision(plan.recipe.train.precision, plan.device),
         "epochs": len(history),
+        "best_epoch": best_epoch,
+        "best_because": best_in_words(history, best_epoch),
         "seconds": history[-1]["seconds"],
         "commit": _commit(),
         "recipe": plan.recipe.to_dict(),

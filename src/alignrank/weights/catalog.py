@@ -1,4 +1,4 @@
-"""What can be named: recipes that ship, with their sizes, and weights files. No PyTorch: a wrong name is told at once."""
+"""What can be named: recipes that ship, with their sizes, and weights files. No PyTorch: a slip is told at once."""
 
 from __future__ import annotations
 

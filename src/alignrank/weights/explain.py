@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import sys
 import types
 from collections.abc import Mapping
@@ -26,8 +27,9 @@ def explained(name: str, overrides: Mapping[str, Any] | None = None) -> str:
     recipe = load_recipe(name, overrides=overrides, where="config")
     architecture = type(recipe.architecture)
     lines = [
-        f"# {recipe.name}: every option, with its default in brackets where the recipe has another value. The file trains with",
-        f"# --model FILE; a single option goes on the command line: alignrank train --model {recipe.name} --data DATA train.lr=0.01",
+        f"# {recipe.name}: every option, with its default in brackets where the recipe has another value.",
+        "# The file trains with --model FILE; a single option goes on the command line:",
+        f"# alignrank train --model {recipe.name} --data DATA train.lr=0.01",
         f"detector: {recipe.detector}",
     ]
     for section in architecture.model_fields:
@@ -88,8 +90,9 @@ def meanings(section: type[Config]) -> dict[str, str]:
             continue
         tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
         body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
-        for node, after in zip(body, body[1:], strict=False):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
-                if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-                    found[node.target.id] = " ".join(after.value.value.split())
+        for node, after in itertools.pairwise(body):
+            text = after.value if isinstance(after, ast.Expr) else None
+            named = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+            if named and isinstance(text, ast.Constant) and isinstance(text.value, str):
+                found[node.target.id] = " ".join(text.value.split())  # type: ignore[attr-defined]
     return found
