@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import alignrank as alignrank_command
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -69,7 +70,7 @@ def test_predict_writes_and_prints_the_same(weights: Path, photos: Path, tmp_pat
     )
     assert set(printed) == {"images", "processed", "skipped"}
     assert (printed["processed"], printed["skipped"]) == (4, {"image": 0})
-    assert set(printed["images"][0]) == {"source", "boxes", "scores", "labels", "names"}
+    assert set(printed["images"][0]) == {"source", "path", "size", "boxes", "scores", "labels", "names"}
     assert json.loads((out / "predictions.json").read_text()) == printed["images"]
     assert len(list(out.glob("*.jpg"))) == 4
     for image, (height, width) in zip(printed["images"], [(48, 64), (80, 40), (64, 64), (50, 50)], strict=True):
@@ -161,3 +162,29 @@ def test_new_detector_has_no_weights_to_use() -> None:
         detector.predict("nothing.jpg")
     with pytest.raises(alignrank.InputError, match=r"yolov8-x.*yolov8-n"):
         alignrank.Detector("yolov8-x")
+
+
+def test_predict_says_what_it_left_out_of_a_folder_and_of_a_list(weights: Path, photos: Path, tmp_path: Path) -> None:
+    folder, listed = photos / "images", tmp_path / "list.txt"
+    (folder / "layers.PSD").write_bytes(b"8BPS")
+    listed.write_text(f"{folder}\nmissing.jpg\n")
+    for source, reasons in (
+        (folder, ("layers.PSD: .psd",)),
+        (listed, ("layers.PSD: .psd", "missing.jpg: no such file")),
+    ):
+        words = [
+            "predict",
+            str(source),
+            "--weights",
+            str(weights),
+            "--out",
+            str(tmp_path / f"of-{source.name}"),
+            "--json",
+        ]
+        done = alignrank_command(*words)
+        assert done.returncode == 0, done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("processed 4 images")
+        assert all(reason in last for reason in reasons)
+        assert json.loads(done.stdout)["skipped"] == {"image": len(reasons)}
+    (folder / "layers.PSD").unlink()

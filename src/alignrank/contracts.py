@@ -143,6 +143,7 @@ class Detections:
 
     boxes [N,4] float32 xyxy in pixels of the original image; scores [N] in 0..1; labels [N] int64;
     names: class names by label; source: file (and frame) name; size: (height, width) of the image.
+    path: the file, address or camera that it is from, None for arrays.
     """
 
     boxes: Tensor
@@ -152,6 +153,7 @@ class Detections:
     source: str = ""
     size: tuple[int, int] = (0, 0)
     image: np.ndarray[Any, Any] | None = field(default=None, repr=False)
+    path: str | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

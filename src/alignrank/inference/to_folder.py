@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alignrank.contracts import Detections
+from alignrank.errors import InputError
 from alignrank.folders import new_run_folder
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import predict
-from alignrank.inference.results import write_results
+from alignrank.inference.results import result, write_results
 from alignrank.inference.sources import Sources
 from alignrank.terminal.progress import say
 from alignrank.terminal.skipped import say_processed
@@ -32,19 +34,35 @@ def predict_to_folder(
 
     Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
     """
+    existed = out is not None and Path(out).exists()
     folder = new_run_folder(out, "predict")
-    detector = deploy(weights, device, nms=nms)
-    opened = Sources(list(sources))
-    found = predict(detector, opened, replace(options, report_skipped=False))
-    images: list[dict[str, Any]] = []
+    try:
+        detector = deploy(weights, device, nms=nms)
+        opened = Sources([*sources])
+        found = predict(detector, opened, replace(options, report_skipped=False))
+        images: list[dict[str, Any]] = []
 
-    def collected() -> Iterator[Detections]:
-        for detections in found:
-            if collect:
-                images.append(detections.to_dict())
-            yield detections
+        def collected() -> Iterator[Detections]:
+            with closing(found):
+                for detections in found:
+                    if collect:
+                        images.append(result(detections))
+                    yield detections
 
-    written = write_results(collected(), folder, pictures=options.keep_images, total=opened.count)
+        try:
+            written = write_results(collected(), folder, pictures=options.keep_images, sources=opened)
+        except BaseException as error:
+            if not isinstance(error, InputError):
+                opened.skips.report()
+            raise
+    finally:
+        if not existed:
+            _remove_empty(folder)
     say(f"results are in {written.out}")
     say_processed(written.images, written.objects, opened.skips.items)
     return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
