@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,46 @@ def test_new_detector_has_no_weights_to_use() -> None:
         detector.predict("nothing.jpg")
     with pytest.raises(alignrank.InputError, match=r"yolov8-x.*yolov8-n"):
         alignrank.Detector("yolov8-x")
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def terminate(*_: object, **__: object) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("stop", "code"), [(interrupt, 130), (terminate, 143)])
+def test_an_interrupted_verb_leaves_nothing_half_made(
+    photos: Path, tmp_path: Path, stop: Callable[..., None], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not speak of training."""
+    monkeypatch.setattr("alignrank.data.convert._place", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    data, out = str(photos / "annotations.json"), tmp_path / "out"
+    for words in (("convert", "--to", "yolo"), ("split",)):
+        done = alignrank_command("data", words[0], data, *words[1:], "--out", str(out))
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "train" not in done.stderr
+        assert code != 130 or done.stderr.splitlines()[-1] == "alignrank: interrupted"
+        assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupted_evaluation_says_what_it_leaves(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["val", "--weights", str(weights), "--data", str(photos / "annotations.json"), "--split", "train"]
+    monkeypatch.setattr("alignrank.evaluation.val.curves.plot_f1", interrupt)
+    done = alignrank_command(*words, "--out", str(tmp_path / "a"))
+    assert done.returncode == 130
+    assert f"{tmp_path / 'a'}: holds a part of the results only" in done.stderr
+    monkeypatch.setattr("alignrank.evaluation.val.validate", interrupt)
+    done = alignrank_command(*words, "--out", str(tmp_path / "b"))
+    assert done.returncode == 130
+    assert not (tmp_path / "b").exists()
 
 
 def test_predict_says_what_it_left_out_of_a_folder_and_of_a_list(weights: Path, photos: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,29 @@ def val_to_folder(
     device: str = "auto",
 ) -> Metrics:
     """Evaluate saved weights on one split of a data set; plots and results in the new folder `out`, if given."""
+    existed = out is not None and Path(out).exists()
     folder = None if out is None else new_run_folder(out, "val")
-    chosen = choose_device(device)
-    opened_split = open_split(data, split)
-    result = val(weights, opened_split, options, device=chosen)
-    if folder is not None:
-        write_evaluation(result, opened_split, folder)
-        say(f"results, plots and pictures are in {folder}")
+    try:
+        chosen = choose_device(device)
+        opened_split = open_split(data, split)
+        result = val(weights, opened_split, options, device=chosen)
+        if folder is not None:
+            write_evaluation(result, opened_split, folder)
+            say(f"results, plots and pictures are in {folder}")
+    except BaseException:
+        if folder is not None and not existed:
+            _give_up(folder)
+        raise
     return result.metrics
+
+
+def _give_up(folder: Path) -> None:
+    """Of a new folder: an empty one goes away, of another it is said what it is."""
+    with suppress(OSError):
+        if any(folder.iterdir()):
+            say(f"{folder}: holds a part of the results only")
+        else:
+            folder.rmdir()
 
 
 def val(weights: Path, split: Split, options: ValOptions, *, device: torch.device) -> Validation:
