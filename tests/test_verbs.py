@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import alignrank as alignrank_command
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -70,7 +73,7 @@ def test_predict_writes_and_prints_the_same(weights: Path, photos: Path, tmp_pat
     )
     assert set(printed) == {"images", "processed", "skipped"}
     assert (printed["processed"], printed["skipped"]) == (4, {"image": 0})
-    assert set(printed["images"][0]) == {"source", "size", "boxes", "scores", "labels", "names"}
+    assert set(printed["images"][0]) == {"source", "path", "size", "boxes", "scores", "labels", "names"}
     assert json.loads((out / "predictions.json").read_text()) == printed["images"]
     assert len(list(out.glob("*.jpg"))) == 4
     for image, (height, width) in zip(printed["images"], [(48, 64), (80, 40), (64, 64), (50, 50)], strict=True):
@@ -169,3 +172,69 @@ def test_data_verbs(photos: Path, tmp_path: Path) -> None:
     )
     assert (written["images"], written["objects"]) == (4, 4)
     assert (tmp_path / "yolo" / "data.yaml").exists()
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def terminate(*_: object, **__: object) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("stop", "code"), [(interrupt, 130), (terminate, 143)])
+def test_an_interrupted_verb_leaves_nothing_half_made(
+    photos: Path, tmp_path: Path, stop: Callable[..., None], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not speak of training."""
+    monkeypatch.setattr("alignrank.data.convert._place", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    data, out = str(photos / "annotations.json"), tmp_path / "out"
+    for words in (("convert", "--to", "yolo"), ("split",)):
+        done = alignrank_command("data", words[0], data, *words[1:], "--out", str(out))
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "train" not in done.stderr
+        assert code != 130 or done.stderr.splitlines()[-1] == "alignrank: interrupted"
+        assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupted_evaluation_says_what_it_leaves(
+    weights: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["val", "--weights", str(weights), "--data", str(photos / "annotations.json"), "--split", "train"]
+    monkeypatch.setattr("alignrank.evaluation.val.curves.plot_f1", interrupt)
+    done = alignrank_command(*words, "--out", str(tmp_path / "a"))
+    assert done.returncode == 130
+    assert f"{tmp_path / 'a'}: holds a part of the results only" in done.stderr
+    monkeypatch.setattr("alignrank.evaluation.val.validate", interrupt)
+    done = alignrank_command(*words, "--out", str(tmp_path / "b"))
+    assert done.returncode == 130
+    assert not (tmp_path / "b").exists()
+
+
+def test_predict_says_what_it_left_out_of_a_folder_and_of_a_list(weights: Path, photos: Path, tmp_path: Path) -> None:
+    folder, listed = photos / "images", tmp_path / "list.txt"
+    (folder / "layers.PSD").write_bytes(b"8BPS")
+    listed.write_text(f"{folder}\nmissing.jpg\n")
+    for source, reasons in (
+        (folder, ("layers.PSD: .psd",)),
+        (listed, ("layers.PSD: .psd", "missing.jpg: no such file")),
+    ):
+        words = [
+            "predict",
+            str(source),
+            "--weights",
+            str(weights),
+            "--out",
+            str(tmp_path / f"of-{source.name}"),
+            "--json",
+        ]
+        done = alignrank_command(*words)
+        assert done.returncode == 0, done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("processed 4 images")
+        assert all(reason in last for reason in reasons)
+        assert json.loads(done.stdout)["skipped"] == {"image": len(reasons)}
+    (folder / "layers.PSD").unlink()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from alignrank.errors import InputError, nearest
 
@@ -138,10 +138,27 @@ class Detector:
             weights = self.recipe  # nobody has named classes: those of the data will do
         return val_to_folder(weights, str(data), wanted, split=split, out=out, device=device)
 
+    @overload
+    def predict(
+        self, source: Any, *, stream: Literal[False] = ...,
+        conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
+        max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
+        device: str = ..., nms: bool = ..., keep_images: bool | None = ...,
+    ) -> list[Detections]: ...  # fmt: skip
+
+    @overload
+    def predict(
+        self, source: Any, *, stream: Literal[True],
+        conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
+        max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
+        device: str = ..., nms: bool = ..., keep_images: bool | None = ...,
+    ) -> Generator[Detections, None, None]: ...  # fmt: skip
+
     def predict(
         self,
         source: Any,
         *,
+        stream: bool = False,
         conf: float | None = None,
         iou: float | None = None,
         classes: Sequence[int | str] | None = None,
@@ -151,16 +168,22 @@ class Detector:
         batch: int = 1,
         device: str = "auto",
         nms: bool = False,
-    ) -> list[Detections]:
-        """Detections of every image of `source`: a path, glob, video, array [H,W,3] uint8 RGB, or a list of them.
+        keep_images: bool | None = None,
+    ) -> list[Detections] | Generator[Detections, None, None]:
+        """Detections of every image of `source`, in a list; stream=True: one by one, in constant memory.
 
+        source: a path, folder, glob, video, `.txt` list of paths, http(s) or rtsp address, camera number; an array
+        [H,W,3] uint8 RGB, tensor [3,H,W] or [B,3,H,W] (uint8, or float 0..1), PIL image, bytes of an image file; a list
+        or iterator of these or of (name, image) pairs. An iterator is never drained ahead.
         conf, iou, max_dets: where not given the recipe's (`postprocess` section), else 0.25, 0.7 and 300. imgsz: the
         longer side, or (shorter, longer); rect: an input of the image's own shape, not a square one; both as trained
         where not given. nms: from the one-to-many output, with NMS, also where the model has an NMS-free one.
+        keep_images: detections carry their image, for `plot` and `save`; where not given they do in a list only.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.inference.options import PredictOptions
-        from alignrank.inference.predict import predict
+        from alignrank.inference.predict import gathered, predict
+        from alignrank.inference.sources import Sources
 
         options = PredictOptions(
             thresholds=WantedThresholds(conf, iou, max_dets),
@@ -168,9 +191,13 @@ class Detector:
             imgsz=imgsz,
             rect=rect,
             batch=batch,
-            keep_images=True,
+            keep_images=not stream if keep_images is None else keep_images,
         )
-        return list(predict(self._ready(device, nms), source, options))
+        sources = Sources(source)
+        if sources.live is not None and not stream:
+            raise InputError(f"{sources.live}: does not end, and so would no list of its detections; use stream=True")
+        found = predict(self._ready(device, nms), sources, options)
+        return found if stream else gathered(found)
 
     def export(
         self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None, nms: bool = False

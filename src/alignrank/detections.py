@@ -37,7 +37,8 @@ class Detections:
     """Objects found in one image, best first.
 
     boxes [N,4] float32 xyxy in pixels of the original image; scores [N] in 0..1; labels [N] int64;
-    names: class names by label; source: file (and frame) name; size: (height, width) of the image.
+    names: class names by label; source: file (and frame) name; size: (height, width) of the image;
+    path: the file, address or camera that it is from, None for arrays.
 
     `len`, indexing and iteration are over objects: `found[0]`, `found[:10]`, `found[found.scores > 0.5]` and
     `found[[0, 2]]` are Detections too, and so is each object of a loop, with one box.
@@ -50,6 +51,7 @@ class Detections:
     source: str = ""
     size: tuple[int, int] = (0, 0)
     image: Array | None = field(default=None, repr=False)
+    path: str | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -98,9 +100,10 @@ class Detections:
         return cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists: {source, size, boxes, scores, labels, names}; size: [height, width]; `names` one per box."""
+        """Plain values: {source, path, size, boxes, scores, labels, names}; size: [height, width]; `names` one per box."""
         return {
             "source": self.source,
+            "path": self.path,
             "size": list(self.size),
             "boxes": [[round(v, 3) for v in box] for box in self.boxes.tolist()],
             "scores": [round(s, 6) for s in self.scores.tolist()],

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
-from alignrank.data.decode import decode, grey_thumbnail, list_images, probe, probe_all, read_size
+from alignrank.data.decode import decode, grey_thumbnail, is_image_name, list_images, probe, probe_all, read_size
 from alignrank.errors import InputError
 
 
@@ -138,3 +140,61 @@ def test_grey_thumbnail_is_upright(tmp_path: Path) -> None:
     Image.fromarray(_scene(64, 64)).save(tmp_path / "a.jpg", exif=exif, quality=95)
     expected = np.array(Image.fromarray(decode(tmp_path / "a.jpg")).convert("L").resize((16, 16), Image.Resampling.BOX))
     assert np.abs(grey_thumbnail(tmp_path / "a.jpg", 16).astype(int) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["a.JFIF", "a.jpe", "a.pjpeg", "a.JP2", "a.avif", "a.HEIC", "a.apng", "a.jpg"])
+def test_names_of_images(name: str) -> None:
+    assert is_image_name(name)
+
+
+@pytest.mark.parametrize(("suffix", "part"), [(".jfif", "jpg"), (".jp2", "jpg_2000"), (".avif", "avif")])
+def test_other_formats_decode(tmp_path: Path, suffix: str, part: str) -> None:
+    if not features.check(part):
+        pytest.skip(f"this Pillow has no {part}")
+    Image.fromarray(_scene()).save(path := tmp_path / f"a{suffix}", quality=95)
+    assert np.abs(decode(path).astype(int) - _scene()).mean() < 6
+    assert read_size(path) == probe(path) == (24, 40)
+    with pytest.raises(InputError, match="40 x 24 pixels"):
+        decode(path, max_pixels=959)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=rf"a\{suffix}"):
+        decode(path)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_heic_names_the_package_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a file that a phone's gallery has given another ending."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("a.HEIC", "b.jpg"):
+        (tmp_path / name).write_bytes(HEIC)
+        with pytest.raises(InputError, match=rf"{name}.*pip install pillow-heif"):
+            decode(tmp_path / name)
+
+
+def test_heic_is_registered_where_one_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[bool] = []
+    stand_in = ModuleType("pillow_heif")
+    stand_in.register_heif_opener = lambda: registered.append(True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", stand_in)
+    Image.fromarray(_scene()).save(tmp_path / "really.heic", format="JPEG")
+    assert decode(tmp_path / "really.heic").shape == (24, 40, 3)
+    assert not registered
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    with pytest.raises(InputError, match=r"a\.heic"):
+        decode(tmp_path / "a.heic")
+    assert registered
+
+
+def test_heic(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").from_pillow(Image.fromarray(_scene())).save(path := tmp_path / "a.heic")
+    assert np.abs(decode(path).astype(int) - _scene()).mean() < 6
+    assert read_size(path) == (24, 40)
+
+
+def test_avif_without_avif_in_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignrank.data.decode._built_in", lambda: ("JPEG", "PNG"))
+    (tmp_path / "a.avif").write_bytes(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1")
+    with pytest.raises(InputError, match=r"a\.avif.*Pillow 11\.3"):
+        decode(tmp_path / "a.avif")

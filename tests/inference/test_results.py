@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import tracemalloc
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 from finder import run, scene
 from PIL import Image
 
-from alignrank.contracts import Detections
 from alignrank.errors import InputError
 from alignrank.inference.results import CSV_COLUMNS, ResultWriter, write_results
 from alignrank.inference.sources import Sources
@@ -38,7 +36,7 @@ def test_what_cannot_be_read_is_skipped_with_a_warning(tmp_path: Path, capfd: py
     Image.fromarray(scene()).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"<html>")
     sources = Sources(tmp_path)
-    written = write_results(run(sources, keep_images=True), tmp_path / "out", total=sources.count)
+    written = write_results(run(sources, keep_images=True), tmp_path / "out", sources=sources)
     assert (written.images, written.objects) == (1, 2)
     assert sources.skips.counts == {"image": 1}
     output = capfd.readouterr()
@@ -77,6 +75,8 @@ def test_results_of_images(tmp_path: Path) -> None:
     drawn = np.asarray(Image.open(out / "x.jpg"))
     assert drawn.shape == scene().shape
     assert (drawn > 200).all(-1).any()
+    assert [item["path"] for item in items] == [*paths, None]
+    assert [item["size"] for item in items] == [[60, 90]] * 3 + [[17, 40]]
 
 
 def test_only_what_is_wanted_is_written(tmp_path: Path) -> None:
@@ -92,17 +92,34 @@ def test_a_folder_that_exists_is_never_written_into(tmp_path: Path) -> None:
         write_results(run(scene()), tmp_path / "file" / "out")
 
 
-def test_an_interrupted_run_leaves_readable_parts(tmp_path: Path) -> None:
-    (found,) = run(scene(), keep_images=True)
+@pytest.mark.parametrize("size", [(64, 64), (17, 40), (1, 1), (640, 480), (200, 3)])
+def test_pictures_have_the_size_of_their_source(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_results(run(scene(640, 640)[: size[0], : size[1]], keep_images=True), tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "image 0.jpg").size == size[::-1]
 
-    def interrupted() -> Iterator[Detections]:
-        yield found
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_results(interrupted(), tmp_path / "out")
-    assert len(json.loads((tmp_path / "out" / "predictions.json.part").read_text())) == 1
-    assert not (tmp_path / "out" / "predictions.json").exists()
+@pytest.mark.parametrize("size", [(64, 64), (321, 201), (320, 201), (101, 90), (90, 60)])
+def test_videos_have_the_size_of_their_source(tmp_path: Path, size: tuple[int, int]) -> None:
+    """(width, height), and something like the picture in it: also of odd sides, which H.264 has in 4:4:4 only."""
+    path = clip(tmp_path / "v.mov", 3, size)
+    write_results(run(path, keep_images=True, conf=1), tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "v.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(size[1], size[0], 3)] * 3
+    assert np.abs(frames[0].astype(int) - scene(size[1], size[0], red=(0, 20, 20, 50))).mean() < 10
+
+
+def test_names_that_are_not_for_files(tmp_path: Path) -> None:
+    """Too long with a number behind it, of folders that are not there, with null, or no name at all."""
+    images = [("ä" * 300, scene()), ("../../up", scene()), ("nu\0ll", scene()), ("", scene()), ("..", scene())]
+    written = write_results(run(images, keep_images=True), tmp_path / "in" / "out")
+    assert written.images == 5
+    assert len(list((tmp_path / "in" / "out").glob("*.jpg"))) == 5
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir()] == ["in", "out"]
+    long = tmp_path / f"{'x' * 251}.mov"
+    clip(long, 2)
+    write_results(run(long, keep_images=True), tmp_path / "frames", video=False)
+    assert len(list((tmp_path / "frames").glob("*.jpg"))) == 2
 
 
 @pytest.mark.parametrize("size", [(90, 60), (640, 360)])
@@ -136,7 +153,7 @@ def test_odd_sides_can_be_encoded(tmp_path: Path) -> None:
     with ResultWriter(tmp_path / "out") as writer:
         for index in range(2):
             (found,) = run(scene(61, 91), keep_images=True)
-            found.source = f"{path}#{index}"
+            found.source, found.path = f"{path}#{index}", str(path)
             writer.add(found)
     with av.open(str(tmp_path / "out" / "v.mp4")) as container:
         assert len(list(container.decode(video=0))) == 2

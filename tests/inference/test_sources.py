@@ -14,11 +14,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from alignrank.errors import InputError
-from alignrank.inference.sources import AHEAD, Skips, Sources, ahead, frame_name, frame_rate, split_frame_name
+from alignrank.inference.entries import Skips, frame_index, frame_name
+from alignrank.inference.places import rate_of_file
+from alignrank.inference.sources import AHEAD, Sources, ahead
 
 
 def picture(path: Path, color: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (40, 30)) -> Path:
@@ -79,20 +80,23 @@ def test_paths_arrays_and_pil_images_in_one_list(tmp_path: Path) -> None:
     assert [item.image.shape for item in items] == [(30, 40, 3), (5, 7, 3), (6, 4, 3), (30, 40, 3), *[(48, 64, 3)] * 2]
     assert [item.name for item in items[1:4]] == ["image 1", "image 2", str(path)]
     assert items[2].image[0, 0].tolist() == [1, 2, 3]
-    assert items[0].path == path
+    assert items[0].path == str(path)
     assert items[1].path is None
 
 
 @pytest.mark.parametrize(
     ("source", "part"),
     [
-        ("https://example.com/cat.jpg", "download it first"),
-        ("rtsp://camera/1", "download it first"),
+        ("ftp://example.com/cat.jpg", "reads http, https and rtsp addresses"),
+        ("file:///etc/passwd", "write the path alone"),
+        ("https:///cat.jpg", "names no host"),
+        ("http://[::1/cat.jpg", "is not an address"),
+        ("http://host:port/cat.jpg", "is not an address"),
         ("missing.jpg", "missing.jpg: no such file"),
         ("nothing*.jpg", "matches it"),
         ("a**b/*.jpg", "a**b"),
         ([], "no source"),
-        (torch.zeros(3, 4, 4), "cannot look at Tensor"),
+        ({"a.jpg": 1}, "cannot look at dict"),
         (np.zeros((4, 4), np.uint8), "[H,W,3] uint8"),
         (np.zeros((4, 4, 3), np.float32), "float32"),
         (np.zeros((0, 4, 3), np.uint8), "[0, 4, 3]"),
@@ -106,7 +110,7 @@ def test_what_can_be_seen_at_once_is_refused_at_once(source: Any, part: str) -> 
 
 
 def test_folders_without_images(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no image in this folder$"):
+    with pytest.raises(InputError, match=r"no image or video in this folder$"):
         Sources(tmp_path)
     picture(tmp_path / "sub" / "a.jpg")
     with pytest.raises(InputError, match=r"for its sub-folders write"):
@@ -160,7 +164,8 @@ def test_bad_inputs(folder: Path, case: dict[str, Any], tmp_path: Path) -> None:
         assert all(name in str(caught.value) for name in expect["message_names"])
         return
     items = list(Sources(root / case["entry"], skips=skips))
-    assert len(items) == expect["processed"]
+    # The list counts files; an animation has a result for each frame.
+    assert len({item.path for item in items}) == expect["processed"]
     assert skips.counts.get("image", 0) == expect.get("skipped", 0)
     assert all(item.image.dtype == np.uint8 and item.image.shape[-1] == 3 for item in items)
     assert all(any(name in reason for _, reason in skips.items) for name in expect["message_names"])
@@ -181,14 +186,15 @@ def test_a_video_gives_its_frames_in_order(suffix: str, tmp_path: Path) -> None:
     assert [round(item.time or 0, 3) for item in items] == [i / 10 for i in range(12)]
     assert items[3].name == f"{path}#3"
     assert all(abs(int(item.image[-1, -1, 1]) - 8 * i) <= 6 for i, item in enumerate(items))
-    assert frame_rate(path) == Fraction(10)
+    assert rate_of_file(str(path)) == Fraction(10)
 
 
 def test_frame_names_are_told_from_file_names() -> None:
-    assert split_frame_name(frame_name(Path("a/b#1.MP4"), 12)) == (Path("a/b#1.MP4"), 12)
-    assert split_frame_name("a.jpg") is None
-    assert split_frame_name("shot#3.jpg") is None
-    assert split_frame_name("folder#3") is None
+    assert frame_index(frame_name("a/b#1.MP4", 12), "a/b#1.MP4") == 12
+    assert frame_index("a.jpg", "a.jpg") is None
+    assert frame_index("shot#3.jpg", "shot#3.jpg") is None
+    assert frame_index("v.mp4#3", "v.mp4#3") is None
+    assert frame_index("v.mp4#3", None) is None
 
 
 def test_a_phone_video_comes_out_upright(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
@@ -24,19 +28,21 @@ UsageError: Any = typer.BadParameter.__base__
 
 # What a machine can fail in, whatever we do: no space, no permission.
 SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+INTERRUPTED, TERMINATED = 130, 143
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        with _unwinding_when_terminated():
+            code = _run()
     except InputError as error:
         _fail(str(error), 2)
     except TrainingError as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; a training run goes on with `alignrank train --resume RUN`", 130)
+    except (_Interrupted, KeyboardInterrupt, typer.Abort) as error:
+        _fail(str(error) or _interrupted(), INTERRUPTED)
     except BrokenPipeError:
         raise SystemExit(1) from None
     except OSError as error:
@@ -51,6 +57,51 @@ def main() -> None:
     except UsageError as error:
         _fail(_usage_message(error), 2)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, with what the verb has said about it."""
+
+
+def _run() -> Any:
+    command: Any = typer.main.get_command(app)
+    invoke = command.invoke
+
+    def invoked(context: Any) -> Any:
+        # Typer would make an exit code of it, and what was said would be lost.
+        try:
+            return invoke(context)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(*error.args) from None
+
+    command.invoke = invoked
+    return command(standalone_mode=False)
+
+
+@contextmanager
+def _unwinding_when_terminated() -> Iterator[None]:
+    """SIGTERM ends the program by way of what cleans up behind it. A training run has handlers of its own."""
+    if "train" in sys.argv[1:2] or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted() -> str:
+    goes_on = "; a training run goes on with `alignrank train --resume RUN`" if "train" in sys.argv[1:2] else ""
+    return f"interrupted{goes_on}"
 
 
 def _usage_message(error: Any) -> str:

@@ -185,7 +185,9 @@ def diagnose(
 
 @app.command(epilog=examples("alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4"))
 def predict(
-    sources: Annotated[list[str], typer.Argument(help="image files, folders, globs, videos")],
+    sources: Annotated[
+        list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
+    ],
     weights: Weights,
     conf: Annotated[
         float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")

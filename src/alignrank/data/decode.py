@@ -1,8 +1,9 @@
 """The one image decoder: Pillow behind a format allow-list, a pixel limit and a refusal of damaged files.
 
 Every image comes out upright (EXIF orientation applied) as uint8 RGB [H,W,3]. Rules where formats differ:
-of several frames (GIF, TIFF, MPO) the first counts; alpha is dropped, the colours stay as stored;
-16-bit grey is scaled by 255/65535; 32-bit integer and float samples are refused, their range is unknown.
+of several frames (GIF, WebP, PNG, AVIF, TIFF, MPO) the first counts (`frames` gives all); alpha is dropped, the colours
+stay as stored; 16-bit grey is scaled by 255/65535; 32-bit integer and float samples are refused, their range is
+unknown. HEIC needs the package pillow-heif, AVIF and JPEG 2000 a Pillow that was built with them.
 """
 
 from __future__ import annotations
@@ -10,22 +11,33 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from alignrank.errors import InputError
 
 Array = np.ndarray[Any, Any]
 ImageSource = str | Path | bytes
 
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "JPEG2000", "AVIF")
+# Also those that need what is not installed: an image that is left out is told of, a file that is no image is not.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".bmp", ".dib",
+    ".webp", ".tif", ".tiff", ".gif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".avif", ".avifs",
+    ".heic", ".heif", ".hif",
+)  # fmt: skip
+# Parts of Pillow that not every build has.
+_BUILT_IN = {"JPEG2000": "jpg_2000", "AVIF": "avif"}
+# Brands of HEIF files (ISO/IEC 23008-12) whose images are HEVC; `mif1` and `msf1` are AVIF's, too.
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Pillow itself refuses above this number; as RGB it is half a gigabyte.
 MAX_PIXELS = 178_956_970
 _ORIENTATION_TAG = 0x0112
@@ -39,21 +51,23 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
+def list_images(
+    folder: str | Path, *, recursive: bool = False, named: Callable[[str], bool] = is_image_name
+) -> list[Path]:
     """Entries of `folder` named like images, sorted; also those that will turn out not to be images.
 
-    recursive: sub-folders too, without following links to folders (loops end). Raises InputError if
-    `folder` cannot be listed.
+    recursive: sub-folders too, without following links to folders (loops end). named: which names are listed.
+    Raises InputError if `folder` cannot be listed.
     """
     folder = Path(folder)
     found: list[Path] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_image_name(entry.name):
+                if named(entry.name):
                     found.append(folder / entry.name)
                 elif recursive and entry.is_dir(follow_symlinks=False):
-                    found.extend(list_images(entry.path, recursive=True))
+                    found.extend(list_images(entry.path, recursive=True, named=named))
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from None
     return sorted(found)
@@ -61,16 +75,21 @@ def list_images(folder: str | Path, *, recursive: bool = False) -> list[Path]:
 
 def read_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of the upright image, from the header alone. Raises InputError naming the file."""
-    with _opened(source, max_pixels) as image:
+    with opened(source, max_pixels) as image:
         return _upright_size(image)
 
 
 def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Array:
     """A file or its bytes -> uint8 [H,W,3] RGB, upright. Raises InputError naming the file."""
-    with _opened(source, max_pixels) as image:
-        orientation = _orientation(image)
-        image.load()
-        return _turn(_to_rgb(image, _name(source)), orientation)
+    with opened(source, max_pixels) as image:
+        return pixels_of(image, name_of(source))
+
+
+def pixels_of(image: Image.Image, name: str) -> Array:
+    """uint8 [H,W,3] RGB, upright, of the frame that is in turn."""
+    orientation = _orientation(image)
+    image.load()
+    return _turn(_to_rgb(image, name), orientation)
 
 
 def probe(path: str | Path) -> tuple[int, int]:
@@ -78,7 +97,7 @@ def probe(path: str | Path) -> tuple[int, int]:
 
     A file without its end marker is decoded in full: some are complete all the same.
     """
-    with _opened(path, MAX_PIXELS) as image:
+    with opened(path, MAX_PIXELS) as image:
         size, kind = _upright_size(image), image.format
     marker = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "")
     if marker is not None and marker not in _tail(path):
@@ -101,39 +120,70 @@ def probe_all(paths: Iterable[Path]) -> list[tuple[int, int] | InputError]:
 
 def grey_thumbnail(path: str | Path, side: int) -> Array:
     """uint8 [side,side], the upright image squeezed into a square; JPEG is decoded at reduced size."""
-    with _opened(path, MAX_PIXELS) as image:
+    with opened(path, MAX_PIXELS) as image:
         orientation = _orientation(image)
         image.draft("L", (4 * side, 4 * side))
         image.load()
-        grey = image if image.mode == "L" else Image.fromarray(_to_rgb(image, _name(path))).convert("L")
+        grey = image if image.mode == "L" else Image.fromarray(_to_rgb(image, name_of(path))).convert("L")
         small = np.array(grey.resize((side, side), Image.Resampling.BOX))
     return _turn(small, orientation)
 
 
-def _name(source: ImageSource) -> str:
+def name_of(source: ImageSource) -> str:
     return f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
 @contextmanager
-def _opened(source: ImageSource, max_pixels: int) -> Iterator[Image.Image]:
-    name = _name(source)
+def opened(source: ImageSource, max_pixels: int, name: str | None = None) -> Iterator[Image.Image]:
+    """The image, its header checked. What fails in the block, too, becomes an InputError that begins with `name`."""
+    name = name or name_of(source)
     try:
-        with _stream(source) as stream, Image.open(stream, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise InputError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
-            if not width or not height:
-                raise InputError(f"{name}: the image has no pixels")
+        with _stream(source) as stream, Image.open(stream, formats=_formats(stream, name)) as image:
+            check_size(image, max_pixels, name)
             yield image
     except InputError:
         raise
     except Image.DecompressionBombError:
         raise InputError(f"{name}: more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
-        raise InputError(f"{name}: is not an image of a known format ({', '.join(FORMATS)})") from None
+        raise InputError(f"{name}: is not an image of a known format ({', '.join(_built_in())})") from None
     except Exception as error:  # a parser of damaged bytes raises anything: struct.error, KeyError, SyntaxError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{name}: cannot be decoded ({reason or type(error).__name__})") from None
+
+
+def _formats(stream: IO[bytes], name: str) -> tuple[str, ...]:
+    """Those that the file may be of, HEIF only where it says that it is: its package is then needed."""
+    start = stream.read(64)
+    stream.seek(0)
+    if start[4:8] != b"ftyp":
+        return _built_in()
+    if b"avif" in start and "AVIF" not in _built_in():
+        raise InputError(f"{name}: AVIF images need Pillow 11.3 or later; pip install -U pillow")
+    if start[8:12] not in _HEIC_BRANDS or b"avif" in start:
+        return _built_in()
+    try:
+        import pillow_heif
+    except ImportError:
+        raise InputError(f"{name}: HEIC images need the package pillow-heif; pip install pillow-heif") from None
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+@cache
+def _built_in() -> tuple[str, ...]:
+    """FORMATS without those that this Pillow was built without: it fails on names that it does not know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an older Pillow's, of a feature that it does not know
+        return tuple(kind for kind in FORMATS if kind not in _BUILT_IN or features.check(_BUILT_IN[kind]))
+
+
+def check_size(image: Image.Image, max_pixels: int, name: str) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise InputError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
+    if not width or not height:
+        raise InputError(f"{name}: the image has no pixels")
 
 
 def _stream(source: ImageSource) -> IO[bytes]:

@@ -58,7 +58,11 @@ def val_to_folder(
         opened_split = open_split(data, split)
         result = val(weights, opened_split, options, device=chosen)
         if folder is not None:
-            write_evaluation(result, opened_split, folder)
+            try:
+                write_evaluation(result, opened_split, folder)
+            except BaseException:
+                say(f"{folder}: holds a part of the results only")
+                raise
             say(f"results, plots and pictures are in {folder}")
     return result.metrics
 

@@ -14,16 +14,20 @@ from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Targ
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.device import half_dtype
+from alignrank.inference.entries import SourceImage
 from alignrank.inference.options import PredictOptions
-from alignrank.inference.sources import Source, SourceImage, Sources
+from alignrank.inference.sources import Source, Sources
+from alignrank.terminal.progress import warn
 from alignrank.weights.deployed import Deployed
 
-_Prepared = tuple[Tensor, Frame, Array | None]
+# What a list of detections may hold of images before it is said how to do without: images, and bytes.
+MANY_IMAGES, MANY_BYTES = 1000, 1_000_000_000
+_Prepared = tuple[Tensor, Frame, Array | None, str | None]
 
 
 def predict(
     detector: Deployed, source: Source | Sources, options: PredictOptions | None = None
-) -> Iterator[Detections]:
+) -> Generator[Detections, None, None]:
     """Detections of each image or frame in order, boxes in its own pixels, computed when asked for.
 
     Images of one canvas that follow one another are computed together, `options.batch` at most; the results do not
@@ -35,6 +39,24 @@ def predict(
     wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
     run = _Run(detector, options, wanted)
     return run.over(source if isinstance(source, Sources) else Sources(source))
+
+
+def gathered(found: Iterable[Detections]) -> list[Detections]:
+    """All of them in a list, with one warning when their images take much memory."""
+    kept: list[Detections] = []
+    images = size = 0
+    warned = False
+    for detections in found:
+        kept.append(detections)
+        if detections.image is not None:
+            images, size = images + 1, size + detections.image.nbytes
+        if not warned and (images > MANY_IMAGES or size > MANY_BYTES):
+            warned = True
+            warn(
+                f"predict keeps the images of its list, {size / 1e6:.0f} MB so far; predict(..., stream=True) gives "
+                "detections one by one in constant memory, keep_images=False gives a list without images"
+            )
+    return kept
 
 
 class _Run:
@@ -74,10 +96,10 @@ class _Run:
         canvas, scale, offset = letterbox(pixels, self.detector.size)
         height, width = item.image.shape[:2]
         image = item.image if self.options.keep_images else None
-        return canvas, Frame(item.name, (height, width), scale, offset), image
+        return canvas, Frame(item.name, (height, width), scale, offset), image, item.path
 
     def _detect(self, items: list[_Prepared]) -> Iterator[Detections]:
-        canvases, frames, images = zip(*items, strict=True)
+        canvases, frames, images, paths = zip(*items, strict=True)
         detector, limits, half = self.detector, self.limits, self.half
         inputs = Batch(torch.stack(canvases), [Targets.empty() for _ in items], list(frames)).to(detector.device)
         with torch.no_grad(), torch.autocast(detector.device.type, half) if half else nullcontext():
@@ -85,7 +107,7 @@ class _Run:
             selections = detector.postprocess(
                 predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, classes=self.wanted
             )
-        for found, frame, image in zip(selections, frames, images, strict=True):
+        for found, frame, image, path in zip(selections, frames, images, paths, strict=True):
             boxes = frame.to_original(found.boxes.float()).cpu()
             scores, labels = found.scores.cpu(), found.labels.cpu()
-            yield Detections(boxes, scores, labels, detector.classes, frame.source, frame.size, image)
+            yield Detections(boxes, scores, labels, detector.classes, frame.source, frame.size, image, path)

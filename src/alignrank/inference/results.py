@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+import io
+import json as json_format
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from csv import writer as csv_writer
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
 from alignrank.contracts import Detections
-from alignrank.data.samples import Array
+from alignrank.data.decode import Array
 from alignrank.errors import InputError
 from alignrank.folders import is_free, make_folder
-from alignrank.inference.sources import frame_rate, split_frame_name
-from alignrank.terminal.progress import steps
+from alignrank.inference.addresses import ADDRESS
+from alignrank.inference.drawn_video import DrawnVideo
+from alignrank.inference.entries import frame_index
+from alignrank.inference.growing import GrowingFile
+from alignrank.inference.places import rate_of_file
+from alignrank.inference.signals import Signals
+from alignrank.inference.sources import Sources
+from alignrank.terminal.progress import say, steps
 
 CSV_COLUMNS = ("source", "x0", "y0", "x1", "y1", "score", "label", "name")
 # The JPEG format ends at 65535 pixels.
 MAX_JPEG_SIDE = 65_500
+# Of the stem of a name, so that a number and an ending still fit: file systems end at 255.
+MAX_STEM_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +55,77 @@ def write_results(
     json: bool = True,
     csv: bool = True,
     video: bool = True,
-    total: int | None = None,
+    sources: Sources | None = None,
 ) -> Written:
-    """Drain `detections` into a new folder (see ResultWriter), with progress; `total` is `Sources.count`.
+    """Drain `detections` into a new folder (see ResultWriter), with progress. sources: where they come from.
 
-    Raises InputError if the folder exists. If no detections come, nothing is written.
+    Raises InputError if the folder holds something. If no detections come, nothing is written. Whatever ends it early
+    (Ctrl-C, SIGTERM, an error), the results so far are whole, and it is said where they are.
     """
-    with ResultWriter(out, pictures=pictures, json=json, csv=csv, video=video) as writer:
-        with steps("predicting", total) as advance:
-            for found in detections:
-                writer.add(found)
-                advance()
-        return Written(writer.images, writer.objects, writer.out)
+    rate_of = rate_of_file if sources is None else sources.rate_of
+    writer = ResultWriter(out, pictures=pictures, json=json, csv=csv, video=video, rate_of=rate_of)
+    with Signals() as signals:
+        try:
+            _drain(detections, writer, signals, None if sources is None else sources.count)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted: {writer.kept}") from None
+        except BaseException as error:
+            if writer.images:
+                say(f"{'terminated' if isinstance(error, SystemExit) else 'stopped by an error'}: {writer.kept}")
+            raise
+    return Written(writer.images, writer.objects, writer.out)
+
+
+def _drain(detections: Iterable[Detections], writer: ResultWriter, signals: Signals, total: int | None) -> None:
+    with ExitStack() as stack:
+        stack.callback(_held, signals, writer.close)
+        # The threads that read ahead end before the files are closed.
+        stack.callback(getattr(detections, "close", lambda: None))
+        advance = stack.enter_context(steps("predicting", total))
+        for found in detections:
+            _held(signals, writer.add, found)
+            advance()
+
+
+def _held(signals: Signals, function: Callable[..., None], *arguments: Any) -> None:
+    with signals.held():
+        function(*arguments)
 
 
 class ResultWriter:
     """Writes detections one by one, in constant memory, into a folder that is created with the first.
 
-    pictures: drawn images (the detections must carry them); frames of a video become one drawn video at its
-    frame rate and without sound, or single pictures with video=False. json: predictions.json, a list of
-    `Detections.to_dict`. csv: predictions.csv, one line for each object. The last two end in `.part` until
-    all is well. Raises InputError if the folder exists already or cannot be made.
+    pictures: drawn images (the detections must carry them), of the images' sizes; frames of a video or an animation
+    become one drawn video at its frame rate and without sound, or single pictures with video=False and of a TIFF's
+    pages. json: predictions.json, a list of `Detections.to_dict`. csv: predictions.csv, one line for each object. The last two are
+    whole after each image and end in `.part` until `close`. rate_of: frames a second by `Detections.path`, None: pages.
+    Raises InputError if the folder holds something already or cannot be made.
     """
 
     def __init__(
-        self, out: str | Path, *, pictures: bool = True, json: bool = True, csv: bool = True, video: bool = True
+        self,
+        out: str | Path,
+        *,
+        pictures: bool = True,
+        json: bool = True,
+        csv: bool = True,
+        video: bool = True,
+        rate_of: Callable[[str], Fraction | None] = rate_of_file,
     ) -> None:
         self.out = Path(out)
+        self._is_new = not self.out.exists()
         if not is_free(self.out):
             raise InputError(f"out: {self.out} exists already; name a new folder")
         self.images = self.objects = 0
         self._pictures, self._want_json, self._want_csv, self._want_video = pictures, json, csv, video
-        self._files = ExitStack()
-        self._parts: list[Path] = []
-        self._json: IO[str] | None = None
-        self._csv: Any = None
-        self._video: _VideoWriter | None = None
+        self._rate_of = rate_of
+        self._files: list[GrowingFile] = []
+        self._json: GrowingFile | None = None
+        self._csv: GrowingFile | None = None
+        self._video: DrawnVideo | None = None
+        self._video_of: str | None = None
         self._copies: dict[str, int] = {}
+        self._begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -86,59 +133,88 @@ class ResultWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._video is not None:
-            self._video.close()
-        if self._json is not None:
-            self._json.write("\n]\n")
-        self._files.close()
-        if kind is None:
-            for part in self._parts:
-                part.replace(part.with_suffix(""))
+        self.close()
+
+    @property
+    def kept(self) -> str:
+        """What there is, in words."""
+        if not self.images:
+            return "nothing was written"
+        first = "the first image" if self.images == 1 else f"the first {self.images} images"
+        return f"results of {first} are in {self.out}"
+
+    def close(self) -> None:
+        """Finish the files, whatever of them can be finished; without a single image they and the folder go away."""
+        with ExitStack() as stack:
+            if not self.images and self._begun:
+                stack.callback(self._remove)
+            for file in self._files:
+                stack.callback(_finish, file)
+            self._files = []
+            stack.callback(self._end_video)
 
     def add(self, detections: Detections) -> None:
-        """Write one image's detections."""
-        if not self.images:
+        """Write one image's detections; all files of the folder, or none, have them then."""
+        if not self._begun:
             self._begin()
-        if self._json is not None:
-            self._json.write(("[\n" if not self.images else ",\n") + detections.to_json())
-        if self._csv is not None:
+        try:
+            if self._pictures:
+                self._draw(detections)
             row = detections.to_dict()
-            for box, score, label, name in zip(row["boxes"], row["scores"], row["labels"], row["names"], strict=True):
-                self._csv.writerow([detections.source, *box, score, label, name])
-        if self._pictures:
-            self._draw(detections)
+            if self._json is not None:
+                self._json.add(json_format.dumps(row))
+            if self._csv is not None:
+                columns = (row[key] for key in ("boxes", "scores", "labels", "names"))
+                rows = zip(*columns, strict=True)
+                self._csv.add(_lines([[detections.source, *box, *others] for box, *others in rows]))
+        except BaseException:
+            for file in self._files:
+                file.back_to(self.images)
+            raise
         self.images += 1
         self.objects += len(detections)
 
     def _begin(self) -> None:
         try:
             make_folder(self.out, "out")
-            self._json = self._open("predictions.json") if self._want_json else None
-            self._csv = csv_writer(self._open("predictions.csv")) if self._want_csv else None
+            self._begun = True
+            if self._want_json:
+                self._json = self._open("predictions.json", head="[\n", between=",\n", tail="\n]\n")
+            if self._want_csv:
+                self._csv = self._open("predictions.csv", head=_lines([CSV_COLUMNS]))
         except OSError as error:
             raise InputError(f"out: {self.out} cannot be written ({error.strerror or error})") from None
-        if self._csv is not None:
-            self._csv.writerow(CSV_COLUMNS)
 
-    def _open(self, name: str) -> IO[str]:
-        self._parts.append(self.out / f"{name}.part")
-        # A file name need not be UTF-8, but results are.
-        file = self._parts[-1].open("w", encoding="utf-8", newline="", errors="backslashreplace")
-        return self._files.enter_context(file)
+    def _open(self, name: str, **parts: str) -> GrowingFile:
+        self._files.append(GrowingFile(self.out / f"{name}.part", **parts))
+        return self._files[-1]
 
     def _draw(self, detections: Detections) -> None:
-        frame = split_frame_name(detections.source)
-        if frame is None or not self._want_video:
-            stem = Path(detections.source).stem if frame is None else f"{frame[0].stem}-{frame[1]:06d}"
-            drawn = detections.plot()
+        path, index = detections.path, frame_index(detections.source, detections.path)
+        drawn = _of_size(detections.plot(), detections.size)
+        rate = None if path is None or index is None or not self._want_video else self._rate_of(path)
+        if path is None or index is None or rate is None:
+            name = _stem(detections.source) if path is None else _stem(path)
+            stem = name if index is None else f"{name}-{index:06d}"
             suffix = ".jpg" if max(drawn.shape) <= MAX_JPEG_SIDE else ".png"
             Image.fromarray(drawn).save(self._new_path(stem, suffix), quality=92)
             return
-        if self._video is None or self._video.source != frame[0] or frame[1] == 0:
-            if self._video is not None:
-                self._video.close()
-            self._video = _VideoWriter(frame[0], self._new_path(frame[0].stem, ".mp4"))
-        self._video.add(detections.plot())
+        if self._video is None or self._video_of != path or index == 0:
+            self._end_video()
+            self._video, self._video_of = DrawnVideo(self._new_path(_stem(path), ".mp4"), rate), path
+        self._video.add(drawn)
+
+    def _end_video(self) -> None:
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            for name in ("predictions.json", "predictions.csv"):
+                (self.out / name).unlink(missing_ok=True)
+            if self._is_new:
+                self.out.rmdir()
 
     def _new_path(self, stem: str, suffix: str) -> Path:
         """A file of the folder that is not there yet: sources from several folders can share a name."""
@@ -149,37 +225,33 @@ class ResultWriter:
         return path
 
 
-class _VideoWriter:
-    """H.264 (MPEG-4 where FFmpeg has no encoder for it) in an mp4 file, frame by frame."""
+def _finish(file: GrowingFile) -> None:
+    file.close()
+    file.path.replace(file.path.with_suffix(""))
 
-    def __init__(self, source: Path, path: Path) -> None:
-        import av
 
-        self.source = source
-        self._rate = frame_rate(source).limit_denominator(1001)
-        self._container = av.open(str(path), "w")
-        self._codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        self._stream: Any = None
-        self._count = 0
+def _lines(rows: Iterable[Iterable[Any]]) -> str:
+    """As CSV."""
+    text = io.StringIO(newline="")
+    csv_writer(text).writerows(rows)
+    return text.getvalue()
 
-    def add(self, image: Array) -> None:
-        """Append [H,W,3] uint8; the first one's size is the video's."""
-        import av
 
-        # 4:2:0 colour needs even sides.
-        image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), "edge")
-        if self._stream is None:
-            self._stream = self._container.add_stream(self._codec, rate=self._rate, options={"preset": "veryfast"})
-            self._stream.height, self._stream.width = image.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame = frame.reformat(width=self._stream.width, height=self._stream.height, format="yuv420p")
-        frame.pts, frame.time_base = self._count, 1 / self._rate
-        self._count += 1
-        self._container.mux(self._stream.encode(frame))
+def _stem(source: str) -> str:
+    """What pictures of a source are called: of an address the name in it, else its host."""
+    if ADDRESS.match(source):
+        parts = urlsplit(source)
+        source = Path(parts.path).name or parts.hostname or ""
+    stem = Path(source.replace("\0", "")).stem
+    if not stem.strip("."):
+        return "image"
+    encoded = os.fsencode(stem)
+    return stem if len(encoded) <= MAX_STEM_BYTES else encoded[:MAX_STEM_BYTES].decode(errors="ignore")
 
-    def close(self) -> None:
-        """Write what the encoder still holds, and the file's index."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
+
+def _of_size(drawn: Array, size: tuple[int, int]) -> Array:
+    """As large as the image it shows: small ones are drawn enlarged."""
+    if drawn.shape[:2] == size:
+        return drawn
+    resized: Array = np.asarray(Image.fromarray(drawn).resize(size[::-1], Image.Resampling.LANCZOS))
+    return resized

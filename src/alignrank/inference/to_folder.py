@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alignrank.contracts import Detections
+from alignrank.errors import InputError
 from alignrank.folders import new_run_folder
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import predict
@@ -33,18 +35,24 @@ def predict_to_folder(
     Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
     """
     detector = deploy(weights, device, nms=nms)
-    opened = Sources(list(sources))
+    opened = Sources([*sources])
     found = predict(detector, opened, replace(options, report_skipped=False))
     images: list[dict[str, Any]] = []
 
     def collected() -> Iterator[Detections]:
-        for detections in found:
-            if collect:
-                images.append(detections.to_dict())
-            yield detections
+        with closing(found):
+            for detections in found:
+                if collect:
+                    images.append(detections.to_dict())
+                yield detections
 
     with new_run_folder(out, "predict") as folder:
-        written = write_results(collected(), folder, pictures=options.keep_images, total=opened.count)
+        try:
+            written = write_results(collected(), folder, pictures=options.keep_images, sources=opened)
+        except BaseException as error:
+            if not isinstance(error, InputError):
+                opened.skips.report()
+            raise
     say(f"results are in {written.out}")
     say_processed(written.images, written.objects, opened.skips.items)
     return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}

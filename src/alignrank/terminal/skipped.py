@@ -48,11 +48,23 @@ def reasons(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
 
 
 def skipped_in_words(items: Sequence[tuple[str, str]]) -> list[str]:
-    """(unit, reason) -> `skipped 2 boxes: reason; reason`, a line for each unit with at most NAMED reasons."""
+    """(unit, reason) -> `skipped 2 boxes: reason; reason`, a line for each unit with at most NAMED reasons.
+
+    Of more than that, those that differ in the name before the first colon only are named once, with their number.
+    """
     lines = []
     for unit, count in Counter(unit for unit, _ in items).items():
-        named = [reason for of, reason in items if of == unit][:NAMED]
-        more = f"; and {count - NAMED} more" if count > NAMED else ""
+        named = [reason for of, reason in items if of == unit]
+        alike: dict[str, list[str]] = {}
+        for reason in named:
+            alike.setdefault(reason.partition(": ")[2] or reason, []).append(reason)
+        if count > NAMED and 1 < len(alike) < count:
+            most = sorted(alike.values(), key=len, reverse=True)[:NAMED]
+            count_named = sum(map(len, most))
+            named = [f"{same[0]} ({len(same)} of these)" if len(same) > 1 else same[0] for same in most]
+        else:
+            named, count_named = named[:NAMED], min(count, NAMED)
+        more = f"; and {count - count_named} more" if count > count_named else ""
         lines.append(f"skipped {_counted(count, unit)}: {'; '.join(named)}{more}")
     return lines
 
