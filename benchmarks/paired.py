@@ -26,9 +26,9 @@ FIGURES = (
 )
 
 
-def commit() -> str:
-    """That of this checkout, for results."""
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+def commit(root: Path = ROOT) -> str:
+    """That of a checkout, of this one, for results."""
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return head.stdout.strip()
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -20,8 +21,9 @@ import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.drawing import draw_boxes, supervision_module
+from alignrank.drawing import draw_boxes
 from alignrank.errors import InputError
+from alignrank.extras import optional
 from alignrank.terminal.progress import warn
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class Detections:
         return cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: {source, path, size, boxes, scores, labels, names}; size: [height, width]; `names` one per box."""
+        """Plain values: {source, path, size, boxes, scores, labels, names}; size: [height, width]; a name each box."""
         return {
             "source": self.source,
             "path": self.path,
@@ -145,8 +147,13 @@ class Detections:
         return _optional("polars").DataFrame(self._columns())
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, class names under `data["class_name"]`."""
-        sv = supervision_module()
+        """The same as `supervision.Detections`, class names under `data["class_name"]`.
+
+        Raises InputError where supervision is not installed.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # its notice that OpenCV is absent
+            sv = optional("supervision", "supervision")
         found: supervision.Detections = sv.Detections(
             xyxy=self.boxes.cpu().float().numpy().reshape(-1, 4),
             confidence=self.scores.cpu().float().numpy(),

@@ -1,13 +1,12 @@
 """Boxes drawn on images, one colour per class; below everything, so that records can draw themselves.
 
-Images are [H,W,3] uint8 RGB; boxes are xyxy in pixels of the image. Boxes are drawn by supervision, text by Pillow.
+Images are [H,W,3] uint8 RGB; boxes are xyxy in pixels of the image. Drawn by Pillow.
 Shape letters: N boxes.
 """
 
 from __future__ import annotations
 
 import colorsys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,16 +66,10 @@ def draw_boxes(
     if not len(boxes):
         return canvas
     order = np.arange(len(boxes)) if scores is None else np.argsort(scores, kind="stable")  # best on top
-    sv = supervision_module()
-    detections = sv.Detections(xyxy=boxes[order], class_id=labels[order])
-    palette = sv.ColorPalette.from_hex([color(k) for k in range(int(labels.max()) + 1)])
     crowded = len(boxes) > MAX_TEXTS
     side = max(canvas.shape[:2])
     thickness = max(1, round(side / (700 if crowded else 350)))
-    # supervision works in BGR; flipping the channels twice keeps its colours right for RGB.
-    canvas = np.ascontiguousarray(canvas[..., ::-1])
-    canvas = sv.BoxAnnotator(color=palette, thickness=thickness).annotate(canvas, detections)
-    canvas = np.ascontiguousarray(canvas[..., ::-1])
+    canvas = _outlined(canvas, boxes[order], [color(int(label)) for label in labels[order]], thickness)
     if crowded:
         return canvas
     lines = readable(names)
@@ -86,6 +79,20 @@ def draw_boxes(
     # Text of 11 px, smaller where the image itself is.
     size = max(min(11, max(7, side // 22)), round(side / 44))
     return _labelled(canvas, boxes[order], [(texts[i], color(int(labels[i]))) for i in order.tolist()], size, thickness)
+
+
+def _outlined(canvas: Array, boxes: Array, colors: Sequence[str], thickness: int) -> Array:
+    """Outlines of boxes [N,4], half of a line inside; those with a colour [N] each."""
+    page = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(page)
+    # A box may reach far outside: Pillow takes no more than 32 bits, and no corners in the wrong order.
+    reach = 2 * max(canvas.shape) + thickness
+    for box, outline in zip(np.clip(np.nan_to_num(boxes), -reach, reach), colors, strict=True):
+        x0, y0, x1, y1 = (round(value) for value in box.tolist())
+        out = thickness // 2
+        x1, y1 = max(x0, x1), max(y0, y1)
+        pen.rectangle((x0 - out, y0 - out, x1 + out, y1 + out), outline=outline, width=thickness)
+    return np.array(page)
 
 
 def readable(names: Sequence[str]) -> list[str]:
@@ -142,15 +149,6 @@ def _labelled(canvas: Array, boxes: Array, texts: Sequence[tuple[str, str]], siz
         pen.rectangle((left, bottom - tall, left + wide, bottom), fill=fill)
         write(pen, (left + padding, bottom - padding - round(size * 0.24)), text, size, "white")
     return np.array(page)
-
-
-def supervision_module() -> Any:
-    """supervision, imported when first needed (it takes seconds)."""
-    with warnings.catch_warnings():
-        # Its notice that OpenCV is absent; the drawing used here needs none.
-        warnings.simplefilter("ignore", UserWarning)
-        import supervision
-    return supervision
 
 
 def checked(image: Array) -> Array:

@@ -6,6 +6,7 @@ to be replaced by one that can be read, and one warning says so.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from PIL import ImageFont
 from alignrank.terminal.progress import warn
 
 _SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
+_DEJAVU = "DejaVuSans.ttf"
 # Regular sans-serif faces first; Apple's font of last resort draws squares for everything.
 _UNUSUAL = re.compile(r"bold|italic|oblique|light|thin|black|heavy|condensed|mono|serif", re.IGNORECASE)
 _LAST_RESORT = "lastresort"
@@ -115,12 +117,13 @@ def tidy(text: str) -> str:
 
 
 def _bundled() -> str:
-    """DejaVu Sans, which matplotlib ships: knows more scripts than Pillow's own."""
-    try:
-        import matplotlib
-    except ImportError:
-        return next((path for path in installed() if Path(path).name == "DejaVuSans.ttf"), "")
-    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+    """DejaVu Sans, which matplotlib ships (found without its import): knows more scripts than Pillow's own."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None and spec.origin:
+        path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / _DEJAVU
+        if path.is_file():
+            return str(path)
+    return next((path for path in installed() if Path(path).name == _DEJAVU), "")
 
 
 def _folders() -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from alignrank.data.decode import Array
 from alignrank.terminal.progress import warn
-from alignrank.terminal.skipped import skipped_in_words
+from alignrank.terminal.skipped import NAMED, skipped_in_words
 
 Unit = Literal["image", "video"]
 
@@ -37,6 +37,14 @@ class Several:
 
 
 @dataclass(frozen=True, slots=True)
+class First:
+    """The first of the frames of an animation, which stands for all `of` them."""
+
+    image: Array
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One source that has been named, not opened yet.
 
@@ -45,7 +53,7 @@ class Entry:
     """
 
     name: str
-    read: Callable[[], Array | Several]
+    read: Callable[[], Array | Several | First]
     path: str | None = None
     unit: Unit = "image"
     count: Callable[[], int | None] = lambda: 1
@@ -54,9 +62,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Skips:
-    """What was left out, in order: (`image` or `video`, the reason, which names the file)."""
+    """What was left out, in order: (`image` or `video`, the reason, which names the file).
+
+    firsts: animations of which the first frame alone was taken, and how many they have.
+    """
 
     items: list[tuple[Unit, str]] = field(default_factory=list)
+    firsts: list[tuple[str, int]] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,8 +77,17 @@ class Skips:
 
     def report(self) -> None:
         """Warn on stderr, one counted line for each unit; silent if nothing was left out."""
-        for line in skipped_in_words(self.items):
+        for line in (*skipped_in_words(self.items), *self.first_in_words()):
             warn(line)
+
+    def first_in_words(self) -> list[str]:
+        """One counted line about the animations, none where there are none."""
+        if not self.firsts:
+            return []
+        named = [f"{name} (of {count})" for name, count in sorted(self.firsts)[:NAMED]]
+        more = [f"and {len(self.firsts) - NAMED} more"] if len(self.firsts) > NAMED else []
+        files = f"{len(self.firsts)} animation{'s' * (len(self.firsts) > 1)}"
+        return [f"took the first frame of {files}: {'; '.join([*named, *more])}; name a file itself for all frames"]
 
 
 def frame_name(path: str, index: int) -> str:

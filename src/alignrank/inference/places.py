@@ -9,12 +9,12 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from alignrank.data.decode import Array, is_image_name, list_images
+from alignrank.data.decode import Array, decode, is_image_name, list_images
 from alignrank.data.frames import animation_rate, decode_all, num_frames
 from alignrank.errors import InputError
 from alignrank.files import read_text
 from alignrank.inference.addresses import ADDRESS, address_entry
-from alignrank.inference.entries import Entry, Several, SourceImage, frame_name
+from alignrank.inference.entries import Entry, First, Several, SourceImage, frame_name
 from alignrank.inference.video import camera_entry, file_clip, file_entry, is_video_name
 
 _MAGIC = re.compile(r"[*?[]")
@@ -48,7 +48,7 @@ def from_text(source: str | Path) -> list[Entry]:
     if os.path.lexists(path):
         return _in_list(path) if text.lower().endswith(LIST_SUFFIX) else [_file(path)]
     if _MAGIC.search(text):
-        return [_file(match) for match in _matching(path)]
+        return [_file(match, among=True) for match in _matching(path)]
     raise InputError(f"{text[:200]}: no such file or folder")
 
 
@@ -57,7 +57,8 @@ def rate_of_file(path: str) -> Fraction | None:
     return file_clip(path).rate() if is_video_name(path) else animation_rate(path)
 
 
-def _file(path: Path) -> Entry:
+def _file(path: Path, *, among: bool = False) -> Entry:
+    """among: one of many that a folder or pattern names; there an animation is one picture, its first frame."""
     text = str(path)
     if is_video_name(path.name):
         return file_entry(text)
@@ -65,6 +66,8 @@ def _file(path: Path) -> Entry:
         # Not even tried: Pillow would find the thumbnail in a camera's raw file.
         reason = f"{text}: {path.suffix.lower()} pictures are not read; convert it to JPEG or PNG"
         return Entry(text, partial(_absent, reason), text)
+    if among:
+        return Entry(text, partial(_first, text), text)
     counted = path.name.lower().endswith(_COUNTED)
     return Entry(text, partial(_decoded, text), text, count=partial(_count, text) if counted else lambda: 1)
 
@@ -75,6 +78,11 @@ def _decoded(path: str) -> Array | Several:
         return images
     frames = (SourceImage(frame_name(path, i), image, path, i) for i, image in enumerate(images))
     return Several(frames, partial(animation_rate, path))
+
+
+def _first(path: str) -> Array | First:
+    count = num_frames(path)
+    return decode(path) if count == 1 else First(decode(path), count)
 
 
 def _count(path: str) -> int:
@@ -93,7 +101,7 @@ def _in_folder(folder: Path) -> list[Entry]:
     if not found:
         hint = f"; for its sub-folders write '{folder / '**' / '*.jpg'}'" if any(folder.iterdir()) else ""
         raise InputError(f"{folder}: no image or video in this folder{hint}")
-    return [_file(path) for path in found]
+    return [_file(path, among=True) for path in found]
 
 
 def _in_list(path: Path) -> list[Entry]:

@@ -97,7 +97,7 @@ class ResultWriter:
 
     pictures: drawn images (the detections must carry them), of the images' sizes; frames of a video or an animation
     become one drawn video at its frame rate and without sound, or single pictures with video=False and of a TIFF's
-    pages. json: predictions.json, a list of `Detections.to_dict`. csv: predictions.csv, one line for each object. The last two are
+    pages. json: predictions.json, a list of `to_dict`. csv: predictions.csv, one line for each object. The last two are
     whole after each image and end in `.part` until `close`. rate_of: frames a second by `Detections.path`, None: pages.
     Raises InputError if the folder holds something already or cannot be made.
     """

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alignrank.data.decode import Array
 from alignrank.errors import InputError
-from alignrank.inference.entries import Entry, Several, Skips, SourceImage
+from alignrank.inference.entries import Entry, First, Several, Skips, SourceImage
 from alignrank.inference.pixels import from_memory
 from alignrank.inference.places import from_text
 from alignrank.inference.video import camera_entry
@@ -81,6 +81,9 @@ class Sources:
                 read = entry.read()
             except InputError as error:
                 return entry, error
+            if isinstance(read, First):
+                self.skips.firsts.append((entry.name, read.of))
+                read = read.image
             return entry, read if isinstance(read, Several) else function(SourceImage(entry.name, read, entry.path))
 
         seen = produced = 0

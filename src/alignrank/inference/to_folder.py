@@ -54,5 +54,7 @@ def predict_to_folder(
                 opened.skips.report()
             raise
     say(f"results are in {written.out}")
+    for line in opened.skips.first_in_words():
+        say(line)
     say_processed(written.images, written.objects, opened.skips.items)
     return {"images": images, "processed": written.images, "skipped": {"image": 0} | opened.skips.counts}

@@ -1,0 +1,132 @@
+"""How long the first contact takes: `models`, a mistyped name, and `predict` of one image against a bare script.
+
+    python benchmarks/startup.py                          # this checkout
+    python benchmarks/startup.py --before /tmp/before     # and a checkout of an earlier commit, in turn with it
+
+The bare script imports torch, loads a traced network of the same weights, opens the picture with Pillow, resizes it
+and runs the network: nothing else can be left out. All run in fresh processes with one thread, in turn, ROUNDS times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from paired import ROOT, commit
+from PIL import Image
+
+RESULTS = ROOT / "benchmarks" / "results" / "startup.json"
+SIDE = 640
+BARE = """
+import sys
+import numpy as np, torch
+from PIL import Image
+network = torch.jit.load(sys.argv[1])
+image = Image.open(sys.argv[2]).convert("RGB").resize(({side}, {side}))
+pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float().div_(255)
+with torch.no_grad():
+    outputs = network(pixels)
+print([tuple(x.shape) for x in outputs])
+"""
+
+
+def prepared(folder: Path) -> tuple[Path, Path, Path]:
+    """A picture, weights of yolov8-n as trained weights are saved, and the same network traced."""
+    from alignrank.weights import checkpoint
+    from alignrank.weights.deployed import deploy
+    from alignrank.weights.recipe import load_recipe
+
+    torch.manual_seed(0)
+    recipe = load_recipe("yolov8-n", num_classes=80)
+    names = [str(label) for label in range(80)]
+    weights, traced, picture = folder / "w.safetensors", folder / "w.pt", folder / "picture.jpg"
+    checkpoint.save(weights, recipe.build().model.state_dict(), recipe=recipe, classes=names, metrics={})
+    network = deploy(weights, "cpu").network
+
+    class Outputs(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            predictions = self.network(images)
+            return predictions.boxes, predictions.scores()
+
+    with torch.no_grad():
+        torch.jit.trace(Outputs().eval(), torch.zeros(1, 3, SIDE, SIDE), check_trace=False).save(str(traced))
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)).save(picture)
+    return picture, weights, traced
+
+
+def timed(command: list[str], source: Path, folder: Path) -> tuple[float, float]:
+    """(wall, CPU) seconds of a process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(source / "src")}
+    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    sources = {"after": ROOT} | ({"before": arguments.before.resolve()} if arguments.before else {})
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        picture, weights, traced = prepared(folder)
+        (folder / "bare.py").write_text(BARE.format(side=SIDE))
+        python, program = sys.executable, [sys.executable, "-m", "alignrank"]
+        commands = {
+            "models": [*program, "models"],
+            "mistyped name": [*program, "train", "--model", "yolo8-n", "--data", "digits"],
+            "predict": [*program, "predict", "--weights", str(weights), str(picture), "--device", "cpu"],
+        }
+        rows: dict[str, list[tuple[float, float]]] = {}
+        for number in range(arguments.rounds + 1):
+            bare = timed([python, "bare.py", str(traced), str(picture)], ROOT, folder)
+            found = {"bare script": bare} | {
+                f"{what}, {when}": timed(command, source, folder)
+                for what, command in commands.items()
+                for when, source in sources.items()
+            }
+            if number:  # the first fills the caches of files
+                for key, value in found.items():
+                    rows.setdefault(key, []).append(value)
+    medians = {key: [statistics.median(column) for column in zip(*values, strict=True)] for key, values in rows.items()}
+    table = {
+        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit(),
+        "before": None if arguments.before is None else commit(arguments.before),
+        "torch": torch.__version__,
+        "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores, one thread)",
+        "rounds": arguments.rounds,
+        "seconds": {key: {"wall": round(wall, 3), "cpu": round(cpu, 3)} for key, (wall, cpu) in medians.items()},
+        "predict_over_bare": {
+            when: {
+                "wall": round(medians[f"predict, {when}"][0] / medians["bare script"][0], 3),
+                "cpu": round(medians[f"predict, {when}"][1] / medians["bare script"][1], 3),
+            }
+            for when in sources
+        },
+    }
+    arguments.out.write_text(json.dumps(table, indent=1) + "\n")
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
