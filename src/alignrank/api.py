@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from alignrank.arguments import number, place, switch, whole
 from alignrank.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -31,13 +32,18 @@ class Detector:
     """
 
     def __init__(self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, **overrides: Any) -> None:
+        from alignrank.weights.catalog import check_recipe
+
+        self._name, self._overrides = str(place("model", model)), overrides
+        check_recipe(self._name, "Detector")
         from alignrank.weights.recipe import load_recipe
         from alignrank.weights.untrained import NUMBERED_CLASSES
 
-        self._name, self._overrides = model, overrides
         self._wanted_classes = None if classes is None else _class_names(classes)
         self.classes: tuple[str, ...] = self._wanted_classes or NUMBERED_CLASSES
-        self.recipe: Recipe = load_recipe(model, num_classes=len(self.classes), overrides=overrides)
+        self.recipe: Recipe = load_recipe(
+            self._name, num_classes=len(self.classes), overrides=overrides, where="Detector"
+        )
         self.weights: Path | None = None
         self._loaded: Checkpoint | None = None
         self._forget()
@@ -48,7 +54,7 @@ class Detector:
         from alignrank.weights import checkpoint
 
         detector = cls.__new__(cls)
-        detector._adopt(checkpoint.load(path))
+        detector._adopt(checkpoint.load(place("weights", path)))
         return detector
 
     def _adopt(self, loaded: Checkpoint) -> None:
@@ -93,15 +99,15 @@ class Detector:
         from alignrank.weights import checkpoint
 
         dotted = {key: value for key, value in options.items() if "." in key}
-        given = {
-            key: str(value) if isinstance(value, Path) else value for key, value in options.items() if "." not in key
-        }
-        given["data"] = str(data)
+        given = {key: _plain(key, value) for key, value in options.items() if "." not in key}
+        given["data"] = str(place("data", data))
         if self.weights is None:
             given["model"] = self._name
         else:
             given.setdefault("weights", str(self.weights))
-        result = run.train(*read_options(None, given, {**self._overrides, **dotted}), classes=self._wanted_classes)
+        result = run.train(
+            *read_options(None, given, {**self._overrides, **dotted}, caller="train"), classes=self._wanted_classes
+        )
         self._adopt(checkpoint.load(result["weights"]))
         return result
 
@@ -136,7 +142,7 @@ class Detector:
         weights: Checkpoint | Recipe = self._checkpoint()
         if self._wanted_classes is None and self._is_random():
             weights = self.recipe  # nobody has named classes: those of the data will do
-        return val_to_folder(weights, str(data), wanted, split=split, out=out, device=device)
+        return val_to_folder(weights, str(place("data", data)), wanted, split=split, out=out, device=device)
 
     @overload
     def predict(
@@ -193,6 +199,7 @@ class Detector:
             batch=batch,
             keep_images=not stream if keep_images is None else keep_images,
         )
+        stream, nms = switch("stream", stream), switch("nms", nms)
         sources = Sources(source)
         if sources.live is not None and not stream:
             raise InputError(f"{sources.live}: does not end, and so would no list of its detections; use stream=True")
@@ -210,10 +217,11 @@ class Detector:
 
         return export_weights(self._checkpoint(), format, imgsz=imgsz, out=out, nms=nms)
 
-    def _ready(self, device: str, nms: bool) -> Deployed:
+    def _ready(self, device: Any, nms: bool) -> Deployed:
         """The network on `device`, made anew where the one of the last call is another."""
         from alignrank.weights.deployed import deploy
 
+        device = "auto" if device is None else str(device)
         model = self._model if self._loaded is not None else self.model
         wanted = nms, None if model is None else _changes(model)
         moved = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
@@ -233,6 +241,15 @@ class Detector:
 
     def _is_random(self) -> bool:
         return self._loaded is None and _changes(self.model) == self._model_as_made
+
+
+def _plain(option: str, value: Any) -> Any:
+    """Python's own values, as a recipe takes them."""
+    if option in ("epochs", "seed", "workers", "devices") or (option == "batch" and value != "auto"):
+        return whole(option, value)
+    if option == "lr":
+        return number(option, value)
+    return str(value) if isinstance(value, Path) or (option == "device" and value is not None) else value
 
 
 def _class_names(classes: Sequence[str]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from alignrank.arguments import share, whole
 from alignrank.detections import Detections as Detections
-from alignrank.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,11 @@ class WantedThresholds:
     max_dets: int | None = None
 
     def __post_init__(self) -> None:
-        for option, share in (("conf", self.conf), ("iou", self.iou)):
-            if share is not None and not 0 <= share <= 1:
-                raise InputError(f"{option}: must be from 0 to 1, got {share}")
-        if self.max_dets is not None and self.max_dets < 1:
-            raise InputError(f"max_dets: must be at least 1, got {self.max_dets}")
+        for option in ("conf", "iou"):
+            if getattr(self, option) is not None:
+                object.__setattr__(self, option, share(option, getattr(self, option)))
+        if self.max_dets is not None:
+            object.__setattr__(self, "max_dets", whole("max_dets", self.max_dets, least=1))
 
     def over(self, usual: Thresholds) -> Thresholds:
         """Those that are given, the others as they are in `usual`."""

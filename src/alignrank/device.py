@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -12,15 +12,20 @@ from alignrank.errors import InputError
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU. Raises InputError for a device that is not there."""
-    if name == "auto":
+def choose_device(name: Any = "auto") -> torch.device:
+    """`auto` (or None) is CUDA, else MPS, else CPU; a number is that of a CUDA device.
+
+    Raises InputError for a device that is not there.
+    """
+    if (isinstance(name, int) and not isinstance(name, bool)) or (isinstance(name, str) and name.isdecimal()):
+        name = f"cuda:{name}"
+    if name in ("auto", None):
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError):
         raise InputError(f"device: {name!r} is not a device; use auto, cpu, cuda, cuda:N or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device: {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")

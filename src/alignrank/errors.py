@@ -30,7 +30,7 @@ def printable(message: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase for an unknown `name`: the nearest known one, and the whole list if it can be read."""
-    known = sorted(known)
+    name, known = str(name), sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     if len(known) > LISTED:

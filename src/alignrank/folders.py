@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 
+from alignrank.arguments import place
 from alignrank.errors import InputError
 
 # What a training run knows of itself, to be resumed from.
@@ -24,7 +25,7 @@ def new_run_folder(out: str | Path | None, name: str) -> Iterator[Path]:
     It is made now, so that of processes that choose at the same moment each gets one of its own; what is still empty at
     the end is removed. Raises InputError if `out` holds something already, or belongs to another process.
     """
-    path, made = _numbered(name) if out is None else _named(Path(out))
+    path, made = _numbered(name) if out is None else _named(place("out", out))
     try:
         with locked(path):
             if not is_free(path):  # filled and left between our look and our lock

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from alignrank.arguments import whole
 from alignrank.errors import InputError
 
 # Of a square in training; the coarsest stride of all recipes' networks.
@@ -89,6 +90,17 @@ def problem_of(imgsz: Any, step: int = SIDE_STEP) -> str | None:
     return None
 
 
+def plain_size(imgsz: Any) -> Any:
+    """`imgsz` of numbers and lists of Python, from text, tuples, arrays and their scalars; anything else as it is."""
+    if isinstance(imgsz, str):
+        return read_size(imgsz, "imgsz")
+    if hasattr(imgsz, "tolist"):
+        imgsz = imgsz.tolist()
+    if isinstance(imgsz, list | tuple):
+        return [whole("imgsz", side) for side in imgsz]
+    return int(imgsz) if isinstance(imgsz, float) and imgsz.is_integer() else imgsz
+
+
 def check_size(imgsz: Any, step: int = SIDE_STEP) -> None:
     """Raises InputError unless a network of stride `step` takes it."""
     problem = problem_of(imgsz, step)
@@ -96,12 +108,12 @@ def check_size(imgsz: Any, step: int = SIDE_STEP) -> None:
         raise InputError(f"imgsz: {problem}, got {imgsz}")
 
 
-def read_size(text: str | None) -> int | list[int] | None:
-    """`640`, `800,1333` or `800x1333` of a command line. Raises InputError for other text."""
+def read_size(text: str | None, option: str = "--imgsz") -> int | list[int] | None:
+    """`640`, `800,1333` or `800x1333`. Raises InputError naming the option for other text."""
     if text is None:
         return None
     try:
         sides = [int(word) for word in text.strip("[]() ").replace("x", ",").split(",")]
     except ValueError:
-        raise InputError(f"--imgsz: must be a number or two, such as 640 or 800,1333, got {text!r}") from None
+        raise InputError(f"{option}: must be a number or two, such as 640 or 800,1333, got {text!r}") from None
     return sides[0] if len(sides) == 1 else sides

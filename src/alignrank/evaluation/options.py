@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignrank.arguments import place, share, switch, whole
 from alignrank.contracts import WantedThresholds
 from alignrank.errors import InputError
-from alignrank.input_size import ImageSize, check_size
+from alignrank.input_size import ImageSize, check_size, plain_size
 from alignrank.metrics.comparison import REPLICATES
 from alignrank.metrics.inputs import Id
 from alignrank.metrics.ranking import GAP
@@ -34,10 +35,13 @@ class ValOptions:
     oracle: str = ""
 
     def __post_init__(self) -> None:
-        for option, number in (("max_dets", self.coco_max_dets), ("batch", self.batch)):
-            if number < 1:
-                raise InputError(f"{option}: must be at least 1, got {number}")
+        object.__setattr__(self, "coco_max_dets", whole("max_dets", self.coco_max_dets, least=1))
+        object.__setattr__(self, "batch", whole("batch", self.batch, least=1))
+        object.__setattr__(self, "nms", switch("nms", self.nms))
+        if self.rect is not None:
+            object.__setattr__(self, "rect", switch("rect", self.rect))
         if self.imgsz is not None:
+            object.__setattr__(self, "imgsz", plain_size(self.imgsz))
             check_size(self.imgsz)
 
 
@@ -61,14 +65,11 @@ class DiagnosisOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.max_dets < 1:
-            raise InputError(f"max_dets: must be at least 1, got {self.max_dets}")
+        for option, least in (("max_dets", 1), ("replicates", 0), ("seed", 0)):
+            object.__setattr__(self, option, whole(option, getattr(self, option), least=least))
+        for option in ("tau", "gap", "conf"):
+            object.__setattr__(self, option, share(option, getattr(self, option)))
         if not 0 < self.tau < 1:
             raise InputError(f"tau: must be between 0 and 1, got {self.tau}")
-        for option, share in (("gap", self.gap), ("conf", self.conf)):
-            if not 0 <= share <= 1:
-                raise InputError(f"{option}: must be from 0 to 1, got {share}")
-        if self.replicates < 0:
-            raise InputError(f"replicates: must be at least 0, got {self.replicates}")
-        if self.images is not None and not Path(self.images).is_dir():
+        if self.images is not None and not place("images", self.images).is_dir():
             raise InputError(f"images: {self.images} is not a folder")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from alignrank.arguments import switch, whole
 from alignrank.contracts import WantedThresholds
-from alignrank.errors import InputError
 from alignrank.input_size import ImageSize
 
 
@@ -30,5 +30,7 @@ class PredictOptions:
     report_skipped: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise InputError(f"batch: must be at least 1, got {self.batch}")
+        object.__setattr__(self, "batch", whole("batch", self.batch, least=1))
+        if self.rect is not None:
+            object.__setattr__(self, "rect", switch("rect", self.rect))
+        object.__setattr__(self, "keep_images", switch("keep_images", self.keep_images))

@@ -21,6 +21,7 @@ from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 # Options that are fields of the recipe's train section under the same name.
 TRAIN_OPTIONS = ("epochs", "batch", "imgsz", "lr", "seed")
 DEFAULT_MODEL = "yolov8-n"
+COMMAND_LINE = "command line"
 _SECTIONS: dict[str, type[Config]] = {"train": TrainConfig, "augment": AugmentConfig, "data": DataConfig}
 
 
@@ -44,25 +45,26 @@ class RunOptions(Config):
 
 
 def read_options(
-    config: Path | None, given: Mapping[str, Any], overrides: Mapping[str, Any]
+    config: Path | None, given: Mapping[str, Any], overrides: Mapping[str, Any], *, caller: str = COMMAND_LINE
 ) -> tuple[RunOptions, Recipe]:
-    """Options from a YAML file, then the command line, then `section.field` overrides; later ones win.
+    """Options from a YAML file, then those given, then `section.field` overrides; later ones win.
 
-    Raises InputError naming the file (or the command line) and the field.
+    caller: who gives them. Raises InputError naming the file or the caller, and the field.
     """
-    where = str(config) if config is not None else "command line"
+    where = str(config) if config is not None else caller
     values, sections = _from_file(config) if config is not None else ({}, {})
     typed, typed_sections = _split({key: value for key, value in given.items() if value is not None})
+    _check_dotted(overrides, caller)
     typed_sections |= overrides
     _check_training(sections, where)
-    _check_training(typed_sections, "command line")
-    _check_names(typed, "command line")
+    _check_training(typed_sections, caller)
+    _check_names(typed, caller)
     values |= typed
     sections |= typed_sections
     if values.get("data") in (None, ""):
         raise InputError(f"{where}: data: must be given, a folder or file of a data set, or digits")
     options = RunOptions.parse(values, where=where)
-    places = {key: "command line" if key in typed else where for key in values}
+    places = {key: caller if key in typed else where for key in values}
     if options.weights is not None:
         _check_exists("weights", options.weights, places["weights"])
     loaded = None if options.weights is None else checkpoint.load(options.weights)
@@ -99,7 +101,28 @@ def _check_names(values: Mapping[str, Any], where: str) -> None:
         if key in _SECTIONS and key not in RunOptions.model_fields:  # `data` is both
             raise InputError(f"{where}: {key}: must be a mapping of options, got {shown(values[key])}")
         if key not in known:
-            raise InputError(f"{where}: unknown option {key!r}; {nearest(key, known)}")
+            sections = _sections_with(key)
+            hint = f"it is {' or '.join(sections)}" if sections else nearest(key, known)
+            raise InputError(f"{where}: unknown option {key!r}; {hint}")
+
+
+def _check_dotted(overrides: Mapping[str, Any], where: str) -> None:
+    """Raises InputError for `epochs=3` and `mosaic=0`, which name no section; says how they are written."""
+    for key, value in overrides.items():
+        if "." in key:
+            continue
+        if key in RunOptions.model_fields or key in TRAIN_OPTIONS:
+            raise InputError(f"{where}: {key}={value}: is not section.field; write --{key} {value}")
+        sections = _sections_with(key)
+        hint = (
+            f"write {' or '.join(f'{name}={value}' for name in sections)}" if sections else "write section.field=value"
+        )
+        raise InputError(f"{where}: {key!r} is not section.field; {hint}")
+
+
+def _sections_with(key: str) -> list[str]:
+    """`section.field` of every section that has such a field."""
+    return [f"{name}.{key}" for name, kind in _SECTIONS.items() if key in kind.model_fields]
 
 
 def _check_run(options: RunOptions, where: Mapping[str, str]) -> torch.device:
@@ -110,7 +133,7 @@ def _check_run(options: RunOptions, where: Mapping[str, str]) -> torch.device:
     try:
         return choose_device(options.device)
     except InputError as error:
-        raise InputError(f"{where.get('device', 'command line')}: {error}") from None
+        raise InputError(f"{where.get('device', COMMAND_LINE)}: {error}") from None
 
 
 def _check_exists(key: str, path: str, where: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from alignrank.contracts import Postprocess
 from alignrank.detectors import DETECTORS, deployed
 from alignrank.device import choose_device
-from alignrank.input_size import ImageSize, InputSize, check_size
+from alignrank.input_size import ImageSize, InputSize, check_size, plain_size
 from alignrank.nn.pan import split_top_down
 from alignrank.weights import checkpoint
 
@@ -32,7 +32,7 @@ class Deployed:
 
     def resized(self, imgsz: ImageSize | None, rect: bool | None = None) -> Deployed:
         """The same with another input; None leaves things as they are. Raises InputError for impossible sizes."""
-        given: Any = imgsz if imgsz is not None else self.size.imgsz
+        given: Any = plain_size(imgsz) if imgsz is not None else self.size.imgsz
         check_size(given, self.network.stride)
         wanted = self.size.rect if rect is None else rect
         return replace(self, size=InputSize.of(given, rect=wanted, step=self.network.stride))

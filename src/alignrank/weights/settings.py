@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from alignrank.config import Config
-from alignrank.input_size import problem_of
+from alignrank.input_size import plain_size, problem_of
 
 
 def _size(imgsz: Any) -> Any:
+    imgsz = plain_size(imgsz)
     problem = problem_of(imgsz)
     if problem is not None:
         raise ValueError(problem)
@@ -27,7 +28,7 @@ class TrainConfig(Config):
     """Passes over the training images."""
     batch: Annotated[int, Field(ge=1, le=65_536)] | Literal["auto"] = 16
     """Images per step and process; `auto`: as many as the GPU's memory holds."""
-    imgsz: Annotated[int | list[int], AfterValidator(_size)] = 640
+    imgsz: Annotated[int | list[int], BeforeValidator(_size)] = 640
     """Longer side of the input, px, or [shorter, longer] (see `input_size`)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum."""
