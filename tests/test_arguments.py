@@ -37,22 +37,22 @@ def test_a_whole_number_in_any_form(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["three", 3.5, None, [3], True, float("nan"), float("inf"), np.array([3]), b"3"])
 def test_what_is_no_whole_number(value: Any) -> None:
-    with pytest.raises(InputError, match="^batch: must be a whole number, got "):
+    with pytest.raises(InputError, match=r"^batch: must be a whole number, got "):
         whole("batch", value)
 
 
 def test_shares_switches_and_paths() -> None:
     assert share("conf", "0.25") == share("conf", np.float64(0.25)) == 0.25
     for value in ("half", None, 1.5, float("nan")):
-        with pytest.raises(InputError, match="^conf: must be "):
+        with pytest.raises(InputError, match=r"^conf: must be "):
             share("conf", value)
     assert switch("rect", np.bool_(True)) is True
     for value in ("false", 0, None):
-        with pytest.raises(InputError, match="^rect: must be True or False"):
+        with pytest.raises(InputError, match=r"^rect: must be True or False"):
             switch("rect", value)
     assert place("out", "a") == Path("a")
     for value in (3, None, b"a", ["a"]):
-        with pytest.raises(InputError, match="^out: must be a path"):
+        with pytest.raises(InputError, match=r"^out: must be a path"):
             place("out", value)
 
 
@@ -71,10 +71,7 @@ def test_sizes_in_any_form(detector: alignrank.Detector, imgsz: Any) -> None:
 
 
 BAD: list[dict[str, Any]] = [
-    *(
-        {"imgsz": size}
-        for size in ("big", (640, 480), (64,), ("a", "b"), {}, 63, -64, object(), True, (64, None))
-    ),
+    *({"imgsz": size} for size in ("big", (640, 480), (64,), ("a", "b"), {}, 63, -64, object(), True, (64, None))),
     *({"conf": value} for value in ("high", object(), 2, [0.5])),
     *({"batch": value} for value in ("all", None, 0, 1.5)),
     *({"max_dets": value} for value in ("many", 0, 2.5)),

@@ -11,7 +11,7 @@ from typing import Any
 from alignrank.errors import InputError
 
 # Where a package is not named as it is imported.
-_PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
+PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 
 
 def require(extra: str, *modules: str) -> None:
@@ -32,7 +32,7 @@ def missing(extra: str, module: str) -> str:
 
     It names the packages, not `alignrank[EXTRA]`, and so works beside a clone, a wheel or an index.
     """
-    package = _PACKAGES.get(module, module)
+    package = PACKAGES.get(module, module)
     wanted = " ".join(f"'{requirement}'" for requirement in requirements(extra) or [package])
     return f"the package {package} is not installed (extra {extra!r} of alignrank); run `pip install {wanted}`"
 

@@ -22,6 +22,7 @@ from alignrank.data.convert import new_folder, write_json
 from alignrank.data.digit_scene import SCENE_SIDE, Artist
 from alignrank.data.samples import Array, Sample, Split
 from alignrank.errors import InputError
+from alignrank.extras import PACKAGES, require
 
 # Part of the folder's name: raise it with every change of the pictures.
 VERSION = 3
@@ -105,9 +106,7 @@ class _Sources:
 
 
 def _sources(split: str) -> _Sources:
-    for module, package in (("sklearn", "scikit-learn"), ("skimage", "scikit-image")):
-        if importlib.util.find_spec(module) is None:
-            raise InputError(f"the data set 'digits' needs {package}: pip install alignrank[digits]")
+    require("digits", "sklearn", "skimage")
     from sklearn.datasets import load_digits
 
     digits, values = load_digits(return_X_y=True)
@@ -125,7 +124,8 @@ def _photograph(name: str) -> Array:
     folders = spec.submodule_search_locations if spec is not None else None
     path = Path(next(iter(folders or ["."]))) / rest
     if not path.is_file():
-        raise InputError(f"{path}: is missing; reinstall with pip install --force-reinstall alignrank[digits]")
+        package = PACKAGES.get(module, module)
+        raise InputError(f"{path}: is missing; `pip install --force-reinstall {package}` brings it back")
     return decode(path)
 
 

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
-
 from alignrank.data.containment import relative_name
 from alignrank.data.decode import is_image_name, list_images, read_size
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import DataSource, Split
 from alignrank.errors import InputError, nearest
+from alignrank.extras import require
 from alignrank.files import read_bytes, read_text
 from alignrank.terminal.skipped import Skipped
 
@@ -33,6 +31,7 @@ def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
     Without lists of names everything is `train`; `trainval` is used where there is no `train`. Classes:
     `classes.txt`, else all names found, sorted. Raises InputError naming the file and field.
     """
+    require("train", "defusedxml")
     parts = _split_files(folder, faults)
     parsed = {name: _parsed(files, faults) for name, files in parts.items()}
     every = [item for items in parsed.values() for item in items]
@@ -103,6 +102,9 @@ def _parsed(files: Sequence[Path], faults: Faults) -> list[tuple[Path, Element]]
 
 
 def _root(path: Path) -> Element:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import parse
+
     content = read_bytes(path)
     try:
         root = parse(io.BytesIO(content), forbid_dtd=True)

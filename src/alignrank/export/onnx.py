@@ -6,7 +6,6 @@ Knows neither losses nor data. Shape letters: B images, A points, C classes, K s
 from __future__ import annotations
 
 import copy
-import importlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from alignrank.detectors import deployed
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.errors import InputError
 from alignrank.export.metadata import Shapes, metadata
+from alignrank.extras import require
 from alignrank.folders import replacing
 from alignrank.input_size import ImageSize, InputSize, Size, check_size
 from alignrank.nn.pan import split_top_down
@@ -82,7 +82,7 @@ def export_onnx(
     check_size(imgsz, model.stride)
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
-    _require("onnx", "onnxscript", "onnxruntime")
+    require("export", "onnx", "onnxscript", "onnxruntime")
     model = copy.deepcopy(model).cpu().float().eval()
     model = split_top_down(deployed(model))
     graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
@@ -174,14 +174,6 @@ def _shapes(graph: ExportGraph, size: Size) -> Shapes:
     shapes = {name: list(output.shape[1:]) for name, output in zip(graph.outputs, outputs, strict=True)}
     stride: Any = graph.model.stride
     return Shapes(size, stride, shapes, points)
-
-
-def _require(*packages: str) -> None:
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise InputError(f"export: needs the package {package}; run `pip install alignrank[export]`") from None
 
 
 def _write(path: Path, content: bytes) -> None:

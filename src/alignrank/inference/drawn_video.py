@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignrank.data.decode import Array
+from alignrank.extras import optional
 
 # Written in pieces of a second (us), joined at the end: a run that is killed leaves a video that plays, too.
 _OPTIONS = {"movflags": "+hybrid_fragmented+frag_keyframe", "frag_duration": "1000000"}
@@ -16,8 +17,7 @@ class DrawnVideo:
     """H.264 (MPEG-4 where FFmpeg has no encoder for it) in an mp4 file, frame by frame, without sound."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
-        import av
-
+        av = optional("video", "av")
         self._rate = rate.limit_denominator(1001)
         self._container = av.open(str(path), "w", format="mp4", options=_OPTIONS)
         self._codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"

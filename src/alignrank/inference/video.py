@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from alignrank.errors import InputError
+from alignrank.extras import optional
 from alignrank.inference.entries import Entry, Several, SourceImage, frame_name
 
 VIDEO_SUFFIXES = (
@@ -54,8 +55,7 @@ class Clip:
     @contextmanager
     def opened(self) -> Generator[tuple[Any, Any], None, None]:
         """PyAV's container and first video stream. Its errors, inside the block too, become InputErrors."""
-        import av
-
+        av = optional("video", "av")
         limits = {} if self.timeout is None else {"timeout": self.timeout}
         start, answered = time.monotonic(), False
         try:
@@ -160,8 +160,7 @@ def _camera(index: int) -> tuple[str, dict[str, str], str | None]:
     if kind == "avfoundation":
         # It refuses its own default, 29.97, on most cameras.
         return str(index), {"framerate": "30"}, kind
-    import av
-
+    av = optional("video", "av")
     if not hasattr(av, "enumerate_input_devices"):
         raise InputError(f"camera {index}: cameras need a later PyAV on {sys.platform}; pip install -U av")
     names = [device.name for device in av.enumerate_input_devices(kind) if "video" in (device.media_types or ["video"])]
