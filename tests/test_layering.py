@@ -31,7 +31,7 @@ LAYERS = [
     {"boxes"},
     {"contracts", "config"},
     {"drawing", "files", "folders", "device", "input_size", "terminal"},
-    {"errors", "version"},
+    {"cores", "errors", "version"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 
 from alignrank.cli.verbs import app
+from alignrank.cores import limit_spinning
 from alignrank.errors import InputError, TrainingError, nearest, printable
 
 
@@ -29,6 +31,7 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
+    limit_spinning(os.environ)
     try:
         code = app(standalone_mode=False)
     except InputError as error:

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
+from alignrank.cores import usable_cores
 from alignrank.data.decode import decode, is_image_name, list_images
 from alignrank.data.samples import Array
 from alignrank.errors import InputError
@@ -115,7 +116,7 @@ class Sources:
             return function(image)
 
         produced = 0
-        with closing(ahead(work, self._items(), min(4, os.cpu_count() or 1))) as results:
+        with closing(ahead(work, self._items(), min(4, usable_cores()))) as results:
             for result in results:
                 if isinstance(result, InputError):
                     self.skips.items.append(("image", str(result)))
