@@ -11,7 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test check slow bench
+# What the tests of the HTML report need.
+BROWSER ?= /usr/bin/chromium /usr/bin/chromedriver
+
+.PHONY: setup demo test check slow bench browser
 
 setup: $(STAMP)
 
@@ -35,19 +38,32 @@ $(STAMP): pyproject.toml
 	fi
 	@touch $@
 
+# `alignrank train` without the figures at its end: the demo ends with them.
+TRAIN := import os; from alignrank.cores import limit_spinning; limit_spinning(os.environ); \
+  from alignrank.training import run; run.say_result = lambda result: None; from alignrank.cli import main; main()
+
 # Trains on the embedded data, draws predictions, and ends with the figures and where everything is.
 demo: setup
 	@set -e; \
 	out=runs/demo; number=2; \
 	while [ -e "$$out" ]; do out="runs/demo-$$number"; number=$$((number + 1)); done; \
-	$(BIN)/alignrank train --model yolov8-n --data digits $(DEMO_OPTIONS) --out "$$out"; \
+	$(BIN)/python -c '$(TRAIN)' train --model yolov8-n --data digits $(DEMO_OPTIONS) --out "$$out"; \
 	digits="$$($(BIN)/python -c 'from alignrank.data.digits import ensure; print(ensure())')"; \
 	$(BIN)/alignrank predict --weights "$$out" "$$digits"/images/val_*0.jpg --out "$$out/predictions"; \
-	$(BIN)/python -c 'import json, sys; from alignrank.training.run import say_result; say_result(json.load(open(sys.argv[1])))' "$$out/results.json"; \
-	echo "predicted $$out/predictions"
+	echo "predicted $$out/predictions"; \
+	$(BIN)/python -c 'import json, sys; from alignrank.training.run import say_result; say_result(json.load(open(sys.argv[1])))' "$$out/results.json"
 
 test: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# Installs Chromium and its driver on Debian, where that can be done; never fails. Its tests are skipped without them.
+browser:
+	@found() { for file in $(BROWSER); do [ -x "$$file" ] || return 1; done; }; \
+	found && exit 0; \
+	as_root=env; [ "$$(id -u)" = 0 ] || as_root="sudo -n env"; \
+	apt() { $$as_root DEBIAN_FRONTEND=noninteractive timeout 300 apt-get -qq -o Acquire::Retries=1 "$$@" >/dev/null 2>&1; }; \
+	if command -v apt-get >/dev/null; then apt update; apt install -y --no-install-recommends chromium chromium-driver; fi; \
+	found || echo "make: no browser could be installed; its tests are skipped until there are $(BROWSER) (Debian: apt-get install chromium chromium-driver)" >&2
 
 check: setup
 	$(BIN)/ruff check .
