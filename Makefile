@@ -11,7 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
-.PHONY: setup demo test check slow bench
+# What the tests of the HTML report need.
+BROWSER ?= /usr/bin/chromium /usr/bin/chromedriver
+
+.PHONY: setup demo test check slow bench browser
 
 setup: $(STAMP)
 
@@ -35,7 +38,7 @@ $(STAMP): pyproject.toml
 	fi
 	@touch $@
 
-# Trains on the embedded data, draws predictions, and ends with the figures and where everything is.
+# Trains on the embedded data, says the figures and where everything is, and draws predictions.
 demo: setup
 	@set -e; \
 	out=runs/demo; number=2; \
@@ -43,11 +46,19 @@ demo: setup
 	$(BIN)/alignrank train --model yolov8-n --data digits $(DEMO_OPTIONS) --out "$$out"; \
 	digits="$$($(BIN)/python -c 'from alignrank.data.digits import ensure; print(ensure())')"; \
 	$(BIN)/alignrank predict --weights "$$out" "$$digits"/images/val_*0.jpg --out "$$out/predictions"; \
-	$(BIN)/python -c 'import json, sys; from alignrank.training.run import say_result; say_result(json.load(open(sys.argv[1])))' "$$out/results.json"; \
 	echo "predicted $$out/predictions"
 
 test: setup
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# Installs Chromium and its driver on Debian, where that can be done; never fails. Its tests are skipped without them.
+browser:
+	@found() { for file in $(BROWSER); do [ -x "$$file" ] || return 1; done; }; \
+	found && exit 0; \
+	as_root=env; [ "$$(id -u)" = 0 ] || as_root="sudo -n env"; \
+	apt() { $$as_root DEBIAN_FRONTEND=noninteractive timeout 300 apt-get -qq -o Acquire::Retries=1 "$$@" >/dev/null 2>&1; }; \
+	if command -v apt-get >/dev/null; then apt update; apt install -y --no-install-recommends chromium chromium-driver; fi; \
+	found || echo "make: no browser could be installed; its tests are skipped until there are $(BROWSER) (Debian: apt-get install chromium chromium-driver)" >&2
 
 check: setup
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ LAYERS = [
     {"drawing"},
     {"class_names", "fonts"},
     {"files", "folders", "device", "input_size", "terminal"},
-    {"extras", "arguments"},
+    {"extras", "arguments", "cores"},
     {"errors", "version"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

@@ -1,4 +1,4 @@
-"""Which device, precision and number of workers to use when the user does not say."""
+"""Which device, precision and number of workers and threads to use when the user does not say."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 import torch
 
+from alignrank.cores import allowed_cores, usable_cores
 from alignrank.errors import InputError
 
+THREADS = "ALIGNRANK_THREADS"
+MAX_THREADS = 1024
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -65,7 +68,35 @@ def choose_workers(wanted: int | None, device: torch.device) -> int:
     """Loader processes. On a CPU the training itself fills the cores and cached loading is cheap: none."""
     if wanted is not None:
         return wanted
-    return 0 if device.type == "cpu" else min(8, max((os.cpu_count() or 2) - 1, 1))
+    return 0 if device.type == "cpu" else min(8, max(usable_cores() - 1, 1))
+
+
+def choose_threads(processes: int = 1) -> int | None:
+    """PyTorch's threads for each of `processes`; None: as it has chosen, or the user.
+
+    The user's word is ALIGNRANK_THREADS, else OMP_NUM_THREADS or MKL_NUM_THREADS, which PyTorch reads, else a call of
+    `torch.set_num_threads`. PyTorch itself knows no container's quota. Raises InputError for a bad ALIGNRANK_THREADS.
+    """
+    given = os.environ.get(THREADS)
+    if given:
+        if not given.strip().isdecimal() or not 1 <= int(given) <= MAX_THREADS:
+            raise InputError(f"{THREADS}: {given!r} is no number of threads; use one from 1 to {MAX_THREADS}")
+        return int(given)
+    if any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        return None
+    if processes > 1:
+        return max(1, usable_cores() // processes)
+    now, usable = torch.get_num_threads(), usable_cores()
+    # What PyTorch chooses by itself: all logical cores, or all physical ones.
+    by_itself = {cores // siblings for cores in (os.cpu_count() or 1, allowed_cores()) for siblings in (1, 2)}
+    return usable if now > usable and now in by_itself else None
+
+
+def settle_threads() -> None:
+    """Let PyTorch use as many threads as `choose_threads` says, in this process."""
+    threads = choose_threads()
+    if threads is not None and threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
 
 def free_memory() -> int:

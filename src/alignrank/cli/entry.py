@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 import typer
 
 from alignrank.cli.verbs import app
+from alignrank.cores import limit_spinning
 from alignrank.errors import InputError, TrainingError, nearest, printable
 
 
@@ -34,6 +36,7 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
+    limit_spinning(os.environ)
     try:
         with _unwinding_when_terminated():
             code = _run()

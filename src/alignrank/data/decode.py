@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from alignrank.cores import usable_cores
 from alignrank.errors import InputError
 
 Array = np.ndarray[Any, Any]
@@ -114,7 +115,7 @@ def probe_all(paths: Iterable[Path]) -> list[tuple[int, int] | InputError]:
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(32, 4 * usable_cores())) as pool:
         return list(pool.map(one, paths))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alignrank.cores import usable_cores
 from alignrank.data.convert import new_folder, write_json
 from alignrank.data.digit_scene import SCENE_SIDE, Artist
 from alignrank.data.samples import Array, Sample, Split
@@ -144,7 +145,7 @@ def _write_split(folder: Path, name: str, sources: _Sources, ids: range, seed: t
         crowd = np.zeros(len(boxes), bool)
         return Sample(path, image_id, (SCENE_SIDE, SCENE_SIDE), boxes, scene.labels, areas, crowd)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         samples = list(pool.map(one, ids))
     return Split(CLASSES, tuple(range(1, 11)), samples, folder)
 

@@ -7,7 +7,6 @@ Equal: the files have the same bytes. Nearly equal: one group of `split.near_equ
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alignrank.cores import usable_cores
 from alignrank.data.decode import grey_thumbnail, read_size
 from alignrank.data.samples import Array, Split
 from alignrank.data.split import THUMBNAIL_SIDE, near_equal_groups
@@ -79,7 +79,7 @@ def fingerprints(
         finally:
             advance()
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return dict(zip(paths, pool.map(one, paths), strict=True))
 
 

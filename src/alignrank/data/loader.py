@@ -6,7 +6,6 @@ nor an interruption changes it: the sampler (`order.py`) hands out (epoch, index
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from alignrank.contracts import Batch, Frame, Targets
+from alignrank.cores import usable_cores
 from alignrank.data.augment import Picture, augment
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import letterbox, resize, shape_of
@@ -65,7 +65,7 @@ class Images:
             finally:
                 advance()
 
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             loaded = list(pool.map(load, range(len(self.split))))
         skipped = [
             Skipped("image", str(sample.image), without_name(image, sample.image), "unreadable_image")

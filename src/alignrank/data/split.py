@@ -7,7 +7,6 @@ Krawetz 2013) within MAX_HASH_DISTANCE bits, confirmed on a 16 x 16 thumbnail: f
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from alignrank.cores import usable_cores
 from alignrank.data.convert import convert
 from alignrank.data.decode import grey_thumbnail
 from alignrank.data.samples import Array, DataSource, Sample, Split
@@ -179,7 +179,7 @@ def _thumbnails(images: Sequence[Path]) -> tuple[Array, list[int], list[Skipped]
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         results = list(pool.map(one, images))
     good = [i for i, result in enumerate(results) if not isinstance(result, InputError)]
     bad = [

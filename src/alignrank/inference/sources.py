@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from alignrank.cores import usable_cores
 from alignrank.data.decode import Array
 from alignrank.errors import InputError
 from alignrank.inference.entries import Entry, First, Several, Skips, SourceImage
@@ -143,7 +144,7 @@ def ahead(
     workers: threads, None: as many as help. An exception is raised when its item's turn comes. Closing the generator
     ends the threads.
     """
-    workers = workers or min(4, os.cpu_count() or 1)
+    workers = workers or min(4, usable_cores())
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="alignrank-read")
     try:

@@ -37,6 +37,11 @@ class TrainingModule(L.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
+    def setup(self, stage: str) -> None:
+        # Lightning gives each of several processes its share of the affinity; it knows no container's quota.
+        if self.plan.threads is not None:
+            torch.set_num_threads(self.plan.threads)
+
     def train_dataloader(self) -> Any:
         plan = self.plan
         # Lightning asks for data before it has restored its own counters.

@@ -14,7 +14,7 @@ from alignrank.weights.recipe import Recipe
 @dataclass(slots=True)
 class Plan:
     """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
-    go on from, if any.
+    go on from, if any. threads: PyTorch's in each of several processes; None: as it is, or as Lightning chooses.
     """
 
     recipe: Recipe
@@ -24,6 +24,7 @@ class Plan:
     device: torch.device
     devices: int = 1
     workers: int = 0
+    threads: int | None = None
     weights: Path | None = None
     resume: Path | None = None
     command: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -15,10 +14,11 @@ from typing import Any
 
 import torch
 
+from alignrank.cores import usable_cores
 from alignrank.data.samples import DataSource, Split
 from alignrank.data.sheet import SheetOptions, write_sheet
 from alignrank.data.source import read
-from alignrank.device import choose_device, choose_precision, choose_workers
+from alignrank.device import choose_device, choose_precision, choose_threads, choose_workers, settle_threads
 from alignrank.errors import InputError
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.tables import shown
@@ -90,6 +90,7 @@ def resume(run: Path) -> dict[str, Any]:
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
     if options.devices > 1 and hasattr(sys, "ps1"):
         raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
+    settle_threads()
     with steps("reading annotations", None):
         source = read(options.data)
         train_split, val_split = _splits(source, options.val)
@@ -103,6 +104,7 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
         device=device,
         devices=options.devices,
         workers=choose_workers(options.workers, device),
+        threads=choose_threads(options.devices) if options.devices > 1 else None,
         weights=Path(options.weights) if options.weights else None,
         resume=resume,
         command=command,
@@ -227,7 +229,8 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "command": plan.command,
         "alignrank": __version__,
         "torch": torch.__version__,
-        "device": f"{plan.device} ({platform.machine()}, {os.cpu_count()} cores)",
+        "device": f"{plan.device} ({platform.machine()}, {usable_cores()} cores)",
+        "threads": torch.get_num_threads() if plan.threads is None else plan.threads,
         "precision": choose_precision(plan.recipe.train.precision, plan.device),
         "epochs": len(history),
         "best_epoch": best_epoch,

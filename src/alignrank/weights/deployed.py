@@ -10,7 +10,7 @@ import torch
 
 from alignrank.contracts import Postprocess
 from alignrank.detectors import DETECTORS, deployed
-from alignrank.device import choose_device
+from alignrank.device import choose_device, settle_threads
 from alignrank.input_size import ImageSize, InputSize, check_size, plain_size
 from alignrank.nn.pan import split_top_down
 from alignrank.weights import checkpoint
@@ -45,6 +45,7 @@ def deploy(
 
     nms: the one-to-many output and NMS, also where there is an NMS-free output.
     """
+    settle_threads()
     chosen = choose_device(device) if isinstance(device, str) else device
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     if nms:
