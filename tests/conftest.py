@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,7 +72,9 @@ def _guarded_lookup(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Block sockets before any test module is imported."""
+    """Block sockets before any test module is imported; take Ctrl-C, which a shell's background jobs ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else processes that tests start ignore it, too
     config.addinivalue_line("markers", "allow_loopback: may connect to this machine itself (127.0.0.1)")
     patch = pytest.MonkeyPatch()
     patch.setattr(socket.socket, "connect", _guarded(socket.socket.connect, 0))

@@ -96,7 +96,7 @@ print(*(name for name in {HEAVY!r} if name in sys.modules))
         (("train", "--epochs", "many"), "epochs"),
         (("predict", "a.jpg", "--weights", "x", "--conf", "2"), "conf"),
         (("train", "--data", "digits", "--imgsz", "large"), "--imgsz"),
-        (("val", "--weights", "x", "--data", "digits", "--imgsz", "640px"), "--imgsz"),
+        (("train", "--data", "digits", "--imgsz", "640px"), "--imgsz"),
         (("predict", "a.jpg", "--weights", "x", "--rectangle"), "--rect"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

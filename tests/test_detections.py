@@ -34,6 +34,7 @@ def test_dictionary_and_json_agree(tmp_path: Path) -> None:
     found = detections()
     assert found.to_dict() == {
         "source": "a/b.jpg",
+        "path": None,
         "size": [300, 450],
         "boxes": [[100, 50, 200, 150.123], [20, 120, 60, 280]],
         "scores": [0.9, 0.31],

@@ -99,7 +99,7 @@ def test_a_skipped_test_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_says_its_result_once_and_last(tmp_path: Path) -> None:
+def test_the_demo_says_its_result_once(tmp_path: Path) -> None:
     """With a few scenes, one epoch, and a working folder of its own."""
     made = f"from pathlib import Path\nfrom alignrank.data import digits\nscenes = Path({str(tmp_path / 'digits')!r})\n"
     made += "if not scenes.exists():\n    digits.build(scenes, num_train=8, num_val=11)\n"
@@ -121,7 +121,5 @@ def test_the_demo_says_its_result_once_and_last(tmp_path: Path) -> None:
     assert done.stderr.count("score-IoU Spearman") == 1
     assert done.stderr.count("results   ") == 1
     assert done.stderr.index("trained in") < done.stderr.index("best epoch 1") < done.stderr.index("weights   ")
-    lines = done.stderr.splitlines()
-    assert lines[-9].startswith("best epoch 1")
     assert (tmp_path / "runs/demo/predictions/predictions.json").exists()
     assert "predicted runs/demo/predictions" in done.stdout

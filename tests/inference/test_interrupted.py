@@ -21,7 +21,6 @@ from tiny_weights import write_tiny_weights
 from video_files import clip, frames_of
 
 from alignrank.contracts import Detections
-from alignrank.folders import new_run_folder
 from alignrank.inference import growing, to_folder
 from alignrank.inference.growing import GrowingFile
 from alignrank.inference.results import ResultWriter, write_results
@@ -213,18 +212,9 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_a_new_folder_without_results_goes_away(
-    weights: Path, tmp_path: Path, existed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whoever made it; an empty one of the user's stays, and can be used."""
+def test_a_new_folder_without_results_goes_away(weights: Path, tmp_path: Path, existed: bool) -> None:
+    """An empty one of the user's stays, and can be used."""
     out = tmp_path / "out"
-
-    def made(path: str | Path | None, name: str) -> Path:
-        folder = new_run_folder(path, name)
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    monkeypatch.setattr(to_folder, "new_run_folder", made)
     if existed:
         out.mkdir()
     (tmp_path / "bad.png").write_bytes(b"x")

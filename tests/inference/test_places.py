@@ -117,12 +117,25 @@ def test_pages_become_pictures(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"scan-{i:06d}.jpg" for i in range(4)]
 
 
+def test_an_animation_in_a_folder_is_one_picture_and_a_line_says_so(tmp_path: Path) -> None:
+    animation(tmp_path / "a.gif", 4)
+    animation(tmp_path / "b.tiff", 2)
+    picture(tmp_path / "c.png")
+    for source in (tmp_path, str(tmp_path / "*.*")):
+        sources = Sources(source)
+        assert [Path(item.name).name for item in sources] == ["a.gif", "b.tiff", "c.png"]
+        (line,) = sources.skips.first_in_words()
+        assert line.startswith("took the first frame of 2 animations: ")
+        assert f"{tmp_path / 'a.gif'} (of 4); {tmp_path / 'b.tiff'} (of 2); name a file itself" in line
+    assert [item.name for item in Sources(tmp_path / "a.gif")] == [f"{tmp_path / 'a.gif'}#{i}" for i in range(4)]
+
+
 def test_a_broken_frame_ends_its_file_only(tmp_path: Path) -> None:
     noise = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)) for i in range(6)]
     noise[0].save(path := tmp_path / "a.gif", save_all=True, append_images=noise[1:])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     picture(tmp_path / "b.png")
-    sources = Sources(tmp_path)
+    sources = Sources([path, tmp_path / "b.png"])
     written = write_results(run(sources, keep_images=True), tmp_path / "out", sources=sources)
     assert 1 < written.images < 7
     assert sources.skips.counts == {"image": 1}

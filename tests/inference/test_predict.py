@@ -150,7 +150,7 @@ def test_bf16_on_a_cpu_finds_the_same() -> None:
         ({"batch": 0}, "batch: must be at least 1"),
         ({"imgsz": 100}, "imgsz: must be a multiple of 32 up to 8192, got 100"),
         ({"imgsz": (96, 64)}, "imgsz: must be a pair of sides from 32 to 8192, the shorter first, got (96, 64)"),
-        ({"imgsz": "large"}, "imgsz: must be one number, or a pair"),
+        ({"imgsz": "large"}, "imgsz: must be a number or two"),
         ({"classes": ["rde"]}, "did you mean 'red'"),
         ({"classes": [2]}, "unknown class '2'"),
         ({"classes": []}, "classes: none given"),

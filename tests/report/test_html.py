@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -31,7 +32,6 @@ from fake_report import (
 )
 
 from alignrank.errors import InputError
-from alignrank.report import html as report_html
 from alignrank.report.content import Difference, ReportContent
 from alignrank.report.figures import verdict
 from alignrank.report.html import write_html
@@ -434,7 +434,7 @@ def test_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(report_html.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_html(content(2, cards=1), path)
     assert path.read_bytes() == before
