@@ -61,7 +61,7 @@ def test_options_take_numbers_in_any_form() -> None:
     assert (wanted.conf, wanted.iou, wanted.max_dets) == (0.5, 0.5, 10)
     assert PredictOptions(batch="4").batch == 4  # type: ignore[arg-type]
     val = ValOptions(batch="4", imgsz=(64, 96), coco_max_dets="50")  # type: ignore[arg-type]
-    assert (val.batch, val.imgsz, val.coco_max_dets) == (4, [64, 96], 50)
+    assert (val.batch, val.imgsz, val.coco_max_dets) == (4, (64, 96), 50)
     assert DiagnosisOptions(max_dets="50", conf="0.3").max_dets == 50  # type: ignore[arg-type]
 
 

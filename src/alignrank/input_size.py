@@ -91,13 +91,13 @@ def problem_of(imgsz: Any, step: int = SIDE_STEP) -> str | None:
 
 
 def plain_size(imgsz: Any) -> Any:
-    """`imgsz` of numbers and lists of Python, from text, tuples, arrays and their scalars; anything else as it is."""
+    """`imgsz` of numbers and lists of Python, from text, arrays and scalars; anything else as it is."""
     if isinstance(imgsz, str):
         return read_size(imgsz, "imgsz")
     if hasattr(imgsz, "tolist"):
         imgsz = imgsz.tolist()
     if isinstance(imgsz, list | tuple):
-        return [whole("imgsz", side) for side in imgsz]
+        return type(imgsz)(whole("imgsz", side) for side in imgsz)
     return int(imgsz) if isinstance(imgsz, float) and imgsz.is_integer() else imgsz
 
 

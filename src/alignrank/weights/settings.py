@@ -15,6 +15,7 @@ from alignrank.input_size import plain_size, problem_of
 
 def _size(imgsz: Any) -> Any:
     imgsz = plain_size(imgsz)
+    imgsz = list(imgsz) if isinstance(imgsz, tuple) else imgsz
     problem = problem_of(imgsz)
     if problem is not None:
         raise ValueError(problem)
