@@ -81,7 +81,7 @@ BAD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("options", BAD, ids=str)
+@pytest.mark.parametrize("options", BAD, ids=lambda options: next(iter(options)))
 def test_one_sentence_that_names_the_argument(detector: alignrank.Detector, options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(InputError) as raised:
