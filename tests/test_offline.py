@@ -57,6 +57,7 @@ def test_no_verb_opens_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("export", "--weights", "run"),
         ("diagnose", "--gt", data / "annotations" / "val.json", "--dt", "val/detections.json", "--html", "r.html"),
         ("models",),
+        ("config", "yolov8-n"),
         ("data", "show", data, "--imgsz", 64, "--out", "sheet.jpg"),
         ("data", "convert", data, "--to", "yolo", "--out", "yolo"),
         ("data", "check", data),
@@ -65,6 +66,6 @@ def test_no_verb_opens_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         run(monkeypatch, *words)
         done.add(" ".join(map(str, words[:2] if words[0] == "data" else words[:1])))
     assert json.loads((tmp_path / "run" / "results.json").read_text())["processed"] == 3
-    # `convert` needs a foreign checkpoint: tests/engine/test_foreign_checkpoints.py, under the block of conftest.py.
+    # `convert` needs a foreign checkpoint: tests/weights/test_foreign_checkpoints.py, under the block of conftest.py.
     known = json.loads((Path(__file__).parent / "golden" / "cli_surface.json").read_text())
     assert set(known) - done <= {"convert"}

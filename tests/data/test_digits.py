@@ -69,7 +69,7 @@ def test_ink_fills_its_mask() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
-    with pytest.raises(InputError, match=r"pip install alignrank\[digits\]"):
+    with pytest.raises(InputError, match=r"scikit-learn is not installed .*run `pip install '"):
         digits.build(tmp_path / "x")
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import alignrank
 from alignrank.contracts import Batch, Detections, Predictions
-from alignrank.data.augment import letterbox
+from alignrank.data.letterbox import letterbox
 from alignrank.detectors.postprocess import MAX_CANDIDATES, NmsConfig, NonMaximumSuppression, TopK
 from alignrank.export.onnx import export_onnx
 from alignrank.input_size import InputSize
