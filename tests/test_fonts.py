@@ -12,7 +12,7 @@ import pytest
 from small_font import fonts_with, small_font
 
 from alignrank import drawing, fonts
-from alignrank.drawing import draw_boxes, readable
+from alignrank.drawing import draw_boxes, readable, shortened
 from alignrank.fonts import Fonts
 from alignrank.report import pictures, plot_fonts
 from alignrank.report.curves import plot_confusion, plot_f1, plot_precision_recall
@@ -162,3 +162,8 @@ def test_plots_have_names_in_any_script(tmp_path: Path, monkeypatch: pytest.Monk
     use(monkeypatch, fonts_with(small_font(tmp_path / "cjk.ttf", "猫")))
     for drawn, number in zip(plots(["猫", "dog"], tmp_path), numbers, strict=True):
         assert drawn != number
+
+
+def test_a_text_is_shortened_to_four_letters_at_least() -> None:
+    assert shortened("abcdefghij", 12, 1.0) == "ab…ij"
+    assert shortened("abcdefghij", 12, 1000.0) == "abcdefghij"

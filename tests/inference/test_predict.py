@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,9 @@ def test_options_that_cannot_be_are_refused_before_anything_runs(options: dict[s
     with pytest.raises(InputError) as caught:
         run(scene(), **options)
     assert part in str(caught.value)
+
+
+def test_what_is_left_out_is_said_without_being_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.png").write_bytes(b"x")
+    assert len(list(run([scene(), str(tmp_path / "bad.png")]))) == 1
+    assert "skipped 1 image" in capsys.readouterr().err

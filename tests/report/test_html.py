@@ -307,6 +307,9 @@ def test_charts(pages: dict[int, Page]) -> None:
     heat, points, tenths = one["plot-alignment-0"]["data"]
     counts = 10 ** np.array([value for row in heat["z"] for value in row if value is not None], float) - 1
     assert counts.sum() == pytest.approx(6000, rel=0.01)
+    for axis, end in (("x", 1.0), ("y", 1.0)):  # middles of cells that end at 1
+        middles = np.array(heat[axis], float)
+        assert middles[-1] + (middles[1] - middles[0]) / 2 == pytest.approx(end, abs=0.02)
     assert len(points["x"]) == 2000
     assert tenths["y"][-1] > tenths["y"][0]
     assert "2,000 are drawn" in pages[1].root.one(id="chart-alignment").text

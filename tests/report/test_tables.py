@@ -7,7 +7,7 @@ import re
 from fake_report import content
 
 from alignrank.report.content import Difference
-from alignrank.report.tables import figures_table
+from alignrank.report.tables import classes_table, figures_table
 
 
 def cells(table: str, key: str) -> list[str]:
@@ -38,3 +38,16 @@ def test_a_row_of_one_detector() -> None:
     assert table is not None
     assert len(cells(table, "ap")) == 2
     assert cells(table, "ap")[0] == "0.250"
+
+
+def test_a_class_table_has_the_columns_that_are_measured() -> None:
+    """Figures of ranking that no class has are no empty columns."""
+    whole = content(1)
+    table = str(classes_table(whole))
+    assert "mis-ranked" in table.lower()
+    for detector in whole.detectors:
+        for row in detector.metrics["per_class"].values():
+            del row["spearman"], row["misranked"]
+    bare = str(classes_table(whole))
+    assert "mis-ranked" not in bare.lower()
+    assert bare.count("<th") < table.count("<th")

@@ -80,7 +80,7 @@ def score_densities(matching: Matching, matched: Fits) -> tuple[Array, Array, Ar
     """edges [51] over 0..1 (wider if scores are), densities [50] of matched and of unmatched scores; each integrates
     to 1, or is 0 throughout where there is none (Rank-DETR, figure 3)."""
     scores = matching.inputs.dt_scores
-    edges = np.linspace(min(0.0, scores.min(initial=0.0)), max(1.0, scores.max(initial=1.0)), DENSITY_BINS + 1)
+    edges = np.linspace(scores.min(initial=0.0), scores.max(initial=1.0), DENSITY_BINS + 1)
     densities = []
     for chosen in (matched.dt, _unmatched(matching, matched)):
         count = np.histogram(scores[chosen], edges)[0]
