@@ -7,7 +7,7 @@ from alignrank.metrics import Diagnosis, read_inputs
 
 
 def test_most_iou_lost_comes_first() -> None:
-    """Both boxes of the second object fit better than those of the first, which loses more; the third is ranked well."""
+    """Both boxes of the second object fit better than the first one's, which loses more; the third is ranked well."""
     shares = [((0.5, 0.9), (0.7, 0.3)), ((0.85, 0.9), (0.95, 0.3)), ((0.9, 0.9), (0.6, 0.3))]
     truth = {
         "images": [{"id": 1, "width": 200, "height": 200}],
