@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alignrank.contracts import Predictions
 from alignrank.detectors.yolo import Yolo, expected_distances
+from alignrank.errors import InputError
 from alignrank.nn.grid import grid_points
 from alignrank.weights.recipe import build_detector
 
@@ -151,3 +152,9 @@ def test_deployed_predictions_are_equal(name: str, overrides: dict[str, Any]) ->
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert_close(after.logits, before.logits, atol=1e-4, rtol=1e-4)
     assert_close(after.boxes, before.boxes, atol=1e-2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("option", [{"model.pretrained": "hub"}, {"model.frozen_norm": True}], ids=str)
+def test_options_of_timm_backbones_are_refused_for_others(option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="are for timm backbones"):
+        build_detector("yolov8-n", 2, **{"model.size": "t", **option})

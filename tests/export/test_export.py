@@ -184,12 +184,3 @@ assert not found, found
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr == ""
-
-
-def test_a_single_detection_is_the_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reached(*_: object) -> None:
-        raise InterruptedError
-
-    monkeypatch.setattr(export, "_to_onnx", reached)
-    with pytest.raises(InterruptedError):
-        export_onnx(Points(), TopK(), tmp_path / "m.onnx", imgsz=64, names=NAMES, max_dets=1)

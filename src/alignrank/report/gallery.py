@@ -18,8 +18,7 @@ _ROLE_NAMES = {"object": "object", "chosen": "chosen: best score", "better": "be
 def misranked_section(content: ReportContent) -> Html | None:
     """The browser of mis-ranked objects; None where there is none."""
     labels = labels_of(content)
-    cards, shown, total = [], 0, 0
-    groups = []
+    cards, groups = [], []
     seen: set[str] = set()
     for place, detector in enumerate(content.detectors):
         objects = [] if detector.name in seen else content.misranked.get(detector.name, ())
@@ -29,7 +28,6 @@ def misranked_section(content: ReportContent) -> Html | None:
         if objects:
             number = max(len(objects), int(content.num_misranked.get(detector.name, len(objects))))
             groups.append((place, len(objects), number))
-            shown, total = shown + len(objects), total + number
     if not cards:
         return None
     extent = [
