@@ -51,11 +51,13 @@ EQUIVALENT = {
     ("config.py", "key_node, deep=False)"): "for keys that are containers, which are refused either way",
     ("losses/ranking.py", "if len(gt_index) else 1"): "without entries the size is not used",
     ("data/digit_scene.py", "v / 256"): "looks: a grey of 255",
+    ("data/digit_scene.py", "middle <= 128"): "looks: a grey of 255",
     ("detectors/reppoints_criterion.py", "progress: float = 1.1"): "no term of it fades in",
     ("inference/pixels.py", "clamp(0, 256)"): "what is let in above 1 rounds to 255",
     ("metrics/matching.py", "sizes: bool = True"): "who leaves it out reads the first of the sizes: speed",
     ("report/gallery.py", "right - 0.15 / size"): "looks",
     ("training/fit.py", "plan.devices != 1"): "of GPUs",
+    ("training/fit.py", "plan.devices > 1 or"): "of GPUs",
     ("training/options.py", "num_bytes >= free_memory()"): "a byte of memory",
     ("report/charts.py", "len(d.density_edges) >= 1"): "a single edge bounds no density",
 }

@@ -21,6 +21,7 @@ from tiny_weights import write_tiny_weights
 from video_files import clip, frames_of
 
 from alignrank.contracts import Detections
+from alignrank.errors import InputError
 from alignrank.inference import growing, to_folder
 from alignrank.inference.growing import GrowingFile
 from alignrank.inference.results import ResultWriter, write_results
@@ -227,3 +228,21 @@ def test_a_new_folder_without_results_goes_away(weights: Path, tmp_path: Path, e
         [str(tmp_path / "a.png")], weights, to_folder.PredictOptions(), out=str(out), device="cpu"
     )
     check_whole(out, 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, InputError])
+def test_what_was_left_out_is_said_where_an_error_ends_it(
+    weights: Path, tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """An error of the input is the sentence itself."""
+    (tmp_path / "bad.png").write_bytes(b"x")
+    Image.fromarray(scene()).save(tmp_path / "good.png")
+
+    def fail(self: Any, detections: Any) -> None:
+        raise error("the end")
+
+    monkeypatch.setattr("alignrank.inference.results.ResultWriter.add", fail)
+    sources = [str(tmp_path / "bad.png"), str(tmp_path / "good.png")]
+    with pytest.raises(error, match="the end"):
+        to_folder.predict_to_folder(sources, weights, to_folder.PredictOptions(), out=str(tmp_path / "o"), device="cpu")
+    assert ("skipped 1 image" in capsys.readouterr().err) == (error is RuntimeError)
