@@ -1,4 +1,4 @@
-"""The command line's surface (`alignrank.cli.verbs`, `alignrank.cli.data`) is frozen, documented by examples, and cheap to ask for help.
+"""The surface of the command line (`alignrank.cli.verbs`, `alignrank.cli.data`) is frozen, and cheap to ask for help.
 
 After a change that is meant: `python tests/test_cli_surface.py` writes the golden file again.
 """
