@@ -177,8 +177,10 @@ def child(root: Path, data: str) -> dict[str, dict[str, Values]]:
     if not package.is_relative_to(root):
         sys.exit(f"{package} was imported, not the package of {root}")
     torch.set_num_threads(1)
-    places = ("alignrank.weights.catalog", "alignrank.weights.recipe", "alignrank.engine.recipe")
-    load_recipe, recipe_names = (imported(name, *places) for name in ("load_recipe", "recipe_names"))
+    load_recipe = imported("load_recipe", "alignrank.weights.recipe", "alignrank.engine.recipe")
+    recipe_names = imported(
+        "recipe_names", "alignrank.weights.catalog", "alignrank.weights.recipe", "alignrank.engine.recipe"
+    )
     result: dict[str, dict[str, Values]] = {"losses": {}, "evaluation": {}}
     for name in recipe_names():
         form = {"model.size": "t"} | FORMS.get(load_recipe(name).detector, {})
