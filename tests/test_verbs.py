@@ -12,13 +12,13 @@ import pytest
 import torch
 from command_line import alignrank as alignrank_command
 from PIL import Image
+from tiny_weights import write_tiny_weights
 from typer.testing import CliRunner
 
 import alignrank
 from alignrank.cli import app
 from alignrank.weights import checkpoint
 from alignrank.weights.catalog import recipe_names
-from alignrank.weights.recipe import load_recipe
 
 CLASSES = ("red", "green", "blue")
 
@@ -26,15 +26,7 @@ CLASSES = ("red", "green", "blue")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A yolov10-n in tiny form whose class biases make it say something everywhere."""
-    torch.manual_seed(0)
-    recipe = load_recipe("yolov10-n", num_classes=3, overrides={"model.size": "t", "train.imgsz": 64})
-    model = recipe.build().model
-    for branch in model.one_to_one.cls:
-        torch.nn.init.constant_(branch[-1].bias, 0.0)
-        torch.nn.init.normal_(branch[-1].weight, std=0.3)
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    checkpoint.save(path, model.state_dict(), recipe=recipe, classes=CLASSES, metrics={})
-    return path
+    return write_tiny_weights(tmp_path_factory.mktemp("weights") / "model.safetensors", CLASSES)
 
 
 @pytest.fixture(scope="module")

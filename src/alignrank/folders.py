@@ -38,7 +38,7 @@ def new_run_folder(out: str | Path | None, name: str) -> Iterator[Path]:
 
 
 def _numbered(name: str) -> tuple[Path, list[Path]]:
-    number, made = 1, list[Path]()
+    number = 1
     while not (made := _make(path := Path("runs") / (name if number == 1 else f"{name}-{number}"))):
         number += 1
     return path, made

@@ -91,11 +91,17 @@ def listed(home: Path) -> str:
     return "set.yaml"
 
 
-def linked(home: Path) -> str:
-    """`link/..` is the folder that the linked one is in."""
+def stored(home: Path) -> Path:
+    """A spoilt set, in a folder of its own."""
     root = home / "store" / "set"
     make_yolo(root)
     spoil_yolo(root)
+    return root
+
+
+def linked(home: Path) -> str:
+    """`link/..` is the folder that the linked one is in."""
+    root = stored(home)
     (root / "part").mkdir()
     (root / "train.txt").write_text("".join(f"link/../images/train/train{i}.jpg\n" for i in range(6)))
     (home / "here").mkdir()
@@ -108,9 +114,7 @@ def linked(home: Path) -> str:
 
 
 def link_above(home: Path) -> str:
-    root = home / "store" / "set"
-    make_yolo(root)
-    spoil_yolo(root)
+    root = stored(home)
     (root / "part").mkdir()
     (home / "link").symlink_to(root / "part")
     names = "".join(f"images/train/train{i}.jpg\n" for i in range(6))

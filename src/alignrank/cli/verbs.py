@@ -32,7 +32,7 @@ from alignrank.cli.options import (
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
-from alignrank.weights.catalog import check_recipe, is_recipe_file, recipe_names, weights_file
+from alignrank.weights.catalog import check_recipe, is_recipe, weights_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -231,7 +231,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export weights, and check that the exported model says the same as the original."""
-    if weights not in recipe_names() and not is_recipe_file(weights):
+    if not is_recipe(Path(weights)):
         weights_file(weights)
     from alignrank.export.formats import export_weights
     from alignrank.terminal.progress import say

@@ -9,9 +9,10 @@ from alignrank.export.onnx import export_onnx
 from alignrank.folders import new_file
 from alignrank.input_size import ImageSize
 from alignrank.weights import checkpoint
+from alignrank.weights.catalog import is_recipe
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import deploy
-from alignrank.weights.untrained import is_recipe, of_recipe
+from alignrank.weights.untrained import of_recipe
 
 FORMATS = ("onnx",)
 

@@ -15,11 +15,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import numpy as np
 from PIL import Image
 
 from alignrank.contracts import Detections
-from alignrank.data.decode import Array
 from alignrank.errors import InputError
 from alignrank.folders import is_free, make_folder
 from alignrank.inference.addresses import ADDRESS
@@ -191,7 +189,7 @@ class ResultWriter:
 
     def _draw(self, detections: Detections) -> None:
         path, index = detections.path, frame_index(detections.source, detections.path)
-        drawn = _of_size(detections.plot(), detections.size)
+        drawn = detections.plot()
         rate = None if path is None or index is None or not self._want_video else self._rate_of(path)
         if path is None or index is None or rate is None:
             name = _stem(detections.source) if path is None else _stem(path)
@@ -247,11 +245,3 @@ def _stem(source: str) -> str:
         return "image"
     encoded = os.fsencode(stem)
     return stem if len(encoded) <= MAX_STEM_BYTES else encoded[:MAX_STEM_BYTES].decode(errors="ignore")
-
-
-def _of_size(drawn: Array, size: tuple[int, int]) -> Array:
-    """As large as the image it shows: small ones are drawn enlarged."""
-    if drawn.shape[:2] == size:
-        return drawn
-    resized: Array = np.asarray(Image.fromarray(drawn).resize(size[::-1], Image.Resampling.LANCZOS))
-    return resized

@@ -29,6 +29,11 @@ def is_recipe_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def is_recipe(path: Path) -> bool:
+    """Whether it is a recipe that is named where weights are wanted."""
+    return (str(path) in recipe_names() and not path.exists()) or is_recipe_file(str(path))
+
+
 def recipe_folder() -> Any:
     """Where the recipes are, a folder of the package."""
     return resources.files("alignrank") / "recipes"

@@ -8,7 +8,6 @@ from typing import Any
 
 from alignrank.detectors import DETECTORS
 from alignrank.terminal.progress import warn
-from alignrank.weights.catalog import recipe_names
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.recipe import Recipe, load_recipe
 
@@ -25,11 +24,6 @@ def untrained(recipe: Recipe, classes: Sequence[str], model: Any = None) -> Chec
     """Random weights (or those of `model`) as if they had been loaded; its path is the recipe's name."""
     weights = (model or random_model(recipe)).state_dict()
     return Checkpoint(weights, recipe, tuple(classes), {}, Path(recipe.name))
-
-
-def is_recipe(path: Path) -> bool:
-    """Whether it is a recipe that is named where weights are wanted."""
-    return (str(path) in recipe_names() and not path.exists()) or path.suffix in (".yaml", ".yml")
 
 
 def of_recipe(name: str) -> Checkpoint:
