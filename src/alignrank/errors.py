@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 LISTED = 60  # names in a message
+INTERRUPTED, TERMINATED = 130, 143  # exit codes, 128 and the number of the signal
 
 
 class InputError(ValueError):

@@ -16,7 +16,7 @@ import typer
 
 from alignrank.cli.verbs import app
 from alignrank.cores import limit_spinning
-from alignrank.errors import InputError, TrainingError, nearest, printable
+from alignrank.errors import INTERRUPTED, TERMINATED, InputError, TrainingError, nearest, printable
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -30,7 +30,6 @@ UsageError: Any = typer.BadParameter.__base__
 
 # What a machine can fail in, whatever we do: no space, no permission.
 SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-INTERRUPTED, TERMINATED = 130, 143
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 
 

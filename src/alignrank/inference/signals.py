@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-TERMINATED = 143
+from alignrank.errors import TERMINATED
 
 
 class Signals:

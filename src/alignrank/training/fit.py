@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from alignrank.device import choose_precision
-from alignrank.errors import InputError, TrainingError
+from alignrank.errors import TERMINATED, InputError, TrainingError
 from alignrank.terminal.progress import say
 from alignrank.training.averaging import AveragedWeights
 from alignrank.training.keeper import StateKeeper
@@ -25,8 +25,6 @@ from alignrank.training.optimizer import frozen_modules
 from alignrank.training.plan import Plan
 from alignrank.training.recorder import Recorder
 from alignrank.weights import checkpoint
-
-TERMINATED = 143
 
 
 def fit(plan: Plan) -> None:
