@@ -2,8 +2,20 @@
 
 from alignrank.assign.atss import atss
 from alignrank.assign.fcos import fcos
+from alignrank.assign.hungarian import detr_cost, high_order_cost, match, match_all
 from alignrank.assign.max_iou import max_iou
 from alignrank.assign.nearest_point import nearest_point
 from alignrank.assign.task_aligned import Assignment, task_aligned
 
-__all__ = ["Assignment", "atss", "fcos", "max_iou", "nearest_point", "task_aligned"]
+__all__ = [
+    "Assignment",
+    "atss",
+    "detr_cost",
+    "fcos",
+    "high_order_cost",
+    "match",
+    "match_all",
+    "max_iou",
+    "nearest_point",
+    "task_aligned",
+]
