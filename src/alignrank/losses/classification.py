@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
@@ -51,3 +52,16 @@ def sigmoid_focal_loss(
     miss = scores * (1 - target) + (1 - scores) * target
     weight = alpha * target + (1 - alpha) * (1 - target)
     return reduced(weight * miss.pow(gamma) * bce(logits, target, reduction="none"), reduction)
+
+
+def giou_aware_focal_loss(
+    logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, reduction: Reduction = "sum"
+) -> Tensor:
+    """GIoU-aware classification loss (Pu et al., Rank-DETR, NeurIPS 2023, eq. 6).
+
+    logits [N,C]; target [N,C] in 0..1: (GIoU + 1) / 2 at the class of a match, 0 elsewhere; > 0 marks a positive entry.
+    The factor |target - score|^gamma is part of the graph. Difference from the paper, as in the authors' code: a
+    positive entry weighs alpha, a negative one 1 - alpha.
+    """
+    loss = quality_focal_loss(logits, target, beta=gamma, reduction="none")
+    return reduced(torch.where(target > 0, alpha * loss, (1 - alpha) * loss), reduction)
