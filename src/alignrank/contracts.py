@@ -93,6 +93,7 @@ class Predictions:
     fixed_boxes: the boxes are another output's and learn there;
     centreness [B,A,1]: raw, its sigmoid multiplies the class scores;
     anchors [A,4]: boxes in input pixels that `boxes` are measured from, for anchor-based assignment;
+    sizes [B,2]: (height, width) px of the pictures in the input, for losses in shares of them;
     auxiliary: by name, what the model says in training alone, for its criterion to learn from. Names in use:
     `one_to_many` (the output beside a one-to-one one), `unsuppressed` (one-to-many, before the model itself suppressed
     duplicates), `first` (boxes before they were refined).
@@ -106,6 +107,7 @@ class Predictions:
     fixed_boxes: bool = False
     centreness: Tensor | None = None
     anchors: Tensor | None = None
+    sizes: Tensor | None = None
     auxiliary: dict[str, Predictions] = field(default_factory=dict)
 
     def scores(self) -> Tensor:

@@ -11,8 +11,8 @@ from typing import Any
 
 from alignrank.config import Config
 from alignrank.contracts import Built, Criterion, Postprocess
-from alignrank.detectors import alignrank, reppoints, retinanet, varifocalnet, yolo
-from alignrank.detectors.postprocess import NonMaximumSuppression
+from alignrank.detectors import alignrank, deformable_detr, dino, reppoints, retinanet, varifocalnet, yolo
+from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,26 @@ def _retinanet_criterion(config: Any) -> Criterion:
     return RetinaNetCriterion(config)
 
 
+def _set_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.set_criterion import SetCriterion
+
+    return SetCriterion(config)
+
+
+def _top_k(config: Any) -> Postprocess:
+    return TopK()
+
+
 def _nms(config: Any) -> Postprocess:
     return NonMaximumSuppression(config.postprocess)
 
 
 DETECTORS: dict[str, Detector] = {
     "alignrank": Detector(alignrank.AlignRankConfig, alignrank.AlignRank, _yolo_criterion, alignrank.postprocess),
+    "deformable_detr": Detector(
+        deformable_detr.DeformableDetrConfig, deformable_detr.DeformableDetr, _set_criterion, _top_k
+    ),
+    "dino": Detector(dino.DinoConfig, dino.Dino, _set_criterion, _top_k),
     "reppoints": Detector(reppoints.RepPointsConfig, reppoints.RepPoints, _reppoints_criterion, _nms),
     "retinanet": Detector(retinanet.RetinaNetConfig, retinanet.RetinaNet, _retinanet_criterion, _nms),
     "varifocalnet": Detector(varifocalnet.VarifocalNetConfig, varifocalnet.VarifocalNet, _varifocalnet_criterion, _nms),

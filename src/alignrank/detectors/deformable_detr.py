@@ -1,0 +1,107 @@
+"""H-DETR: Deformable DETR with two stages, and a second group of queries that learn one-to-many in training.
+
+Sources: Zhu et al., Deformable DETR, ICLR 2021; Jia et al., DETRs with Hybrid Matching, CVPR 2023, section 3.3 (hybrid
+branch). With `queries.one_to_many=0` it is plain Deformable DETR; the switches of `rank` make it Rank-DETR.
+
+Shape letters: B images, S cells over all levels, Q queries, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from alignrank.config import Config
+from alignrank.contracts import Predictions
+from alignrank.detectors.detr import Detr, DetrConfig, best_cells, content, first_layers, in_pixels
+from alignrank.detectors.detr_decoder import LayerOutput, Queries
+from alignrank.detectors.rank_detr import Groups, by_order
+from alignrank.nn.transformer import Levels, sine_encoding
+
+
+class QueriesConfig(Config):
+    """How many boxes are looked for."""
+
+    one_to_one: int = Field(default=300, ge=1, le=10_000)
+    """Queries that find each object once; the only ones in use."""
+    one_to_many: int = Field(default=1500, ge=0, le=100_000)
+    """Queries of training alone that find each object several times; 0: plain Deformable DETR."""
+    repeats: int = Field(default=6, ge=1, le=100)
+    """How often."""
+    many_weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss of these."""
+
+
+class DeformableDetrConfig(DetrConfig):
+    """All sections."""
+
+    queries: QueriesConfig = QueriesConfig()
+    """How many boxes are looked for."""
+
+    @property
+    def proposal_classes(self) -> int:
+        """Classes that proposals tell apart: object or not, by the first channel."""
+        return 1
+
+
+class DeformableDetr(Detr):
+    """images [B,3,H,W] float 0..1, sizes [B,2] -> Predictions of the one-to-one queries.
+
+    Auxiliary in training: `layer_0` ..., `one_to_many` with layers of its own, `proposals`.
+    """
+
+    def __init__(self, config: DeformableDetrConfig) -> None:
+        queries, width = config.queries, config.transformer.width
+        rows = queries.one_to_one + queries.one_to_many
+        super().__init__(config, rows=rows, from_boxes=False)
+        self.num_one, self.num_many = queries.one_to_one, queries.one_to_many
+        self.embedding = nn.Parameter(torch.randn(rows, width))
+        self.position = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
+        nn.init.xavier_uniform_(self.position[0].weight)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Predictions:
+        cells, levels = self.encode(images, sizes)
+        proposals = self.propose(cells, levels)
+        outputs = self._decoded(cells, levels, proposals, every=self.training)
+        sizes = content(images, sizes)
+        one = self.predictions(outputs, slice(self.num_one), sizes)
+        predictions = one[-1]
+        if self.training:
+            predictions.auxiliary |= first_layers(one)
+            predictions.auxiliary["proposals"] = in_pixels(proposals[0][..., :1], proposals[1].sigmoid(), sizes)
+            if self.num_many:
+                many = self.predictions(outputs, slice(self.num_one, None), sizes)
+                predictions.auxiliary["one_to_many"] = replace(many[-1], auxiliary=first_layers(many))
+        return predictions
+
+    def layers(self, images: Tensor, sizes: Tensor | None = None) -> list[Predictions]:
+        """What every decoder layer says, first to last; the one-to-one queries."""
+        cells, levels = self.encode(images, sizes)
+        proposals = self.propose(cells, levels)
+        outputs = self._decoded(cells, levels, proposals, every=True)
+        return self.predictions(outputs, slice(self.num_one), content(images, sizes))
+
+    def _decoded(
+        self, cells: Tensor, levels: Levels, proposals: tuple[Tensor, Tensor, Tensor], *, every: bool
+    ) -> list[LayerOutput]:
+        """proposals: logits [B,S,C], boxes [B,S,4] and absence [B,S]."""
+        logits, boxes, absent = proposals
+        groups = Groups(0, (self.num_one, self.num_many) if self.training and self.num_many else (self.num_one,))
+        count = sum(groups.sorted)
+        chosen = by_order(boxes, best_cells(logits[..., 0], absent, count)).detach().sigmoid()
+        # The other half of the layer's outputs was the content, before mixed selection.
+        positions = self.position(sine_encoding(chosen, cells.shape[-1] // 2))[..., : cells.shape[-1]]
+        embedded = self.embedding[:count].expand(len(cells), -1, -1)
+        queries = Queries(embedded, positions, chosen, groups, groups.blocked(cells.device))
+        return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
+
+    def deploy(self) -> DeformableDetr:
+        """In place, for inference only: without the one-to-many queries, the static part of query ranks folded."""
+        self.num_many = 0
+        self.embedding = nn.Parameter(self.embedding[: self.num_one].detach().clone())
+        if self.decoder.ranks is not None:
+            self.decoder.ranks.fold(self.num_one)
+        return self
