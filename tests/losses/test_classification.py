@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from alignrank.losses import quality_focal_loss, sigmoid_focal_loss, varifocal_loss
+from alignrank.losses import giou_aware_focal_loss, quality_focal_loss, sigmoid_focal_loss, varifocal_loss
 
 Loss = Callable[..., Tensor]
-LOSSES = [varifocal_loss, quality_focal_loss, sigmoid_focal_loss]
+LOSSES = [varifocal_loss, quality_focal_loss, sigmoid_focal_loss, giou_aware_focal_loss]
 
 
 def value_and_gradient(loss: Loss, logit: float, target: float, **options: float) -> tuple[float, float]:
@@ -71,6 +71,31 @@ def test_sigmoid_focal_worked() -> None:
     assert gradient == pytest.approx(-1 / 32 - log(2) / 16)
     assert value_and_gradient(sigmoid_focal_loss, log(3), 0)[0] == pytest.approx(3 / 4 * 9 / 16 * log(4))
     assert value_and_gradient(sigmoid_focal_loss, log(3), 0, alpha=0.5, gamma=0)[0] == pytest.approx(log(4) / 2)
+
+
+def test_giou_aware_focal_worked() -> None:
+    """alpha |t - s|^2 * cross entropy where positive, (1 - alpha) s^2 * cross entropy where not.
+
+    t = 1, s = 1/2: 1/4 * 1/4 ln 2. t = 1/2, s = 3/4: 1/4 * 1/16 * 1/2 (ln 4/3 + ln 4). t = s: 0, gradient 0.
+    t = 0, s = 3/4: 3/4 * 9/16 ln 4. t = 1e-6 is positive: at s = 1/2 it weighs 1/4, where 0 would weigh 3/4.
+    Gradient of t = 1 at logit 0, the factor in the graph: 1/4 * (2 * -1/2 * 1/4 * ln 2 + 1/4 * -1/2).
+    """
+    value, gradient = value_and_gradient(giou_aware_focal_loss, 0, 1)
+    assert value == pytest.approx(log(2) / 16)
+    assert gradient == pytest.approx((-log(2) / 4 - 1 / 8) / 4)
+    assert value_and_gradient(giou_aware_focal_loss, log(3), 0.5)[0] == pytest.approx(log(16 / 3) / 128)
+    assert value_and_gradient(giou_aware_focal_loss, 0, 0.5) == (0, 0)
+    assert value_and_gradient(giou_aware_focal_loss, log(3), 0)[0] == pytest.approx(27 / 64 * log(4))
+    assert value_and_gradient(giou_aware_focal_loss, 0, 1e-6)[0] == pytest.approx(log(2) / 16, rel=1e-5)
+    value, _ = value_and_gradient(giou_aware_focal_loss, log(3), 0, alpha=0.4, gamma=1)
+    assert value == pytest.approx(0.6 * 3 / 4 * log(4), rel=1e-12)
+
+
+def test_giou_aware_focal_of_perfect_boxes_is_focal() -> None:
+    """Targets of 0 and 1."""
+    logits, target = torch.randn(6, 4, dtype=torch.float64), (torch.rand(6, 4, dtype=torch.float64) > 0.7).double()
+    options = {"alpha": 0.3, "gamma": 1.5, "reduction": "none"}
+    assert_close(giou_aware_focal_loss(logits, target, **options), sigmoid_focal_loss(logits, target, **options))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -1,5 +1,5 @@
 """One query for one object: costs of all pairs, and the assignment of the least total (Carion et al., End-to-End Object
-Detection with Transformers, ECCV 2020, section 3.1; Pu et al., Rank-DETR, NeurIPS 2023, eq. 7).
+Detection with Transformers, ECCV 2020, section 3.1; Pu et al., Rank-DETR, NeurIPS 2023, high-order matching cost).
 
 Shape letters: Q queries, C classes, T objects of an image.
 """
@@ -61,7 +61,8 @@ def high_order_cost(
 
     logits [Q,C]; boxes [Q,4], gt_boxes [T,4] xyxy; gt_labels [T] int64. overlap: IoU, or GIoU mapped to 0..1. An object
     that no query overlaps has a column of zeros, in which all queries are as good; with `tie_break` (small, 0 as in the
-    paper) such a column is -tie_break * GIoU. Returns [Q,T]. Raises ValueError for another overlap.
+    paper) such a column is -tie_break * GIoU. Returns [Q,T], NaN for boxes that are not finite. Raises ValueError for
+    another overlap.
     """
     if overlap not in ("iou", "giou"):
         raise ValueError(f"overlap must be 'iou' or 'giou', got {overlap!r}")
@@ -70,7 +71,8 @@ def high_order_cost(
     cost = -scores * base.clamp(min=0).pow(alpha)  # rounding can put GIoU below -1
     if tie_break:
         cost = torch.where((cost == 0).all(0), -tie_break * pairwise_giou(boxes, gt_boxes).to(cost.dtype), cost)
-    return cost
+    # The overlap of NaN and of endless boxes is 0, which would hide from `match` that a model has diverged.
+    return torch.where(boxes.isfinite().all(1, keepdim=True), cost, torch.nan)
 
 
 def match(cost: Tensor) -> tuple[Tensor, Tensor]:
