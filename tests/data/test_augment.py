@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.augment import MIN_VISIBLE, Picture, augment, clip, flipped, resize_batch
+from alignrank.data.augment import augment, flipped, resize_batch
 from alignrank.data.letterbox import letterbox, resize
+from alignrank.data.picture import MIN_VISIBLE, Picture, clip
 from alignrank.errors import InputError
 from alignrank.input_size import GREY, InputSize
 from alignrank.weights.settings import AugmentConfig
