@@ -100,6 +100,8 @@ class _Scenes:
         factor = self.size.scale(shape_of(own.pixels)) * zoom
         own_height, own_width = (length * factor for length in shape_of(own.pixels))
         place = middle_x - own_width / 2, middle_y - own_height / 2
+        if self.size.corner:
+            place = right * width, down * height
         return _joined(canvas, [_paste(canvas, own, factor, place, (0, 0, width, height))])
 
     def _mosaic(

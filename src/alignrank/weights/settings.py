@@ -86,6 +86,8 @@ class DataConfig(Config):
 
     rect: bool | Literal["auto"] = "auto"
     """The input has the image's own shape, not a square; `auto`: in use and evaluation, not in training."""
+    place: Literal["middle", "corner"] = "middle"
+    """Where the image lies on its canvas; `corner`: the upper left, which masks of the padding need."""
 
     @property
     def rect_in_training(self) -> bool:
@@ -96,6 +98,11 @@ class DataConfig(Config):
     def rect_in_use(self) -> bool:
         """Of evaluation and prediction."""
         return self.rect is not False
+
+    @property
+    def corner(self) -> bool:
+        """Images lie in the upper left corner of their canvas."""
+        return self.place == "corner"
 
 
 class AugmentConfig(Config):
