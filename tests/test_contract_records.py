@@ -28,6 +28,26 @@ def test_floats_of_a_batch_are_not_changed() -> None:
     assert batch.network_input().flatten().tolist() == pytest.approx([0.2] * 12)
 
 
+def test_sizes_of_the_content() -> None:
+    """64 x 96 px (height x width): the picture at its own size; halved widths and heights of 100 x 60 px; rounded up
+    to all there is (33 * 1.99 = 65.7); a line of 0.2 px, which is one pixel; in the middle, so everything counts.
+    """
+    frames = [
+        Frame("own", (50, 70)),
+        Frame("scaled", (100, 60), (0.4, 0.5)),
+        Frame("beyond", (33, 96), (1.0, 1.99)),
+        Frame("line", (1, 480), (0.2, 0.2)),
+        Frame("middle", (32, 96), offset=(0.0, 16.0)),
+        Frame("middle", (64, 32), offset=(32.0, 0.0)),
+    ]
+    sizes = Batch(torch.zeros(6, 3, 64, 96), [Targets.empty()] * 6, frames).sizes()
+    assert sizes.dtype == torch.float32
+    assert sizes.tolist() == [[50, 70], [50, 24], [64, 96], [1, 96], [64, 96], [64, 96]]
+    assert Batch(torch.zeros(0, 3, 64, 96), [], []).sizes().shape == (0, 2)
+    on_meta = Batch(torch.zeros(1, 3, 64, 96, device="meta"), [Targets.empty()], frames[:1])
+    assert on_meta.sizes().device == on_meta.images.device
+
+
 def test_back_to_the_original() -> None:
     """input = original * scale + offset, here (2, 4) and (10, 20); clipped to 30 wide and 40 high.
 

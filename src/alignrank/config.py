@@ -41,7 +41,8 @@ def _first_problem(cls: type[BaseModel], error: ValidationError) -> str:
         dotted = ".".join(map(str, problem["loc"]))
         return f"unknown option {dotted!r}; {nearest(str(problem['loc'][-1]), section.model_fields)}"
     given = "" if isinstance(problem["input"], Mapping) else f", got {shown(problem['input'])}"
-    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{given}"
+    named = f"{field}: " if field else ""  # what is wrong with several fields together names one itself
+    return f"{named}{problem['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _known_part(cls: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:

@@ -77,9 +77,27 @@ class Batch:
         targets = [Targets(t.boxes.pin_memory(), t.labels.pin_memory()) for t in self.targets]
         return Batch(self.images.pin_memory(), targets, self.frames)
 
+    def sizes(self) -> Tensor:
+        """[B,2] float32 px: (height, width) of each image's own content, which begins at the upper left corner; of an
+        image that lies elsewhere those of the whole input.
+        """
+        most = self.images.shape[-2], self.images.shape[-1]
+        contents = [_content(frame, most) for frame in self.frames]
+        return torch.tensor(contents, dtype=torch.float32, device=self.images.device).reshape(-1, 2)
+
     def network_input(self) -> Tensor:
         """The images, uint8 0..255 -> float 0..1, channels last (a fifth faster in convolutions on CPU and GPU)."""
         return self.images.contiguous(memory_format=torch.channels_last).float().div_(255)
+
+
+def _content(frame: Frame, most: tuple[int, int]) -> tuple[int, int]:
+    if frame.offset != (0, 0):
+        return most
+    height, width = (
+        min(max(round(length * factor), 1), limit)
+        for length, factor, limit in zip(frame.size, reversed(frame.scale), most, strict=True)
+    )
+    return height, width
 
 
 @dataclass(slots=True)

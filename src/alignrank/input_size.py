@@ -30,20 +30,23 @@ Size: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class InputSize:
-    """longer: px; shorter: px, None where `imgsz` is one number; rect: the canvas has the image's own shape."""
+    """longer: px; shorter: px, None where `imgsz` is one number; rect: the canvas has the image's own shape;
+    corner: the image lies in the canvas's upper left corner, not in its middle.
+    """
 
     longer: int
     shorter: int | None = None
     rect: bool = False
     step: int = SIDE_STEP
+    corner: bool = False
 
     @classmethod
-    def of(cls, imgsz: ImageSize, *, rect: bool, step: int = SIDE_STEP) -> InputSize:
+    def of(cls, imgsz: ImageSize, *, rect: bool, step: int = SIDE_STEP, corner: bool = False) -> InputSize:
         """From an `imgsz` that has been checked; a pair is always `rect`."""
         if isinstance(imgsz, int):
-            return cls(imgsz, None, rect, step)
+            return cls(imgsz, None, rect, step, corner)
         shorter, longer = imgsz
-        return cls(longer, shorter, True, step)
+        return cls(longer, shorter, True, step, corner)
 
     @property
     def imgsz(self) -> ImageSize:

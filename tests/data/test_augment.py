@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.augment import MIN_VISIBLE, Picture, augment, clip, flipped, resize_batch
+from alignrank.data.augment import augment, flipped, resize_batch
 from alignrank.data.letterbox import letterbox, resize
+from alignrank.data.picture import MIN_VISIBLE, Picture, clip
 from alignrank.errors import InputError
 from alignrank.input_size import GREY, InputSize
 from alignrank.weights.settings import AugmentConfig
@@ -170,10 +172,11 @@ def test_same_generator_same_picture() -> None:
 
 def test_off_is_letterboxing() -> None:
     """No augmentation: the pixels and boxes of `letterbox`, also when `strong`."""
-    for strong in (True, False):
-        result = run(AugmentConfig.off(), 0, strong=strong, index=2)
+    for strong, size in itertools.product((True, False), (InputSize(SIDE), InputSize(SIDE, corner=True))):
+        rng = np.random.default_rng(0)
+        result = augment(Drawn(picture, 6), 2, size, AugmentConfig.off(), strong=strong, rng=rng)
         own = picture(2)
-        canvas, scale, offset = letterbox(own.pixels, InputSize(SIDE))
+        canvas, scale, offset = letterbox(own.pixels, size)
         assert torch.equal(result.pixels, canvas)
         assert_close(result.boxes, own.boxes * torch.tensor(scale * 2) + torch.tensor(offset * 2))
 
@@ -340,6 +343,21 @@ def test_letterbox_worked() -> None:
     tall, _, tall_offset = letterbox(pixels.transpose(1, 2).contiguous(), InputSize(64))
     assert tall_offset == (16, 0)
     assert torch.equal(tall, canvas.transpose(1, 2))
+
+
+def test_letterbox_in_the_corner() -> None:
+    """As in the middle, but begun at the upper left; squares and canvases of the image's shape."""
+    pixels = torch.full((3, 50, 100), 7, dtype=torch.uint8)
+    for rect, height in ((False, 64), (True, 32)):
+        canvas, scale, offset = letterbox(pixels, InputSize(64, rect=rect, corner=True))
+        assert canvas.shape == (3, height, 64)
+        assert (scale, offset) == ((0.64, 0.64), (0, 0))
+        assert (canvas[:, :32] == 7).all()
+        assert (canvas[:, 32:] == GREY).all()
+    tall, _, offset = letterbox(pixels.transpose(1, 2).contiguous(), InputSize(64, corner=True))
+    assert offset == (0, 0)
+    assert (tall[:, :, :32] == 7).all()
+    assert (tall[:, :, 32:] == GREY).all()
 
 
 @pytest.mark.parametrize("size", [(50, 100), (37, 91), (200, 30), (1, 1), (1, 500), (64, 64)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from alignrank.contracts import Batch
+from alignrank.data.augment import resize_batch
 from alignrank.data.loader import (
     EvaluationSet,
     Images,
@@ -310,3 +312,51 @@ def test_evaluation_in_the_images_own_shapes(
             assert np.abs(np.subtract(white(pixels), targets.boxes[0].tolist())).max() <= 1.5
             assert_close(frame.to_original(targets.boxes), torch.from_numpy(own.boxes), atol=1e-3, rtol=0)
             assert frame.size == own.size
+
+
+@pytest.mark.parametrize("size", [InputSize(SIDE), OWN_SHAPE, PAIR], ids=["square", "rect", "pair"])
+def test_sizes_of_what_is_in_the_corner(tmp_path: Path, size: InputSize) -> None:
+    """Evaluated pictures, also at another size: right of and below the content there is grey, in it none."""
+    corner = Images(split(tmp_path), replace(size, corner=True))
+    for item in (EvaluationSet(corner)[index] for index in range(5)):
+        batch = collate([item])
+        whole = batch.images.shape[-2:]
+        for shown in (batch, resize_batch(Batch(batch.network_input(), batch.targets, batch.frames), (160, 224))):
+            ((height, width),) = shown.sizes().int().tolist()
+            # The picture is black and white: a line at its edge may be blended with the border.
+            grey = ((shown.images[0] * (1 if shown is batch else 255) - GREY).abs() < 1).all(0)
+            assert grey[height + 2 :].all()
+            assert grey[:, width + 2 :].all()
+            assert not grey[: height - 2, : width - 2].all(1).any()
+            assert not grey[: height - 2, : width - 2].all(0).any()
+        ((height, width),) = batch.sizes().int().tolist()
+        assert (height, width) == tuple(
+            max(round(s * size.scale(batch.frames[0].size)), 1) for s in batch.frames[0].size
+        )
+        assert (height, width) == tuple(whole) or batch.frames[0].offset == (0, 0)
+
+
+def test_sizes_of_what_is_in_the_middle(tmp_path: Path) -> None:
+    """30 x 100 px in a square: all of it counts; 50 x 50 fill it anyway."""
+    dataset = EvaluationSet(Images(split(tmp_path), InputSize(SIDE)))
+    assert collate([dataset[4], dataset[1]]).sizes().tolist() == [[SIDE, SIDE]] * 2
+
+
+def test_sizes_of_training_pictures(tmp_path: Path) -> None:
+    """Of their own size, padded to the largest of the batch: each is what it was before."""
+    config = AugmentConfig(**AugmentConfig.off().model_dump() | {"shortest": 0.5, "crop": 0.5})
+    dataset = TrainingSet(Images(split(tmp_path), replace(PAIR, corner=True)), config, seed=0, epochs=1)
+    items = [dataset[0, index] for index in range(5)]
+    batch = collate(items)
+    assert batch.sizes().tolist() == [list(pixels.shape[1:]) for pixels, _, _ in items]
+    assert len({pixels.shape for pixels, _, _ in items}) > 2
+    assert all(side % 32 == 0 for side in batch.images.shape[-2:])
+    for image, (height, width) in zip(batch.images, batch.sizes().int().tolist(), strict=True):
+        assert (image[:, height:] == GREY).all()
+        assert (image[:, :, width:] == GREY).all()
+    double = resize_batch(Batch(batch.network_input(), batch.targets, batch.frames), (192, 192))
+    height, width = batch.images.shape[-2:]
+    expected = (batch.sizes() * torch.tensor([192 / height, 192 / width])).round()
+    assert torch.equal(double.sizes(), expected)
+    loader = training_loader(dataset, 2, workers=0, seed=0)
+    assert sum(len(b.sizes()) for b in loader) in (4, 5)

@@ -217,6 +217,24 @@ def test_a_pair_of_sides_scales_as_predict_does(tmp_path: Path) -> None:
             assert InputSize.of((48, 90), rect=True).scale(size[::-1]) == pytest.approx(expected[0] / size[0], abs=0.01)
 
 
+def test_pictures_in_the_corner(tmp_path: Path) -> None:
+    """Wide, tall, and of the canvas's own shape: the script places them where `letterbox` does."""
+    for corner, place in ((True, "upper left corner"), (False, "centre, an odd pixel more at the right and bottom")):
+        size = InputSize.of(96, rect=False, corner=corner)
+        path = export_onnx(Points(), TopK(), tmp_path / f"{corner}.onnx", imgsz=size, names=["a", "b"])
+        about = described(path)
+        assert about["imgsz"] == 96
+        assert (about["preprocessing"]["place"], about["preprocessing"]["align"]) == (place, 0 if corner else 0.5)
+        for width, height in ((180, 61), (61, 180), (50, 50)):
+            Image.new("RGB", (width, height), (255, 0, 0)).save(tmp_path / "p.png")
+            found = script(path, tmp_path / "p.png")
+            canvas, _, offset = letterbox(
+                torch.tensor([255, 0, 0]).byte()[:, None, None].repeat(1, height, width), size
+            )
+            assert found["offset"] == offset
+            assert np.array_equal(np.asarray(found["canvas"]), canvas.permute(1, 2, 0).numpy())
+
+
 def keys(value: Any) -> set[str]:
     """All keys of nested mappings, without the names of outputs."""
     if not isinstance(value, dict):

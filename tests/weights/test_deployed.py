@@ -56,6 +56,14 @@ def test_another_size(tmp_path: Path) -> None:
     assert square.resized(640).network is square.network
 
 
+def test_another_size_lies_where_it_lay(tmp_path: Path) -> None:
+    detector = deployed(tmp_path, **{"train.imgsz": 320, "data.place": "corner"})
+    assert detector.size == InputSize(320, None, True, corner=True)
+    assert detector.resized(None) == detector
+    assert detector.resized(640, False).size == InputSize(640, None, False, corner=True)
+    assert detector.resized((64, 96)).size == InputSize(96, 64, True, corner=True)
+
+
 def test_sizes_that_cannot_be(tmp_path: Path) -> None:
     detector = deployed(tmp_path)
     sizes: list[Any] = [0, 100, 8224, (96, 64), (64, 96, 128), "large"]

@@ -61,6 +61,7 @@ def test_for_classes() -> None:
         ({"train.imgsz": [800]}, "train: imgsz: must be one number, or a pair"),
         ({"train.imgsz": [1333, 800]}, "train: imgsz: must be a pair of sides from 32 to 8192, the shorter first"),
         ({"data.rect": "perhaps"}, "data: rect: "),
+        ({"data.place": "left"}, "data: place: Input should be 'middle' or 'corner', got 'left'"),
         ({"data.rekt": True}, "data: unknown option 'rekt'; did you mean 'rect'?"),
         ({"augment.flip": 2.0}, "augment: flip: "),
         ({"head.bins": 1}, "head.bins: "),
@@ -82,6 +83,13 @@ def test_mistakes_in_options(overrides: dict[str, Any], said: str) -> None:
         ({"data.rect": True}, InputSize(320, rect=True), InputSize(320, rect=True)),
         ({"data.rect": False}, InputSize(320), InputSize(320)),
         ({"train.imgsz": [800, 1333]}, InputSize(1333, 800, rect=True), InputSize(1333, 800, rect=True)),
+        ({"data.place": "middle"}, InputSize(320), InputSize(320, rect=True)),
+        ({"data.place": "corner"}, InputSize(320, corner=True), InputSize(320, rect=True, corner=True)),
+        (
+            {"train.imgsz": [800, 1333], "data.place": "corner"},
+            InputSize(1333, 800, rect=True, corner=True),
+            InputSize(1333, 800, rect=True, corner=True),
+        ),
     ],
 )
 def test_shape_of_the_input(overrides: dict[str, Any], training: InputSize, use: InputSize) -> None:

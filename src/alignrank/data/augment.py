@@ -20,20 +20,10 @@ from torch import Tensor
 
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.letterbox import resize, shape_of
+from alignrank.data.picture import Picture, clip
+from alignrank.data.rescale import rescaled
 from alignrank.input_size import GREY, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
-
-# A cropped box stays an object if it keeps this share of its area and this many pixels on each side.
-MIN_VISIBLE, MIN_SIDE = 0.1, 2.0
-
-
-@dataclass(slots=True)
-class Picture:
-    """An image with its objects: pixels [3,H,W] uint8, boxes [T,4] in its pixels, labels [T] int64."""
-
-    pixels: Tensor
-    boxes: Tensor
-    labels: Tensor
 
 
 class Pictures(Protocol):
@@ -48,19 +38,28 @@ def augment(
     pictures: Pictures, index: int, size: InputSize, config: AugmentConfig, *, strong: bool, rng: np.random.Generator
 ) -> Picture:
     """A random training picture made from pictures[index] and, when `strong`, others. Its canvas is that of
-    pictures[index].
+    pictures[index]; where `config` rescales there is none, and the picture has a size of its own.
     """
     first = pictures[index]
-    scenes = _Scenes(pictures, size, size.canvas(shape_of(first.pixels)), config, strong)
-    result = scenes.draw(first, rng)
-    if strong and rng.random() < config.mixup:
-        other = scenes.draw(pictures[int(rng.integers(len(pictures)))], rng)
-        result = _mix(result, other, float(rng.beta(32.0, 32.0)))
+    result = (
+        rescaled(first, size, config, rng) if config.rescales else _scene(pictures, first, size, config, strong, rng)
+    )
     result.pixels = _colour(result.pixels, config, rng)
     if rng.random() < config.flip:
         result = flipped(result)
     if rng.random() < config.flip_vertical:
         result = _flipped_vertically(result)
+    return result
+
+
+def _scene(
+    pictures: Pictures, first: Picture, size: InputSize, config: AugmentConfig, strong: bool, rng: np.random.Generator
+) -> Picture:
+    scenes = _Scenes(pictures, size, size.canvas(shape_of(first.pixels)), config, strong)
+    result = scenes.draw(first, rng)
+    if strong and rng.random() < config.mixup:
+        other = scenes.draw(pictures[int(rng.integers(len(pictures)))], rng)
+        result = _mix(result, other, float(rng.beta(32.0, 32.0)))
     return result
 
 
@@ -101,6 +100,8 @@ class _Scenes:
         factor = self.size.scale(shape_of(own.pixels)) * zoom
         own_height, own_width = (length * factor for length in shape_of(own.pixels))
         place = middle_x - own_width / 2, middle_y - own_height / 2
+        if self.size.corner:
+            place = right * width, down * height
         return _joined(canvas, [_paste(canvas, own, factor, place, (0, 0, width, height))])
 
     def _mosaic(
@@ -139,18 +140,6 @@ def _paste(
     boxes = boxes + boxes.new_tensor([left, top] * 2)
     boxes, kept = clip(boxes, (x0, y0, x1, y1))
     return Picture(canvas, boxes, picture.labels[kept])
-
-
-def clip(boxes: Tensor, window: tuple[float, float, float, float]) -> tuple[Tensor, Tensor]:
-    """Boxes cut to a window (x0,y0,x1,y1); those with enough left, and the mask [T] that chose them."""
-    whole = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    low, high = boxes.new_tensor(window[:2] * 2), boxes.new_tensor(window[2:] * 2)
-    cut = boxes.maximum(low).minimum(high)
-    side = cut[:, 2:] - cut[:, :2]
-    # An object that was tiny before may stay so: only what the cut took away counts.
-    long_enough = (side >= MIN_SIDE).all(1) | (cut == boxes).all(1)
-    kept = (side[:, 0] * side[:, 1] > MIN_VISIBLE * whole) & (side > 0).all(1) & long_enough
-    return cut[kept], kept
 
 
 def _joined(canvas: Tensor, pictures: Sequence[Picture]) -> Picture:

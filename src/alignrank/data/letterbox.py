@@ -1,4 +1,4 @@
-"""Fitting an image into the network's input: resized by one factor, in the middle of a grey canvas.
+"""Fitting an image into the network's input: resized by one factor, on a grey canvas.
 
 What prediction needs of the pictures; it knows PyTorch alone, whose import is most of a prediction's time already.
 """
@@ -13,12 +13,12 @@ from alignrank.input_size import GREY, InputSize, Size
 
 
 def letterbox(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
-    """[3,H,W] uint8 -> the middle of `size`'s canvas, with the (x,y) scale and offset of `Frame`. Grey around it."""
+    """[3,H,W] uint8 -> `size`'s canvas with it, grey around it, and the (x,y) scale and offset of `Frame`."""
     shape = shape_of(pixels)
     resized, scale = resize(pixels, size.scale(shape))
     height, width = size.canvas(shape)
     new_height, new_width = resized.shape[-2:]
-    top, left = (height - new_height) // 2, (width - new_width) // 2
+    top, left = (0, 0) if size.corner else ((height - new_height) // 2, (width - new_width) // 2)
     canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
     canvas[:, top : top + new_height, left : left + new_width] = resized
     return canvas, scale, (float(left), float(top))

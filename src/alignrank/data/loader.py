@@ -19,14 +19,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.cores import usable_cores
-from alignrank.data.augment import Picture, augment
+from alignrank.data.augment import augment
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import letterbox, resize, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
+from alignrank.data.picture import Picture
 from alignrank.data.records import without_name
 from alignrank.data.samples import Split
 from alignrank.errors import InputError
-from alignrank.input_size import GREY, InputSize, Size
+from alignrank.input_size import GREY, SIDE_STEP, InputSize, Size, up_to_step
 from alignrank.terminal.skipped import Skipped
 from alignrank.weights.settings import AugmentConfig
 
@@ -154,15 +155,15 @@ class EvaluationSet(Dataset[Item]):
 
 def collate(items: Sequence[Item]) -> Batch:
     """Stack pictures into a Batch (images stay uint8 until they are on the device); smaller ones are padded with grey
-    on the right and below.
+    on the right and below, all to multiples of 32.
     """
     images, targets, frames = zip(*items, strict=True)
     return Batch(torch.stack(padded(images)), list(targets), list(frames))
 
 
 def padded(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images [3,H,W] uint8 -> all of the largest height and width."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    """Images [3,H,W] uint8 -> all of the largest height and width, up to multiples of 32."""
+    height, width = (up_to_step(max(image.shape[axis] for image in images), SIDE_STEP) for axis in (-2, -1))
     return [
         image if shape_of(image) == (height, width) else pad(image, [0, width - w, 0, height - h], value=GREY)
         for image in images

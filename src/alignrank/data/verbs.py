@@ -37,8 +37,9 @@ def sheet_options(overrides: Mapping[str, Any], *, imgsz: Any, seed: int, count:
     values = apply_overrides(values, overrides, where="command line")
     train = TrainConfig.parse(values["train"], where="command line: train")
     augment = AugmentConfig.parse(values["augment"], where="command line: augment")
-    rect = DataConfig.parse(values["data"], where="command line: data").rect_in_training
-    return SheetOptions(InputSize.of(train.imgsz, rect=rect), augment, train.seed, count, augmented)
+    data = DataConfig.parse(values["data"], where="command line: data")
+    size = InputSize.of(train.imgsz, rect=data.rect_in_training, corner=data.corner)
+    return SheetOptions(size, augment, train.seed, count, augmented)
 
 
 def convert(data: str, out: Path, *, to: str, link: bool) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def export_weights(
         detector.network,
         detector.postprocess,
         new_file(out if out is not None else beside, "out"),
-        imgsz=detector.size.imgsz,
+        imgsz=detector.size,
         names=detector.classes,
         recipe=detector.recipe,
     )

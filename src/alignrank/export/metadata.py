@@ -9,7 +9,7 @@ from typing import Any
 
 from alignrank.contracts import USUAL_THRESHOLDS, Postprocess
 from alignrank.detectors.postprocess import MAX_CANDIDATES, NonMaximumSuppression
-from alignrank.input_size import GREY, ImageSize, Size
+from alignrank.input_size import GREY, InputSize, Size
 from alignrank.version import __version__
 
 
@@ -26,23 +26,24 @@ class Shapes:
 
 
 def metadata(
-    shapes: Shapes, postprocess: Postprocess, *, imgsz: ImageSize, names: Sequence[str], recipe: str
+    shapes: Shapes, postprocess: Postprocess, *, size: InputSize, names: Sequence[str], recipe: str
 ) -> dict[str, str]:
     """By key, as ONNX holds it: text, JSON but for `recipe` and `version`."""
     nms = _nms(postprocess, shapes.level_points) if isinstance(postprocess, NonMaximumSuppression) else None
     return {
         "names": json.dumps(list(names)),
-        "imgsz": json.dumps(imgsz),
+        "imgsz": json.dumps(size.imgsz),
         "recipe": recipe,
         "nms_free": json.dumps(nms is None),
         "version": __version__,
-        "preprocessing": json.dumps(_preprocessing(shapes, imgsz)),
+        "preprocessing": json.dumps(_preprocessing(shapes, size)),
         "output": json.dumps(_output(shapes, postprocess, nms)),
     }
 
 
-def _preprocessing(shapes: Shapes, imgsz: ImageSize) -> dict[str, Any]:
-    shorter, longer = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+def _preprocessing(shapes: Shapes, size: InputSize) -> dict[str, Any]:
+    shorter = size.longer if size.shorter is None else size.shorter
+    place = "upper left corner" if size.corner else "centre, an odd pixel more at the right and bottom"
     return {
         "input": "images",
         "size": list(shapes.canvas),
@@ -54,12 +55,13 @@ def _preprocessing(shapes: Shapes, imgsz: ImageSize) -> dict[str, Any]:
         "channels": "RGB",
         "orientation": "EXIF applied",
         "shorter": shorter,
-        "longer": longer,
+        "longer": size.longer,
         "keep_aspect": True,
         "rounding": "nearest, halves to even, at least 1",
         "interpolation": "bilinear",
         "antialias": True,
-        "place": "centre, an odd pixel more at the right and bottom",
+        "place": place,
+        "align": 0.0 if size.corner else 0.5,
         "padding": GREY,
         "scale": 1 / 255,
         "mean": [0.0, 0.0, 0.0],

@@ -66,7 +66,7 @@ def export_onnx(
     postprocess: Postprocess,
     path: str | Path,
     *,
-    imgsz: ImageSize,
+    imgsz: ImageSize | InputSize,
     names: Sequence[str],
     max_dets: int = 300,
     recipe: str = "",
@@ -74,21 +74,24 @@ def export_onnx(
     """Write `model` as ONNX to `path`, replacing what is there; the model itself stays as it is.
 
     Input `images` [B,3,H,W] float 0..1 RGB, letterboxed, any B; H = W = imgsz, of a pair the canvas of a landscape
-    picture. Outputs by `postprocess`, see ExportGraph: NMS-free for TopK, raw otherwise. Metadata: see docs/deploy.md.
+    picture. An InputSize also tells the metadata where pictures lie, else it is the middle. Outputs by `postprocess`,
+    see ExportGraph: NMS-free for TopK, raw otherwise. Metadata: see docs/deploy.md.
     Raises InputError for a size that does not fit and for missing packages, ExportError where ONNX Runtime
     and PyTorch disagree; `path` is then left as it was.
     """
     path = Path(path)
-    check_size(imgsz, model.stride)
+    given, corner = (imgsz.imgsz, imgsz.corner) if isinstance(imgsz, InputSize) else (imgsz, False)
+    check_size(given, model.stride)
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
     require("export", "onnx", "onnxscript", "onnxruntime")
     model = copy.deepcopy(model).cpu().float().eval()
     model = split_top_down(deployed(model))
     graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
-    size = InputSize.of(imgsz, rect=False, step=model.stride).landscape
+    fitted = InputSize.of(given, rect=False, step=model.stride, corner=corner)
+    size = fitted.landscape
     exported = _to_onnx(graph, size)
-    described = metadata(_shapes(graph, size), postprocess, imgsz=imgsz, names=names, recipe=recipe)
+    described = metadata(_shapes(graph, size), postprocess, size=fitted, names=names, recipe=recipe)
     for key, value in described.items():
         exported.metadata_props.add(key=key, value=value)
     content: bytes = exported.SerializeToString()

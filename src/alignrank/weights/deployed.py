@@ -35,7 +35,8 @@ class Deployed:
         given: Any = plain_size(imgsz) if imgsz is not None else self.size.imgsz
         check_size(given, self.network.stride)
         wanted = self.size.rect if rect is None else rect
-        return replace(self, size=InputSize.of(given, rect=wanted, step=self.network.stride))
+        size = InputSize.of(given, rect=wanted, step=self.network.stride, corner=self.size.corner)
+        return replace(self, size=size)
 
 
 def deploy(

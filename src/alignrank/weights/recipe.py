@@ -72,12 +72,12 @@ class Recipe:
     @property
     def size_in_training(self) -> InputSize:
         """How training pictures are fitted into the network's input."""
-        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_training)
+        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_training, corner=self.data.corner)
 
     @property
     def size_in_use(self) -> InputSize:
         """How images are fitted in evaluation and prediction, where nothing else is asked for."""
-        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_use)
+        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_use, corner=self.data.corner)
 
     def build(self) -> Built:
         """Fresh network, criterion and postprocess."""

@@ -5,9 +5,9 @@ It stands below the data, which it configures: weights carry a recipe, and are u
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from alignrank.config import Config
 from alignrank.input_size import plain_size, problem_of
@@ -86,6 +86,8 @@ class DataConfig(Config):
 
     rect: bool | Literal["auto"] = "auto"
     """The input has the image's own shape, not a square; `auto`: in use and evaluation, not in training."""
+    place: Literal["middle", "corner"] = "middle"
+    """Where the image lies on its canvas; `corner`: the upper left, which masks of the padding need."""
 
     @property
     def rect_in_training(self) -> bool:
@@ -96,6 +98,11 @@ class DataConfig(Config):
     def rect_in_use(self) -> bool:
         """Of evaluation and prediction."""
         return self.rect is not False
+
+    @property
+    def corner(self) -> bool:
+        """Images lie in the upper left corner of their canvas."""
+        return self.place == "corner"
 
 
 class AugmentConfig(Config):
@@ -123,6 +130,22 @@ class AugmentConfig(Config):
     """Sides of batches vary by this share."""
     plain_epochs: int = Field(default=10, ge=0, le=100_000)
     """The last epochs, which go without mosaic and mixup."""
+    shortest: float = Field(default=1.0, gt=0, le=1)
+    """Pictures as small as this share of `imgsz`, by steps of 32 px."""
+    crop: float = Field(default=0.0, ge=0, le=1)
+    """Probability of a cut at random, resized before and after, as DETR trains."""
+
+    @model_validator(mode="after")
+    def _no_canvas(self) -> Self:
+        for field in ("mosaic", "mixup", "scale", "translate"):
+            if self.rescales and getattr(self, field) != 0:
+                raise ValueError(f"{field}: must be 0 beside shortest and crop, got {getattr(self, field)}")
+        return self
+
+    @property
+    def rescales(self) -> bool:
+        """Pictures have random sizes of their own, and lie on no canvas."""
+        return self.shortest < 1 or self.crop > 0
 
     @classmethod
     def off(cls) -> AugmentConfig:

@@ -1,0 +1,67 @@
+"""Pictures of random sizes, cut at random, as DETR and its successors train (Carion et al. 2020, appendix A.4).
+
+There is no canvas: a picture keeps its aspect ratio and has a size of its own; a batch is padded on the right and
+below. Sides are told in parts of `imgsz`: of its shorter side, or of the longer where it is one number.
+Of [800, 1333] a first size is 400, 500 or 600 px, and a cut from 384 to 600 px high and wide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alignrank.data.letterbox import resize, shape_of
+from alignrank.data.picture import Picture, clip
+from alignrank.input_size import SIDE_STEP, InputSize, Size
+from alignrank.weights.settings import AugmentConfig
+
+FIRST_SIZES = (0.5, 0.625, 0.75)
+SMALLEST_CUT, LARGEST_CUT = 0.48, 0.75
+
+
+def rescaled(picture: Picture, size: InputSize, config: AugmentConfig, rng: np.random.Generator) -> Picture:
+    """The picture, cut with the probability `crop`, at a size drawn from `sides`; the one given stays as it is."""
+    if rng.random() < config.crop:
+        picture = _cut(picture, size, rng)
+    side = int(rng.choice(sides(size, config.shortest)))
+    shape = shape_of(picture.pixels)
+    factor = side / _side(size, shape)
+    return _resized(picture, min(factor, size.longer / max(shape)))
+
+
+def sides(size: InputSize, shortest: float) -> list[int]:
+    """Lengths that are drawn from, px, falling: the whole and less by steps of 32, not below the share `shortest`."""
+    whole = size.longer if size.shorter is None else size.shorter
+    # A share such as 0.7 has no exact float: a hair below is meant to be equal.
+    least = max(shortest * whole - 1e-6, min(SIDE_STEP, whole))
+    return [side for side in range(whole, 0, -SIDE_STEP) if side >= least]
+
+
+def _side(size: InputSize, shape: Size) -> int:
+    """The side of a picture that `imgsz` is about."""
+    return max(shape) if size.shorter is None else min(shape)
+
+
+def _cut(picture: Picture, size: InputSize, rng: np.random.Generator) -> Picture:
+    """A random part of the picture at a random first size; that of a part alone, as all of a long picture is large."""
+    shape = shape_of(picture.pixels)
+    whole = size.longer if size.shorter is None else size.shorter
+    factor = float(rng.choice(FIRST_SIZES)) * whole / _side(size, shape)
+    window = []
+    for length in shape:
+        low, high = (min(share * whole / factor, length) for share in (SMALLEST_CUT, LARGEST_CUT))
+        part = float(rng.uniform(low, high))
+        begin = float(rng.uniform(0, length - part))
+        first = min(round(begin), length - 1)
+        window.append((first, max(round(begin + part), first + 1)))
+    (top, bottom), (left, right) = window
+    boxes, kept = clip(picture.boxes, (left, top, right, bottom))
+    boxes = boxes - boxes.new_tensor([left, top] * 2)
+    return _resized(Picture(picture.pixels[:, top:bottom, left:right], boxes, picture.labels[kept]), factor)
+
+
+def _resized(picture: Picture, factor: float) -> Picture:
+    pixels, scale = resize(picture.pixels, factor)
+    height, width = shape_of(pixels)
+    boxes = picture.boxes * picture.boxes.new_tensor(scale * 2)
+    # Products are rounded: what ends at the edge must not end beyond it.
+    return Picture(pixels, boxes.minimum(boxes.new_tensor([width, height] * 2)), picture.labels)
