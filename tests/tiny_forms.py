@@ -16,7 +16,26 @@ _CSP = {
     "head.convs": 2,
     "train.imgsz": 64,
 }
+_TRANSFORMER: dict[str, Any] = {
+    "model.backbone": "csp",
+    "model.freeze": 0,
+    "model.norm": "learn",
+    "model.drop_path": 0.0,
+    "model.checkpointing": False,
+    "transformer.width": 32,
+    "transformer.heads": 4,
+    "transformer.points": 2,
+    "transformer.encoder": 1,
+    "transformer.decoder": 3,
+    "transformer.hidden": 64,
+    "transformer.checkpointing": False,
+    "queries.one_to_one": 20,
+    "train.imgsz": 64,
+    "train.batch": 4,
+}
 _FORMS: dict[str, dict[str, Any]] = {
+    "deformable_detr": _TRANSFORMER,
+    "dino": _TRANSFORMER | {"denoising.queries": 10},
     "reppoints": _CSP | {"head.groups": 8},
     "retinanet": _CSP,
     "varifocalnet": _CSP | {"head.groups": 8},
@@ -25,7 +44,10 @@ _FORMS: dict[str, dict[str, Any]] = {
 
 def tiny_form(name: str) -> dict[str, Any]:
     """Of a recipe."""
-    return {"model.size": "t"} | _FORMS.get(load_recipe(name).detector, {})
+    recipe = load_recipe(name)
+    form = {"model.size": "t"} | _FORMS.get(recipe.detector, {})
+    many = getattr(getattr(recipe.architecture, "queries", None), "one_to_many", 0)
+    return form | ({"queries.one_to_many": 30} if many else {})
 
 
 def distinct_recipes() -> list[str]:

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from alignrank.config import Config
-from alignrank.contracts import Built, Criterion, Postprocess
+from alignrank.contracts import Batch, Built, Criterion, Postprocess, Predictions
 from alignrank.detectors import alignrank, deformable_detr, dino, reppoints, retinanet, varifocalnet, yolo
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 
@@ -83,3 +86,22 @@ DETECTORS: dict[str, Detector] = {
 def deployed(model: Any) -> Any:
     """The network in its form for inference: `model.deploy()` where it has that, else as it is. Works in place."""
     return model.deploy() if hasattr(model, "deploy") else model
+
+
+def predictions_of(
+    model: Any, images: Tensor, batch: Batch, *, denoising: torch.Generator | None = None
+) -> Predictions:
+    """What `model` says of a batch, of which it gets what it can use: the sizes of the pictures in the input where it
+    `uses_sizes`; in training, where `denoising` draws the noise, noised truth where it makes queries of that.
+
+    images: the batch's, as networks take them (`Batch.network_input`).
+    """
+    if not getattr(model, "uses_sizes", False):
+        predictions: Predictions = model(images)
+        return predictions
+    sizes = batch.sizes()
+    inputs: dict[str, Any] = {}
+    if denoising is not None and hasattr(model, "denoising_queries"):
+        inputs["denoising"] = model.denoising_queries(batch.targets, sizes, denoising)
+    of_sizes: Predictions = model(images, sizes, **inputs)
+    return of_sizes

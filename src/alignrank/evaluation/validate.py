@@ -13,6 +13,7 @@ import torch
 from alignrank.boxes import xyxy_to_xywh
 from alignrank.contracts import Batch, Criterion, Frame, Postprocess, Predictions, Selection, Targets, Thresholds
 from alignrank.data.samples import Array, Split
+from alignrank.detectors import predictions_of
 from alignrank.evaluation.options import ValOptions
 from alignrank.metrics import CocoInputs, Diagnosis, Metrics, read_inputs
 
@@ -59,7 +60,7 @@ def validate(
     sums: dict[str, float] = defaultdict(float)
     count = 0
     for batch in batches:
-        predictions = model(batch.network_input())
+        predictions = predictions_of(model, batch.network_input(), batch)
         if criterion is not None:
             terms = criterion(predictions, batch.targets, alone=True)
             for name, value in terms.parts.items():

@@ -13,6 +13,7 @@ from alignrank.class_names import class_labels
 from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Targets
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
+from alignrank.detectors import predictions_of
 from alignrank.device import half_dtype
 from alignrank.inference.entries import SourceImage
 from alignrank.inference.options import PredictOptions
@@ -103,7 +104,7 @@ class _Run:
         detector, limits, half = self.detector, self.limits, self.half
         inputs = Batch(torch.stack(canvases), [Targets.empty() for _ in items], list(frames)).to(detector.device)
         with torch.no_grad(), torch.autocast(detector.device.type, half) if half else nullcontext():
-            predictions = detector.network(inputs.network_input())
+            predictions = predictions_of(detector.network, inputs.network_input(), inputs)
             selections = detector.postprocess(
                 predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, classes=self.wanted
             )

@@ -39,8 +39,9 @@ def multi_scale_deformable_attention(
         for level, (cells, shape) in enumerate(zip(maps, shapes, strict=True)):
             samples = grid_sample(cells.unflatten(-1, tuple(shape)), places[:, :, level], align_corners=False)
             read.append((samples * weights[:, None, :, level]).sum(-1))  # [B*H,D,Q]
-        total: Tensor = torch.stack(read).sum(0)
-        return total.unflatten(0, (value.shape[0], -1)).flatten(1, 2).transpose(1, 2)
+        heads = torch.stack(read).sum(0).unflatten(0, (value.shape[0], -1))  # [B,H,D,Q]
+        attended: Tensor = heads.flatten(1, 2).transpose(1, 2)
+        return attended
 
 
 class DeformableAttention(nn.Module):

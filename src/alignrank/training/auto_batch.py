@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from alignrank.contracts import Targets
+from alignrank.contracts import Batch, Frame, Targets
+from alignrank.detectors import predictions_of
 from alignrank.device import half_dtype
 from alignrank.terminal.progress import say
 from alignrank.weights.recipe import Recipe
@@ -51,10 +52,12 @@ def _memory_of_step(recipe: Recipe, batch: int, device: torch.device) -> int:
     corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * height / 2
     boxes = torch.cat([corners, corners + height / 4], 1)
     targets = [Targets(boxes, torch.zeros(TRIAL_OBJECTS, dtype=torch.int64, device=device)) for _ in range(batch)]
+    trial = Batch(images, targets, [Frame("", (height, width)) for _ in targets])
     half = half_dtype(recipe.train.precision, device)
     torch.cuda.reset_peak_memory_stats(device)
     with torch.autocast(device.type, half, enabled=half is not None):
-        built.criterion(model(images), targets).total.backward()
+        predictions = predictions_of(model, images, trial, denoising=torch.Generator())
+        built.criterion(predictions, targets).total.backward()
     peak = torch.cuda.max_memory_allocated(device)
     del built, model
     torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ from alignrank.data.letterbox import shape_of
 from alignrank.data.loader import TrainingSet, training_loader
 from alignrank.data.opening import opened
 from alignrank.data.order import Share
+from alignrank.detectors import predictions_of
 from alignrank.errors import TrainingError
 from alignrank.input_size import SIDE_STEP
 from alignrank.training.optimizer import frozen_modules, parameter_groups, schedule
@@ -89,7 +90,8 @@ class TrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         batch = self._sized(batch)
         total = max(int(self.trainer.estimated_stepping_batches), 1)
-        terms = self.criterion(self.model(batch.images), batch.targets, progress=self.global_step / total)
+        predictions = predictions_of(self.model, batch.images, batch, denoising=self._noise())
+        terms = self.criterion(predictions, batch.targets, progress=self.global_step / total)
         if not torch.isfinite(terms.total):
             sources = ", ".join(frame.source for frame in batch.frames)
             raise TrainingError(
@@ -100,6 +102,11 @@ class TrainingModule(L.LightningModule):
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
         self._batches += 1
         return terms.total
+
+    def _noise(self) -> torch.Generator:
+        """From seed and step alone, so that a resumed run draws the same."""
+        drawn = np.random.default_rng([self.settings.seed, self.global_step, self.global_rank]).integers(2**62)
+        return torch.Generator().manual_seed(int(drawn))
 
     def _sized(self, batch: Batch) -> Batch:
         """Float images, resized by the run's multi-scale range (multiples of the stride, from seed and step)."""
