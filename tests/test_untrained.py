@@ -17,6 +17,7 @@ from squares import write_squares
 
 import alignrank
 from alignrank.export import formats
+from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
 
 TINY = {"model.size": "t", "train.imgsz": 64}
@@ -126,6 +127,20 @@ def test_it_is_exported_with_a_warning(
     with torch.no_grad():
         expected = detector.model(image)
     np.testing.assert_allclose(session.run(None, {"images": image.numpy()})[1], expected.scores(), atol=1e-4)
+
+
+def test_exports_say_where_the_recipe_places_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at another size than the recipe's own."""
+    sizes: list[InputSize] = []
+    monkeypatch.setattr(formats, "export_onnx", lambda *_, imgsz, **__: sizes.append(imgsz))
+    monkeypatch.chdir(tmp_path)
+    for place in ("corner", "middle"):
+        Path("mine.yaml").write_text(f"detector: yolo\nmodel: {{size: t}}\ndata: {{place: {place}}}\n")
+        formats.export_weights(Path("mine.yaml"), "onnx")
+        formats.export_weights(Path("mine.yaml"), "onnx", imgsz=(64, 96))
+    assert [(size.imgsz, size.corner) for size in sizes] == [
+        (640, True), ((64, 96), True), (640, False), ((64, 96), False),
+    ]  # fmt: skip
 
 
 def test_the_command_exports_a_recipe_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from squares import write_squares
 from torch import Tensor
 
 from alignrank.contracts import Frame, Targets
 from alignrank.data.augment import augment
-from alignrank.data.loader import collate
+from alignrank.data.loader import Images, TrainingSet, collate, training_loader
 from alignrank.data.picture import Picture
 from alignrank.data.rescale import rescaled, sides
+from alignrank.data.source import read
 from alignrank.errors import InputError
 from alignrank.input_size import GREY, InputSize
 from alignrank.weights.recipe import load_recipe
@@ -211,3 +214,20 @@ def test_recipes_with_mosaic_say_what_to_turn_off() -> None:
     ):
         load_recipe("yolov8-n", overrides={"augment.crop": 0.5}, where="command line")
     assert load_recipe("retinanet-r50", overrides={"augment.shortest": 0.6}).augment.rescales
+
+
+def test_networks_take_the_batches(tmp_path: Path) -> None:
+    """A network with an upsampling neck, which takes multiples of 32 only, on inputs of several shapes."""
+    source = read(str(write_squares(tmp_path / "data", turned=True)))
+    assert source.train is not None
+    own = {"augment.shortest": 0.5, "augment.crop": 0.5, "data.place": "corner", "train.imgsz": [64, 96]}
+    still = {f"augment.{field}": 0.0 for field in ("mosaic", "mixup", "scale", "translate")}
+    recipe = load_recipe("yolov8-n", num_classes=2, overrides={"model.size": "t", **own, **still})
+    dataset = TrainingSet(Images(source.train, recipe.size_in_training), recipe.augment, seed=0, epochs=1)
+    built = recipe.build()
+    shapes = set()
+    for batch in training_loader(dataset, 2, workers=0, seed=0):
+        assert torch.isfinite(built.criterion(built.model(batch.network_input()), batch.targets).total)
+        assert (batch.sizes() <= torch.tensor(batch.images.shape[-2:])).all()
+        shapes.add(batch.images.shape)
+    assert len(shapes) > 1
