@@ -19,7 +19,7 @@ from alignrank.contracts import Predictions
 from alignrank.detectors.detr import Detr, DetrConfig, best_cells, content, first_layers, in_pixels
 from alignrank.detectors.detr_decoder import LayerOutput, Queries
 from alignrank.detectors.rank_detr import Groups, by_order
-from alignrank.nn.transformer import Levels, sine_encoding
+from alignrank.nn.transformer import Levels, Sight, sine_encoding
 
 
 class QueriesConfig(Config):
@@ -95,7 +95,7 @@ class DeformableDetr(Detr):
         # The other half of the layer's outputs was the content, before mixed selection.
         positions = self.position(sine_encoding(chosen, cells.shape[-1] // 2))[..., : cells.shape[-1]]
         embedded = self.embedding[:count].expand(len(cells), -1, -1)
-        queries = Queries(embedded, positions, chosen, groups, groups.blocked(cells.device))
+        queries = Queries(embedded, positions, chosen, groups, Sight(groups.sorted))
         return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
 
     def deploy(self) -> DeformableDetr:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32
 from alignrank.detectors.rank_detr import Groups, Ranks, by_order
-from alignrank.nn.transformer import MLP, DecoderLayer, Levels, checkpointed, inverse_sigmoid, sine_encoding
+from alignrank.nn.transformer import MLP, DecoderLayer, Levels, Sight, checkpointed, inverse_sigmoid, sine_encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Queries:
     positions: Tensor | None
     boxes: Tensor
     groups: Groups
-    blocked: Tensor | None
+    sight: Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Decoder(nn.Module):
             references = levels.per_level(boxes)
             if self.position is not None:
                 positions = self.position(sine_encoding(references[:, :, 0], x.shape[-1] // 2))
-            x = checkpointed(layer, x, positions, references, cells, levels, queries.blocked, wanted=self.checkpointing)
+            x = checkpointed(layer, x, positions, references, cells, levels, queries.sight, wanted=self.checkpointing)
             states = x if self.norm is None else self.norm(x)
             logits = at_least_float32(self.classes[i](states))
             shift = at_least_float32(self.boxes[i](states))

@@ -22,7 +22,7 @@ from alignrank.detectors.denoising import Denoising, DenoisingConfig, noised
 from alignrank.detectors.detr import Detr, DetrConfig, LossConfig, best_cells, content, first_layers, in_pixels
 from alignrank.detectors.detr_decoder import LayerOutput, Queries
 from alignrank.detectors.rank_detr import Groups, by_order
-from alignrank.nn.transformer import Levels
+from alignrank.nn.transformer import Levels, Sight
 
 
 class DinoQueriesConfig(Config):
@@ -117,13 +117,14 @@ class Dino(Detr):
         embedded = self.embedding.expand(len(cells), -1, -1)
         # A batch without objects has no denoising queries: every parameter must get a gradient all the same.
         embedded = embedded + 0 * self.labels.sum() if self.training else embedded
-        fixed, blocked = 0, None
+        fixed, sight = 0, Sight((self.num_queries,))
         if denoising is not None:
             fixed = denoising.labels.shape[1]
             known = self.labels[denoising.labels] * denoising.real[..., None]
             embedded, chosen = torch.cat([known, embedded], 1), torch.cat([denoising.boxes, chosen], 1)
-            blocked = denoising.blocked(fixed + self.num_queries)
-        queries = Queries(embedded, None, chosen, Groups(fixed, (self.num_queries,)), blocked)
+            total = fixed + self.num_queries
+            sight = Sight((total,), denoising.blocked(total))
+        queries = Queries(embedded, None, chosen, Groups(fixed, (self.num_queries,)), sight)
         return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
 
     def deploy(self) -> Dino:

@@ -69,17 +69,6 @@ class Groups:
                 start += count
             return torch.cat(parts, 1)
 
-    def blocked(self, device: torch.device) -> Tensor | None:
-        """[Q,Q] bool: sorted groups do not see each other, and none of them sees the fixed queries; None for one group.
-
-        Whether fixed ones see each other is not said here.
-        """
-        if not self.fixed and len(self.sorted) == 1:
-            return None
-        counts = torch.tensor([self.fixed, *self.sorted], device=device)
-        group = torch.arange(len(counts), device=device).repeat_interleave(counts)
-        return (group[:, None] != group) & (group[:, None] > 0)
-
 
 def by_order(x: Tensor, order: Tensor) -> Tensor:
     """x [B,Q,K] with its queries in `order` [B,Q]."""

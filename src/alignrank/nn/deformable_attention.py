@@ -31,14 +31,15 @@ def multi_scale_deformable_attention(
     shapes = spatial_shapes.tolist() if isinstance(spatial_shapes, Tensor) else spatial_shapes
     with outside_autocast(value):
         value = at_least_float32(value)
-        places = 2 * sampling_locations.to(value.dtype).transpose(1, 2).flatten(0, 1) - 1  # [B*H,Q,L,P,2]
-        weights = attention_weights.to(value.dtype).transpose(1, 2).flatten(0, 1)  # [B*H,Q,L,P]
+        # Queries last: sums over the few points are several times as fast that way.
+        places = 2 * sampling_locations.to(value.dtype).permute(0, 2, 3, 4, 1, 5).flatten(0, 1) - 1  # [B*H,L,P,Q,2]
+        weights = attention_weights.to(value.dtype).permute(0, 2, 3, 4, 1).flatten(0, 1)  # [B*H,L,P,Q]
         columns = value.flatten(2).transpose(1, 2).unflatten(1, (value.shape[2], -1)).flatten(0, 1)  # [B*H,D,S]
         read: list[Tensor] = []
         maps = columns.split([height * width for height, width in shapes], -1)
         for level, (cells, shape) in enumerate(zip(maps, shapes, strict=True)):
-            samples = grid_sample(cells.unflatten(-1, tuple(shape)), places[:, :, level], align_corners=False)
-            read.append((samples * weights[:, None, :, level]).sum(-1))  # [B*H,D,Q]
+            samples = grid_sample(cells.unflatten(-1, tuple(shape)), places[:, level], align_corners=False)
+            read.append((samples * weights[:, None, level]).sum(2))  # [B*H,D,Q]
         heads = torch.stack(read).sum(0).unflatten(0, (value.shape[0], -1))  # [B,H,D,Q]
         attended: Tensor = heads.flatten(1, 2).transpose(1, 2)
         return attended

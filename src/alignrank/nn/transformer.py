@@ -158,6 +158,16 @@ class EncoderLayer(nn.Module):
         return refined
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which queries see each other: those of a part, one after another of `parts` queries, but not pairs that are
+    `blocked` [Q,Q] bool, for which there is one part. Parts cost less than a mask that says the same.
+    """
+
+    parts: tuple[int, ...]
+    blocked: Tensor | None = None
+
+
 class DecoderLayer(nn.Module):
     """Queries look at each other, then at a few points of all levels."""
 
@@ -173,17 +183,16 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(width, hidden, dropout)
 
     def forward(
-        self, x: Tensor, positions: Tensor, references: Tensor, cells: Tensor, levels: Levels, blocked: Tensor | None
+        self, x: Tensor, positions: Tensor, references: Tensor, cells: Tensor, levels: Levels, sight: Sight
     ) -> Tensor:
-        """x, positions [B,Q,D], references [B,Q,L,4], cells [B,S,D]; blocked [Q,Q] bool: pairs that must not see each
-        other -> [B,Q,D].
-        """
-        looking = x + positions
-        attended, _ = self.self_attention(looking, looking, x, attn_mask=blocked, need_weights=False)
-        x = self.self_norm(x + self.dropout(attended))
-        attended = self.attention(x + positions, references, cells, levels.shapes, levels.padding)
-        x = self.norm(x + self.dropout(attended))
-        refined: Tensor = self.feed_forward(x)
+        """x, positions [B,Q,D], references [B,Q,L,4], cells [B,S,D] -> [B,Q,D]."""
+        attended = [
+            self.self_attention(looking, looking, part, attn_mask=sight.blocked, need_weights=False)[0]
+            for looking, part in zip((x + positions).split(sight.parts, 1), x.split(sight.parts, 1), strict=True)
+        ]
+        x = self.self_norm(x + self.dropout(torch.cat(attended, 1)))
+        seen = self.attention(x + positions, references, cells, levels.shapes, levels.padding)
+        refined: Tensor = self.feed_forward(self.norm(x + self.dropout(seen)))
         return refined
 
 
