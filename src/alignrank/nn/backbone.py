@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -28,7 +29,8 @@ class TimmPyramid(nn.Module):
 
     The model's own mean and standard deviation are applied inside. norm: batch norms `learn`; are `fixed` (statistics
     stay, affine parameters learn); or `frozen` (both stay), which small batches need. freeze: stages without gradient,
-    from the stem on, as timm counts them. Raises InputError for models and weights that do not fit.
+    from the stem on, as timm counts them. Maps of families that compute channels-last (Swin) have a
+    layer norm each, `norms`. Raises InputError for models and weights that do not fit.
     """
 
     mean: Tensor
@@ -53,11 +55,16 @@ class TimmPyramid(nn.Module):
         self.body: nn.Module = timm.layers.freeze_batch_norm_2d(body) if norm == "frozen" else body
         self.fixed_norm = norm == "fixed"
         _freeze(self.body, name, freeze)
+        channels_last = getattr(body, "output_fmt", None) == timm.layers.Format.NHWC
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self.channels) if channels_last else nn.ModuleList()
         self.register_buffer("mean", torch.tensor(settings.get("mean", (0.0,) * 3)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.get("std", (1.0,) * 3)).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return list(self.body((images - self.mean) / self.std))
+        maps = list(self.body((images - self.mean) / self.std))
+        if self.norms:
+            maps = [norm(m).permute(0, 3, 1, 2).contiguous() for norm, m in zip(self.norms, maps, strict=True)]
+        return maps
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -104,33 +111,50 @@ def _freeze(body: Any, name: str, stages: int) -> None:
 def _features(name: str, pretrained: str) -> Any:
     import timm
 
-    probe = timm.create_model(name, features_only=True, pretrained=False)
+    from alignrank.nn import swin
+
+    # Random weights of a large Swin take seconds, which need not be twice.
+    with torch.device("meta") if swin.is_swin(name) else nullcontext():
+        probe = timm.create_model(name, features_only=True, pretrained=False)
     reductions = probe.feature_info.reduction()
     missing = [stride for stride in STRIDES if stride not in reductions]
     if missing:
         raise InputError(f"model.backbone: timm:{name} has no map of stride {missing[0]} (it has {reductions})")
     # The last map of each stride is the deepest one.
-    indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
-    if pretrained != "hub":
-        body = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices)
+    options: dict[str, Any] = {
+        "out_indices": [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+    }
+    if swin.is_swin(name):
+        options |= swin.ANY_SIZE
+    if pretrained == "hub":
+        body = _hub(name, options)
+    else:
+        body = timm.create_model(name, features_only=True, pretrained=False, **options)
         if pretrained:
             _load(body, name, Path(pretrained))
-        return body
+    swin.take_any_size(body)
+    return body
+
+
+def _hub(name: str, options: dict[str, Any]) -> Any:
+    import timm
+
     try:
-        hub = timm.create_model(name, features_only=True, pretrained=True, out_indices=indices)
+        return timm.create_model(name, features_only=True, pretrained=True, **options)
     except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise InputError(
             f"model.pretrained=hub: weights of timm:{name} could not be fetched{offline}: {_first_line(error)}; "
             "give a file instead: model.pretrained=WEIGHTS.safetensors, or train from random weights: model.pretrained="
         ) from None
-    return hub
 
 
 def _load(body: nn.Module, name: str, path: Path) -> None:
     """Load a classifier's weights; what belongs to the classifier (or to later stages) is left out."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    from alignrank.nn.swin import timm_names
 
     if not path.is_file():
         raise InputError(f"model.pretrained: no file {path}")
@@ -142,7 +166,7 @@ def _load(body: nn.Module, name: str, path: Path) -> None:
         raise InputError(f"model.pretrained: {path} is not a readable safetensors file ({error})") from None
     own = body.state_dict()
     # features_only renames "blocks.1" to "blocks_1" in some families; timm maps the names by replacing dots.
-    by_name = {key.replace(".", "_"): value for key, value in weights.items()}
+    by_name = {key.replace(".", "_"): value for key, value in timm_names(weights).items()}
     chosen = {key: by_name.get(key.replace(".", "_")) for key in own}
     absent = [key for key, value in chosen.items() if value is None and not key.endswith("num_batches_tracked")]
     wrong = [key for key, value in chosen.items() if value is not None and value.shape != own[key].shape]
