@@ -65,7 +65,7 @@ def test_maps(name: str, channels: tuple[int, ...]) -> None:
         assert pyramid.channels == channels
         assert [norm.weight.shape for norm in pyramid.norms] == [(c,) for c in channels]
         for height, width in [(800, 1344), (70, 50)]:
-            maps = pyramid(torch.rand(2, 3, height, width))
+            maps = pyramid(torch.rand(2, 3, height, width), torch.tensor([[30, 40], [50, 20]]))
             sides = [(-(-height // stride), -(-width // stride)) for stride in (8, 16, 32)]
             assert [tuple(m.shape) for m in maps] == [(2, c, *side) for c, side in zip(channels, sides, strict=True)]
             assert all(m.is_meta and m.is_contiguous() for m in maps)
@@ -135,6 +135,40 @@ def test_earlier_sizes_leave_nothing_behind(name: str) -> None:
             used(torch.rand(2, 3, *size))
         for expected, actual in zip(fresh(images), used(images), strict=True):
             assert torch.equal(actual, expected)
+
+
+class Seen(nn.Module):
+    """A network that gives out what it gets."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
+
+def test_beyond_a_pictures_own_size_is_zero() -> None:
+    """(height, width); inside, a pixel of mean plus two standard deviations is 2. What stood beyond does not matter."""
+    pyramid = TimmPyramid("test_resnet")
+    pyramid.body = Seen()
+    images = (pyramid.mean + 2 * pyramid.std).expand(2, 3, 8, 12).clone()
+    images[0, :, 3:] = torch.nan
+    images[0, :, :, 5:] = torch.inf
+    (seen,) = pyramid(images, torch.tensor([[3, 5], [8, 12]]))
+    expected = torch.full((2, 3, 8, 12), 2.0)
+    expected[0, :, 3:] = 0
+    expected[0, :, :, 5:] = 0
+    assert_close(seen, expected)
+    (everything,) = pyramid(images[1:])
+    assert torch.equal(everything, pyramid(images[1:], torch.tensor([[8, 12]]))[0])
+
+
+@pytest.mark.usefixtures("small")
+def test_sizes_reach_swin() -> None:
+    pyramid = TimmPyramid(SWIN).eval()
+    images = torch.rand(1, 3, 64, 96)
+    filled = images.clone()
+    filled[:, :, 40:] = filled[:, :, :, 50:] = pyramid.mean
+    with torch.no_grad():
+        for expected, actual in zip(pyramid(filled), pyramid(images, torch.tensor([[40, 50]])), strict=True):
+            assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.fixture

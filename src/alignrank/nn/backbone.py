@@ -60,8 +60,15 @@ class TimmPyramid(nn.Module):
         self.register_buffer("mean", torch.tensor(settings.get("mean", (0.0,) * 3)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(settings.get("std", (1.0,) * 3)).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps = list(self.body((images - self.mean) / self.std))
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
+        """sizes [B,2]: height and width, px, of each picture's own content at the upper left; None: all of it.
+
+        What lies beyond is 0 to the network, which is the mean colour.
+        """
+        x = (images - self.mean) / self.std
+        if sizes is not None:
+            x = torch.where(_content(x, sizes), x, 0.0)
+        maps = list(self.body(x))
         if self.norms:
             maps = [norm(m).permute(0, 3, 1, 2).contiguous() for norm, m in zip(self.norms, maps, strict=True)]
         return maps
@@ -84,9 +91,17 @@ class TimmBackbone(TimmPyramid):
         self.channels = (c3, c4, scale.channels(1024))
         self.pooling = PyramidPooling(c5, self.channels[2])
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        p3, p4, p5 = super().forward(images)
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
+        p3, p4, p5 = super().forward(images, sizes)
         return [p3, p4, self.pooling(p5)]
+
+
+def _content(images: Tensor, sizes: Tensor) -> Tensor:
+    """[B,1,H,W] bool: in the picture's own height and width."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device) < sizes[:, :1]
+    columns = torch.arange(width, device=images.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _freeze(body: Any, name: str, stages: int) -> None:
