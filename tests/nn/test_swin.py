@@ -1,4 +1,4 @@
-"""Swin backbones: any input size, against torchvision, weights from files, what is frozen."""
+"""Swin backbones: any input size, against torchvision, weights from files, what is frozen, left out or recomputed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch.testing import assert_close
 from alignrank.errors import InputError
 from alignrank.nn.backbone import TimmBackbone, TimmPyramid
 from alignrank.nn.csp import SCALES
+from alignrank.weights.recipe import build_detector
 
 SWIN, SWIN_V2 = "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"
 SMALL: dict[str, Any] = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
@@ -245,6 +246,108 @@ def test_freeze_more_than_there_is() -> None:
         TimmPyramid(SWIN, freeze=5)
 
 
+def maps_agree(pyramid: TimmPyramid, images: Tensor) -> bool:
+    """Whether training computes what evaluation does."""
+    with torch.no_grad():
+        pairs = zip(pyramid.eval()(images), pyramid.train()(images), strict=True)
+        return all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+
+
+@pytest.mark.usefixtures("small")
+def test_drop_path() -> None:
+    """Blocks are left out in training where asked, though timm's own default for Swin is a tenth of them."""
+    images = torch.rand(4, 3, 64, 64)
+    assert maps_agree(TimmPyramid(SWIN), images)
+    dropping = TimmPyramid(SWIN, drop_path=0.5)
+    assert not maps_agree(dropping, images)
+    shares = [m.drop_prob for m in dropping.body.modules() if isinstance(m, timm.layers.DropPath)]
+    assert max(shares) == 0.5
+    assert shares == sorted(shares)
+    # Not where nothing learns.
+    assert maps_agree(TimmPyramid(SWIN, drop_path=0.5, freeze=4), images)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "ghostnet_050"])
+def test_no_drop_path(name: str) -> None:
+    message = rf"model\.drop_path: timm:{name} cannot leave blocks out; leave it at 0"
+    for pretrained in ("", "hub"):
+        with torch.device("meta"), pytest.raises(InputError, match=message):
+            TimmPyramid(name, drop_path=0.1, pretrained=pretrained)
+
+
+def gradients(pyramid: TimmPyramid, images: Tensor) -> tuple[list[Tensor], dict[str, Tensor], int]:
+    """Maps, gradients by parameter, and how often an inner module ran."""
+    runs = 0
+
+    def count(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    inner = [module for name, module in pyramid.body.named_modules() if isinstance(module, (nn.Conv2d, nn.LayerNorm))]
+    handles = [module.register_forward_hook(count) for module in inner]
+    torch.manual_seed(1)
+    maps = pyramid(images)
+    sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).sum() for m in maps).backward()
+    for handle in handles:
+        handle.remove()
+    found = {name: p.grad.clone() for name, p in pyramid.named_parameters() if p.grad is not None}
+    return [m.detach() for m in maps], found, runs
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (SWIN, {"drop_path": 0.3}),
+        (SWIN, {"freeze": 2}),
+        ("test_convnext", {"drop_path": 0.3}),
+        ("test_resnet", {"norm": "fixed", "freeze": 1}),
+        ("test_efficientnet", {"norm": "frozen"}),
+    ],
+)
+@pytest.mark.usefixtures("small")
+def test_checkpointing_changes_no_gradient(name: str, options: dict[str, Any]) -> None:
+    """The same blocks are left out on the way back; modules run twice, and in evaluation once."""
+    plain, again = TimmPyramid(name, **options).train(), TimmPyramid(name, **options, checkpointing=True).train()
+    again.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    maps, expected, once = gradients(plain, images)
+    maps_again, actual, more = gradients(again, images)
+    assert once < more <= 2 * once
+    assert set(actual) == set(expected)
+    for a, b in zip(maps, maps_again, strict=True):
+        assert torch.equal(a, b)
+    for key, value in expected.items():
+        assert_close(actual[key], value, atol=1e-6, rtol=1e-5)
+    assert gradients(again.eval(), images)[2] == once
+
+
+def test_checkpointing_that_cannot_be() -> None:
+    with torch.device("meta"):
+        with pytest.raises(InputError, match=r"model\.checkpointing: timm:coat_lite_tiny cannot"):
+            TimmPyramid("coat_lite_tiny", checkpointing=True)
+        with pytest.raises(InputError, match=r"model\.checkpointing: batch norms .*set model\.norm=fixed"):
+            TimmPyramid("test_resnet", checkpointing=True)
+        TimmPyramid("test_resnet", checkpointing=True, freeze=5)
+
+
+@pytest.mark.usefixtures("small")
+def test_through_a_recipe() -> None:
+    """The fields arrive; what is no share, or no timm backbone's, is refused."""
+    options = {"model.backbone": f"timm:{SWIN}", "model.norm": "learn", "model.freeze": 0, "neck.width": 32}
+    asked = {"model.drop_path": 0.2, "model.checkpointing": True}
+    model: Any = build_detector("vfnet-r50", 2, **options, **asked).model
+    assert model.backbone.checkpointing
+    assert any(isinstance(m, timm.layers.DropPath) for m in model.backbone.modules())
+    assert model.eval()(torch.rand(1, 3, 128, 160)).logits.shape[0] == 1
+    for field, value in [("drop_path", 1.0), ("drop_path", -0.1), ("drop_path", float("nan"))]:
+        with pytest.raises(InputError, match=rf"model\.{field}"):
+            build_detector("vfnet-r50", 2, **{f"model.{field}": value})
+    csp = {"model.backbone": "csp", "model.norm": "learn", "model.freeze": 0, "neck.width": 32}
+    for field, value in asked.items():
+        with pytest.raises(InputError, match=rf"^{field}: for timm backbones only"):
+            build_detector("vfnet-r50", 2, **csp, **{field: value})
+
+
 @pytest.mark.usefixtures("small")
 def test_yolo_family() -> None:
     backbone = TimmBackbone(SWIN, SCALES["t"]).eval()
@@ -255,9 +358,9 @@ def test_yolo_family() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_exported_program_takes_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a graph of fixed size."""
+    """As a graph of fixed size that holds no activation checkpointing, with which it was trained."""
     monkeypatch.setitem(SMALL, "depths", (2, 1, 1, 1))
-    pyramid = TimmPyramid(SWIN).eval()
+    pyramid = TimmPyramid(SWIN, checkpointing=True).eval()
     batch = torch.export.Dim("batch")
     program = torch.export.export(pyramid, (torch.rand(2, 3, 64, 96),), dynamic_shapes={"images": {0: batch}})
     for count in (1, 3):
@@ -265,3 +368,17 @@ def test_exported_program_takes_any_batch(monkeypatch: pytest.MonkeyPatch) -> No
         with torch.no_grad():
             for actual, expected in zip(program.module()(images), pyramid(images), strict=True):
                 assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("small")
+def test_half_precision() -> None:
+    """Gradients stay finite under autocast, and maps near those of full precision."""
+    pyramid = TimmPyramid(SWIN)
+    images = torch.rand(1, 3, 72, 104)
+    maps = pyramid(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = pyramid(images)
+    for a, b in zip(maps, rounded, strict=True):
+        assert (a - b).abs().mean() < 0.1 * a.abs().mean()
+    sum(m.float().square().sum() for m in rounded).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in pyramid.parameters())
