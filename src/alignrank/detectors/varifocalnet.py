@@ -48,6 +48,10 @@ class ModelConfig(Config):
     """Stages that do not learn, from the stem on (2: stem and first stage)."""
     norm: Literal["learn", "fixed", "frozen"] = "learn"
     """Batch norms `learn`, keep their statistics (`fixed`), or keep everything (`frozen`)."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the deepest block's residuals that training leaves out, timm only."""
+    checkpointing: bool = False
+    """Training computes activations anew on the way back, for less memory, timm only."""
 
 
 class NeckConfig(Config):
@@ -234,9 +238,18 @@ class VarifocalNet(nn.Module):
 def build_backbone(config: ModelConfig) -> Any:
     """One of timm's, or the CSP backbone. Raises InputError for options that it does not have."""
     if config.backbone == "csp":
-        if config.pretrained or config.freeze or config.norm != "learn":
-            raise InputError("model.pretrained, model.freeze and model.norm are for timm backbones")
+        of_timm = {"pretrained": "", "freeze": 0, "norm": "learn", "drop_path": 0.0, "checkpointing": False}
+        wrong = [f"model.{field}" for field, off in of_timm.items() if getattr(config, field) != off]
+        if wrong:
+            raise InputError(f"{', '.join(wrong)}: for timm backbones only, and model.backbone is csp")
         return CSPBackbone(SCALES[config.size])
     from alignrank.nn.backbone import TimmPyramid, timm_name
 
-    return TimmPyramid(timm_name(config.backbone), pretrained=config.pretrained, norm=config.norm, freeze=config.freeze)
+    return TimmPyramid(
+        timm_name(config.backbone),
+        pretrained=config.pretrained,
+        norm=config.norm,
+        freeze=config.freeze,
+        drop_path=config.drop_path,
+        checkpointing=config.checkpointing,
+    )
