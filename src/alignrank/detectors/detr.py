@@ -25,6 +25,7 @@ from alignrank.nn.transformer import MLP, DecoderLayer, EncoderLayer, Levels, ch
 
 PRIOR = 0.01
 NUM_LEVELS = 4
+# Fewer in narrow networks: a group of one channel has no variance on a map of one cell.
 NORM_GROUPS = 32
 
 
@@ -101,7 +102,7 @@ class Mapper(nn.Module):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
         self.convs = nn.ModuleList(convs)
-        self.norms = nn.ModuleList(nn.GroupNorm(NORM_GROUPS, width) for _ in convs)
+        self.norms = nn.ModuleList(nn.GroupNorm(min(NORM_GROUPS, width // 4), width) for _ in convs)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         return [
