@@ -111,7 +111,7 @@ def vfnet_forward_single(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     width, num_classes = inputs["x"].shape[1], len(weights["vfnet_cls.bias"])
     head = Head(width, num_classes, HeadConfig(convs=1, groups=4), levels=1)
     public = {re.sub(r"^scale(_refine)?\.", r"scales\1.0.", key): value for key, value in weights.items()}
-    ours = renamed({f"bbox_head.{key}": value for key, value in public.items()})
+    ours = renamed({f"bbox_head.{key}": value for key, value in public.items()}, "w.*")
     head.load_state_dict({key.removeprefix("head."): value for key, value in ours.items()})
     x, stride = inputs["x"].clone().requires_grad_(), int(inputs["stride"])
     unit = float(inputs["reg_denom"]) if str(inputs["norm"]) == "reg_denom" else float(stride)
