@@ -17,14 +17,19 @@ from torch import Tensor
 
 from alignrank.boxes import distances_to_xyxy, xyxy_to_distances
 from alignrank.contracts import Predictions, Targets
+from alignrank.detectors.detr_decoder import Decoder, Queries
 from alignrank.detectors.postprocess import top_k
+from alignrank.detectors.rank_detr import Groups, RankConfig, Ranks
 from alignrank.detectors.varifocalnet import Head, HeadConfig, VarifocalNetConfig
 from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
 from alignrank.detectors.yolo import expected_distances
 from alignrank.losses import distribution_focal_loss, varifocal_loss
 from alignrank.nn.bcdm import DynamicDepthwise
 from alignrank.nn.csd import cell_centres, sampling_grid, weighted_samples
+from alignrank.nn.deformable_attention import DeformableAttention
 from alignrank.nn.grid import cell_rows, grid_points
+from alignrank.nn.transformer import DecoderLayer, Levels
+from alignrank.weights import detrex
 from alignrank.weights.foreign import renamed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -111,7 +116,7 @@ def vfnet_forward_single(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     width, num_classes = inputs["x"].shape[1], len(weights["vfnet_cls.bias"])
     head = Head(width, num_classes, HeadConfig(convs=1, groups=4), levels=1)
     public = {re.sub(r"^scale(_refine)?\.", r"scales\1.0.", key): value for key, value in weights.items()}
-    ours = renamed({f"bbox_head.{key}": value for key, value in public.items()})
+    ours = renamed({f"bbox_head.{key}": value for key, value in public.items()}, "w.*")
     head.load_state_dict({key.removeprefix("head."): value for key, value in ours.items()})
     x, stride = inputs["x"].clone().requires_grad_(), int(inputs["stride"])
     unit = float(inputs["reg_denom"]) if str(inputs["norm"]) == "reg_denom" else float(stride)
@@ -150,10 +155,66 @@ def vfnet_loss(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return outputs | {f"labels{i}": x.flatten() for i, x in enumerate(labels.split(counts, 1))}
 
 
+def rankdetr_decoder(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rank-DETR's decoder, weights by the authors' names: states [L,B,Q,D], what the next layer starts from [L,B,Q,4],
+    logits [L,B,Q,C] and boxes [L,B,Q,4], and gradients of the queries and of the last layers of boxes [L,4].
+    """
+    public = {
+        key.replace("dec.", "transformer.decoder.", 1).replace("rch.", "rank_adaptive_classhead_emb.", 1): value
+        for key, value in inputs.items()
+        if key.startswith(("dec.", "rch."))
+    }
+    weights = {
+        key.removeprefix("decoder."): value
+        for key, value in detrex.renamed(public, "dec.*, rch.*").items()
+        if not key.startswith("proposal_")
+    }
+    query = inputs["query"].clone().requires_grad_()
+    width, num_classes = query.shape[-1], len(weights["classes.0.bias"])
+    num_layers, num_heads, num_levels = (
+        int(inputs["num_layers"]),
+        int(inputs["num_heads"]),
+        len(inputs["spatial_shapes"]),
+    )
+    num_one, num_many = int(inputs["nq_one2one"]), int(inputs["nq_one2many"])
+    points = len(weights["layers.0.attention.weights.bias"]) // (num_heads * num_levels)
+    hidden = len(weights["layers.0.feed_forward.inner.bias"])
+
+    def layer() -> DecoderLayer:
+        attention = DeformableAttention(width, heads=num_heads, levels=num_levels, points=points)
+        return DecoderLayer(width, attention, num_heads, hidden)
+
+    config = RankConfig(head=bool(inputs["rank_adaptive_classhead"]), query_layer=bool(inputs["query_rank_layer"]))
+    ranks = Ranks(config, layers=num_layers, rows=num_one + num_many, width=width, num_classes=num_classes)
+    decoder = Decoder(
+        [layer() for _ in range(num_layers)],
+        num_classes=num_classes,
+        width=width,
+        ranks=ranks if config.sorts else None,
+        look_forward_twice=bool(inputs["look_forward_twice"]),
+    ).to(query.dtype)
+    decoder.load_state_dict(weights)
+    valid, shapes = inputs["valid_ratios"], [(int(h), int(w)) for h, w in inputs["spatial_shapes"]]
+    counts = valid * torch.tensor([(w, h) for h, w in shapes])
+    groups = Groups(0, (num_one, num_many) if inputs["training"] else (num_one,))
+    queries = Queries(query, inputs["query_pos"], inputs["reference_points"], groups, inputs["self_attn_mask"])
+    layers = decoder(queries, inputs["memory"], Levels(shapes, valid, counts, inputs["key_padding_mask"]))
+    logits, boxes = torch.stack([x.logits for x in layers]), torch.stack([x.boxes for x in layers])
+    total = (logits * inputs["up_logits"]).sum() + (boxes * inputs["up_boxes"]).sum()
+    gradients = torch.autograd.grad(total, [query, *(boxes[-1].bias for boxes in decoder.boxes)])
+    return {
+        "inter_states": torch.stack([x.states for x in layers]),
+        "inter_references": torch.stack([x.next_boxes for x in layers]),
+        "out_logits": logits, "out_boxes": boxes,
+        "grad_query": gradients[0], "grad_bbox_last_bias": torch.stack(gradients[1:]),
+    }  # fmt: skip
+
+
 FAMILIES: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "condconv_dw": condconv_dw,
     "csd_sample": csd_sample,
     "dfl": dfl,
+    "rankdetr_decoder": rankdetr_decoder,
     "v10_postprocess": v10_postprocess,
     "vfnet_forward_single": vfnet_forward_single,
     "vfnet_loss": vfnet_loss,

@@ -1,4 +1,5 @@
-"""The oracle fixtures of Rank-DETR in ../shared/fixtures: high-order matching and the GIoU-aware class loss.
+"""The oracle fixtures of Rank-DETR in ../shared/fixtures: deformable attention, the decoder, high-order matching and
+the GIoU-aware class loss.
 
 Tolerances are those of fixtures/README.md: the reference adds 1e-6 to areas of boxes in 0..1, so costs are equal to
 1e-3 and losses to 1e-4.
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from oracle import run
 from test_fixtures import Fixture, close, read, tensors
 from torch import Tensor
 from torch.nn.functional import l1_loss
@@ -17,6 +19,8 @@ from torch.nn.functional import l1_loss
 from alignrank.assign import detr_cost, high_order_cost, match, match_all
 from alignrank.boxes import aligned_giou, cxcywh_to_xyxy, pairwise_iou
 from alignrank.losses import giou_aware_focal_loss, giou_loss, sigmoid_focal_loss
+from alignrank.nn import DeformableAttention, multi_scale_deformable_attention
+from alignrank.weights.detrex import renamed
 
 HMC = ["hmc_early_focal", "hmc_high_order", "hmc_empty_gt", "hmc_more_gt_than_q"]
 GCL = ["gcl_0", "gcl_one_empty"]
@@ -125,3 +129,51 @@ def test_box_losses_of_matches(shared: Path, name: str) -> None:
     close(l1_loss(found, truth, reduction="sum") / fixture["num_boxes"], fixture["loss_bbox"], 1e-9)
     loss = giou_loss(cxcywh_to_xyxy(found), cxcywh_to_xyxy(truth)).sum() / fixture["num_boxes"]
     close(loss, fixture["loss_giou"], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["msda_0", "msda_oob"])
+def test_deformable_sampling(shared: Path, name: str) -> None:
+    """Values and all three gradients, locations beyond the map included."""
+    fixture = tensors(read(shared, name))
+    inputs = {
+        key: fixture[key].clone().requires_grad_() for key in ("value", "sampling_locations", "attention_weights")
+    }
+    output = multi_scale_deformable_attention(spatial_shapes=fixture["spatial_shapes"], **inputs)
+    gradients = torch.autograd.grad(output, list(inputs.values()), fixture["upstream"])
+    close(output, fixture["output"], 1e-9)
+    for key, gradient in zip(("value", "loc", "weights"), gradients, strict=True):
+        close(gradient, fixture[f"grad_{key}"], 1e-9)
+
+
+@pytest.mark.parametrize("name", ["msda_module_ref2", "msda_module_ref4"])
+def test_deformable_attention(shared: Path, name: str) -> None:
+    """Around points and around boxes, with padding; weights by the authors' names; and the weights it begins with."""
+    fixture = tensors(read(shared, name))
+    query, shapes = fixture["query"], fixture["spatial_shapes"]
+    heads, points = 4, len(fixture["init_attention_weights_bias"]) // (4 * len(shapes))
+    module = DeformableAttention(query.shape[-1], heads=heads, levels=len(shapes), points=points)
+    close(module.offsets.bias, fixture["init_sampling_offsets_bias"].float(), 1e-6)
+    close(module.weights.bias, fixture["init_attention_weights_bias"].float(), 0)
+    assert module.offsets.weight.abs().max() == fixture["init_sampling_offsets_weight_absmax"]
+
+    prefix = "transformer.encoder.layers.0.attentions.0."
+    theirs = {prefix + key.removeprefix("w."): value for key, value in fixture.items() if key.startswith("w.")}
+    ours = renamed(theirs, name)
+    module.double().load_state_dict({key.removeprefix("encoder.0.attention."): value for key, value in ours.items()})
+    looking, padding = query + fixture["query_pos"], fixture["key_padding_mask"]
+    sizes = [(int(height), int(width)) for height, width in shapes]
+    attended = module(looking, fixture["reference_points"], fixture["value"], sizes, padding)
+    close(attended + query, fixture["output_with_residual"], 1e-9)
+
+
+@pytest.mark.parametrize("name", ["eval", "train", "rch_only"])
+def test_decoder(shared: Path, name: str) -> None:
+    """Sorted queries through three layers, in one group and in two, with and without what is learnt for each rank."""
+    fixture = read(shared, f"rankdetr_decoder_{name}")
+    computed = (
+        "inter_states", "inter_references", "out_logits", "out_boxes", "grad_query", "grad_bbox_last_bias",
+    )  # fmt: skip
+    outputs = run("rankdetr_decoder", {key: value for key, value in fixture.items() if key not in computed})
+    assert set(outputs) == set(computed)
+    for key in computed:
+        close(outputs[key], fixture[key], 1e-8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_the_paper_s_network() -> None:
     with torch.device("meta"):
         model = VarifocalNet(load_recipe("vfnet-r50").architecture)  # type: ignore[arg-type]
     assert sum(p.numel() for p in model.parameters()) == 32_891_554
-    theirs = renamed({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    theirs = renamed({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, "test")
     ours = model.state_dict()
     assert {name: tensor.shape for name, tensor in theirs.items()} == {name: t.shape for name, t in ours.items()}
 
@@ -153,6 +154,8 @@ def broken(case: str) -> Any:
         tensors["bbox_head.extra.weight"] = torch.zeros(1)
     elif case == "shape":
         tensors["neck.lateral_convs.0.conv.bias"] = torch.zeros(7)
+    elif case == "scale":
+        tensors["bbox_head.scales.1.scale"] = torch.ones(2)
     elif case == "other":
         tensors = {"fc.weight": torch.zeros(2, 2)}
     elif case == "no tensors":
@@ -166,7 +169,8 @@ def broken(case: str) -> Any:
         ("missing", "there is no tensor for head.box.bias"),
         ("unknown", "tensor bbox_head.extra.weight does not belong to"),
         ("shape", "the tensor for neck.laterals.0.bias has shape [7]"),
-        ("other", "this is no VarifocalNet checkpoint"),
+        ("other", "this is no VarifocalNet or Rank-DETR or"),
+        ("scale", "tensors bbox_head.scales.*.scale must be one number each"),
         ("no tensors", "holds no state_dict of tensors"),
     ],
 )
@@ -202,11 +206,14 @@ def test_nothing_is_executed(
     """A pickle with code, and files that are none: one message, exit code 2, no output."""
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Code()}, "zip.pth")
+    torch.save({"model": tiny_checkpoint(), "args": Namespace(epochs=Code())}, "namespace.pth")
+    Path("state.pth").write_bytes(b"\x80\x02cargparse\nNamespace\n)\x81K\x07b.")
     Path("plain.pth").write_bytes(pickle.dumps(Code()))
     Path("text.pth").write_text("not a checkpoint")
     Path("empty.pth").touch()
     Path("empty.safetensors").touch()
-    for source in ("zip.pth", "plain.pth", "text.pth", "empty.pth", "empty.safetensors", "absent.pth"):
+    sources = ["zip.pth", "namespace.pth", "state.pth", "plain.pth", "text.pth", "empty.pth", "empty.safetensors"]
+    for source in [*sources, "absent.pth"]:
         command = ("convert", source, "--out", "ours.safetensors", "--model", recipe)
         code, said = program(monkeypatch, capsys, *command)
         assert code == 2, source

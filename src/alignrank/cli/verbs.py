@@ -242,9 +242,16 @@ def export(
         print_json({"out": str(path), "format": format})
 
 
-@app.command(epilog=examples("alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors"))
+@app.command(
+    epilog=examples(
+        "alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors",
+        "alignrank convert rank_detr_r50.pth --out rank-detr.safetensors --model rank-h-detr-r50",
+    )
+)
 def convert(
-    source: Annotated[str, typer.Argument(help="a VarifocalNet checkpoint, .pth or .safetensors")],
+    source: Annotated[
+        str, typer.Argument(help="a VarifocalNet, Rank-DETR or H-Deformable-DETR checkpoint, .pth or .safetensors")
+    ],
     out: Annotated[str, typer.Option(help="file to write, .safetensors")],
     model: Annotated[str, typer.Option(help="the recipe it fits")] = "vfnet-r50",
     classes: Annotated[str | None, typer.Option(help="file with one class name a line [default: COCO's 80]")] = None,
