@@ -28,7 +28,7 @@ from alignrank.nn.bcdm import DynamicDepthwise
 from alignrank.nn.csd import cell_centres, sampling_grid, weighted_samples
 from alignrank.nn.deformable_attention import DeformableAttention
 from alignrank.nn.grid import cell_rows, grid_points
-from alignrank.nn.transformer import DecoderLayer, Levels
+from alignrank.nn.transformer import DecoderLayer, Levels, Sight
 from alignrank.weights import detrex
 from alignrank.weights.foreign import renamed
 
@@ -197,7 +197,8 @@ def rankdetr_decoder(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     valid, shapes = inputs["valid_ratios"], [(int(h), int(w)) for h, w in inputs["spatial_shapes"]]
     counts = valid * torch.tensor([(w, h) for h, w in shapes])
     groups = Groups(0, (num_one, num_many) if inputs["training"] else (num_one,))
-    queries = Queries(query, inputs["query_pos"], inputs["reference_points"], groups, inputs["self_attn_mask"])
+    sight = Sight((query.shape[1],), inputs["self_attn_mask"])
+    queries = Queries(query, inputs["query_pos"], inputs["reference_points"], groups, sight)
     layers = decoder(queries, inputs["memory"], Levels(shapes, valid, counts, inputs["key_padding_mask"]))
     logits, boxes = torch.stack([x.logits for x in layers]), torch.stack([x.boxes for x in layers])
     total = (logits * inputs["up_logits"]).sum() + (boxes * inputs["up_boxes"]).sum()
