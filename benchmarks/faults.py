@@ -36,12 +36,14 @@ DRAWN_LINES = {
     "drawing.py": ("thickness = ", "size, padding", "text_width =", "text_height =", "lightness", "turn"),
     "report/charts.py": ("plain_layout(", "1.05", "bargap", "nticks", "MAX_STEPS =", "x_range = ", "size = 5 + 17"),
     "report/curves.py": (
-        *("_figure(", "float(np.clip(", "font = min(", "rotation=", "np.arange(kinds + 2)", "linewidth=", "shrink="),
-        *("bbox_to_anchor", "w_pad", "zorder=", "dpi=", "scilimits", "no ground truth", "1.02"),
+        *("new_figure(", "float(np.clip(", "font = min(", "rotation=", "np.arange(kinds + 2)", "linewidth=", "shrink="),
+        *("zorder=", "scilimits", "1.02"),
     ),
     "report/gallery.py": ("* size", "/ 17"),
     "report/html.py": ("sample = element(", "_mixed(color"),
     "report/pictures.py": ("_INK, _PAPER", "gap, strip", "font = ", "pen.text(", "tile: int"),
+    "report/layer_curves.py": ("new_figure(", "linewidth=", "1.02", "1.05", "RAMP ="),
+    "report/plot_parts.py": ("bbox_to_anchor", "w_pad", "dpi=", "absent, ha", "linewidth="),
     "report/plotly_parts.py": ('"margin"', "namelength", "standoff", "place = {"),
 }
 # (file, part of the faulty line that the line does not have without it): why no caller could observe the fault.

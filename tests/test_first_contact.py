@@ -64,6 +64,7 @@ def loaded(*arguments: str, cwd: Path | None = None) -> tuple[set[str], str]:
         ["train", "--model", "yolo8-n", "--data", "digits"],
         ["config", "yolo8-n"],
         ["val", "--weights", "nowhere", "--data", "digits"],
+        ["layers", "--weights", "nowhere", "--data", "digits"],
         ["predict", "--weights", "nowhere", "image.jpg"],
         ["export", "--weights", "nowhere"],
         ["predict"],

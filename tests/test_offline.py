@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import huggingface_hub.constants
 import pytest
 from squares import write_squares
+from tiny_weights import write_tiny_transformer
 
 from alignrank import cli
 
@@ -49,10 +50,12 @@ def test_no_verb_opens_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     data = write_squares(tmp_path / "squares", num_train=2, num_val=1)
     image, train = data / "images" / "val0.png", data / "annotations" / "train.json"
+    layered = write_tiny_transformer(tmp_path / "layered.safetensors")
     done = set[str]()
     for words in (
         ("train", "--data", data, "--epochs", 1, "--batch", 2, *TINY, "model.size=t", "--out", "run"),
         ("val", "--weights", "run", "--data", data, "--device", "cpu", "--out", "val"),
+        ("layers", "--weights", layered, "--data", data, "--device", "cpu", "--out", "layers"),
         ("predict", image, "--weights", "run", "--device", "cpu", "--conf", 0.001, "--out", "found"),
         ("export", "--weights", "run"),
         ("diagnose", "--gt", data / "annotations" / "val.json", "--dt", "val/detections.json", "--html", "r.html"),

@@ -1,4 +1,4 @@
-"""Weights of a tiny network with random parameters that finds something everywhere."""
+"""Weights of tiny networks with random parameters that find something everywhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from alignrank.weights import checkpoint
-from alignrank.weights.recipe import load_recipe
+from alignrank.weights.recipe import Recipe, load_recipe
 
 
 def write_tiny_weights(path: Path, classes: tuple[str, ...] = ("red", "blue")) -> Path:
@@ -18,5 +18,29 @@ def write_tiny_weights(path: Path, classes: tuple[str, ...] = ("red", "blue")) -
     for branch in model.one_to_one.cls:
         torch.nn.init.constant_(branch[-1].bias, 0.0)
         torch.nn.init.normal_(branch[-1].weight, std=0.3)
+    checkpoint.save(path, model.state_dict(), recipe=recipe, classes=classes, metrics={})
+    return path
+
+
+def write_tiny_transformer(path: Path, classes: tuple[str, ...] = ("red", "green")) -> Path:
+    """A Rank-DETR of three decoder layers for inputs of 64 px."""
+    torch.manual_seed(0)
+    values = {
+        "name": "tiny-rank-detr",
+        "detector": "deformable_detr",
+        "num_classes": len(classes),
+        "model": {"backbone": "csp", "size": "t"},
+        "transformer": {"width": 64, "heads": 4, "encoder": 1, "decoder": 3, "hidden": 64},
+        "queries": {"one_to_one": 20, "one_to_many": 10},
+        "rank": {"head": True, "query_layer": True, "loss": "gcl", "matching_cost": True},
+        "train": {"imgsz": 64},
+    }
+    recipe = Recipe.parse(values, where="tiny-rank-detr")
+    model = recipe.build().model
+    for head in model.decoder.classes:
+        torch.nn.init.constant_(head.bias, 0.0)
+        torch.nn.init.normal_(head.weight, std=0.1)
+    for boxes in model.decoder.boxes:
+        torch.nn.init.normal_(boxes[-1].weight, std=0.1)
     checkpoint.save(path, model.state_dict(), recipe=recipe, classes=classes, metrics={})
     return path

@@ -51,12 +51,14 @@ def draw_boxes(
     scores: Array | None = None,
     *,
     enlarge: bool = False,
+    one_color: str = "",
 ) -> Array:
     """A copy of `image` with boxes [N,4], class names by labels [N] and scores [N] drawn on it, of the same size.
 
     Lines and text grow with the image. Above 60 boxes the lines are thin and the text is left out. enlarge: an
     image whose longer side is below 400 px is enlarged by a whole factor (2 to 4) first, the result is then
-    larger than `image`. Raises ValueError if `image` is not [H,W,3] uint8.
+    larger than `image`. one_color: of all boxes, in place of one by class. Raises ValueError if `image` is not
+    [H,W,3] uint8.
     """
     image = checked(image)
     factor = min(4, max(1, -(-MIN_SIDE // max(image.shape[:2])))) if enlarge else 1
@@ -69,7 +71,8 @@ def draw_boxes(
     crowded = len(boxes) > MAX_TEXTS
     side = max(canvas.shape[:2])
     thickness = max(1, round(side / (700 if crowded else 350)))
-    canvas = _outlined(canvas, boxes[order], [color(int(label)) for label in labels[order]], thickness)
+    colors = [one_color or color(label) for label in labels.tolist()]
+    canvas = _outlined(canvas, boxes[order], [colors[i] for i in order.tolist()], thickness)
     if crowded:
         return canvas
     lines = readable(names)
@@ -78,7 +81,7 @@ def draw_boxes(
         texts = [f"{text} {score:.2f}".strip() for text, score in zip(texts, np.asarray(scores).tolist(), strict=True)]
     # Text of 11 px, smaller where the image itself is.
     size = max(min(11, max(7, side // 22)), round(side / 44))
-    return _labelled(canvas, boxes[order], [(texts[i], color(int(labels[i]))) for i in order.tolist()], size, thickness)
+    return _labelled(canvas, boxes[order], [(texts[i], colors[i]) for i in order.tolist()], size, thickness)
 
 
 def _outlined(canvas: Array, boxes: Array, colors: Sequence[str], thickness: int) -> Array:

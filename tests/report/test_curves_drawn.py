@@ -15,7 +15,7 @@ from alignrank.report import curves
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that were drawn, in order; nothing is saved."""
     drawn: list[Any] = []
-    monkeypatch.setattr(curves, "_save", lambda figure, path, names=(): drawn.append(figure) or Path(path))
+    monkeypatch.setattr(curves, "saved", lambda figure, path, names=(): drawn.append(figure) or Path(path))
     return drawn
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from alignrank.drawing import color
-from alignrank.report.pictures import compare_sheet, draw_boxes, sheet
+from alignrank.report.pictures import FOUND_COLOR, OBJECT_COLOR, compare_sheet, draw_boxes, layers_sheet, sheet
 
 NAMES = ["cell", "nucleus"]
 GREY = np.full((600, 800, 3), 128, dtype=np.uint8)
@@ -29,6 +29,12 @@ def test_edges_have_the_class_colour() -> None:
     assert drawn[300, 200].tolist() == [128] * 3  # inside
     assert (drawn[180:198, 100:150] != 128).any()  # the label, above the box
     assert (GREY == 128).all()
+
+
+def test_one_colour_for_all_classes() -> None:
+    boxes, labels = np.array([[100, 200, 300, 400], [500, 100, 700, 300.0]]), np.array([0, 1])
+    drawn = draw_boxes(GREY, boxes, labels, NAMES, one_color="#010203")
+    assert drawn[300, 100].tolist() == drawn[200, 700].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("box", [[10, 0, 300, 300], [760, 200, 800, 300], [-20, -20, 900, 700]])
@@ -105,3 +111,27 @@ def test_compare_sheet_scales_boxes(tmp_path: Path) -> None:
 
 def test_colours() -> None:
     assert len({color(k) for k in range(80)}) == 80
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_layers_side_by_side(count: int, tmp_path: Path) -> None:
+    """Six in a row at most; on every picture the object (of the picture's left half) is drawn, on the last alone no box
+    that was found (in the right half).
+    """
+    objects = np.array([[100, 200, 300, 400.0]]), np.array([0])
+    found = np.array([[500, 100, 700, 300.0]]), np.array([0.9]), np.array([1])
+    none = np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=int)
+    path = layers_sheet(GREY, objects, [found] * (count - 1) + [none], NAMES, tmp_path / "a" / "l.png", title="x.jpg")
+    with Image.open(path) as picture:
+        assert picture.size == (490 * min(count, 6) + 10, (360 + 26 + 10) * (1 if count <= 6 else 2) + 10)
+        pixels = np.asarray(picture.convert("RGB"))
+
+    def has(number: int, half: int, hexadecimal: str) -> bool:
+        left, top = 10 + number % 6 * 490 + half * 240, 10 + number // 6 * 396
+        colour = [int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5)]
+        return bool((pixels[top : top + 360, left : left + 240] == colour).all(-1).any())
+
+    for number in range(count):
+        assert has(number, 0, OBJECT_COLOR)
+        assert not has(number, 0, FOUND_COLOR)
+        assert has(number, 1, FOUND_COLOR) == (number < count - 1)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.data import data_app
+from alignrank.cli.layers import layers
 from alignrank.cli.options import (
     CLASSES_HELP,
     DATA_HELP,
@@ -181,6 +182,9 @@ def diagnose(
         say(f"wrote {result.save(report)}")
     if as_json:
         print_json(result.to_dict())
+
+
+app.command(epilog=examples("alignrank layers --weights runs/rank-detr --data cells/ --out layers/"))(layers)
 
 
 @app.command(epilog=examples("alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4"))

@@ -46,6 +46,21 @@ class ValOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """images: of which there are pictures. batch: images at a time.
+
+    Raises InputError naming the option that is out of range.
+    """
+
+    images: int = 4
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        for option, least in (("images", 0), ("batch", 1)):
+            object.__setattr__(self, option, whole(option, getattr(self, option), least=least))
+
+
+@dataclass(frozen=True, slots=True)
 class DiagnosisOptions:
     """images: the folder of the images, for pictures in the report. classes: only these, by name or category id, see
     `class_names`. max_dets: detections that count per image and class. tau: IoU threshold of LRP. gap: IoU difference

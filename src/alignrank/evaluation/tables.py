@@ -65,6 +65,33 @@ def say_figures(metrics: Mapping[str, Metrics], comparison: Comparison | None = 
             say(line if len(metrics) == 1 else f"{name}: {line}")
 
 
+def say_layers(result: Mapping[str, Any]) -> None:
+    """What `layers` found: a row for each decoder layer, and the cost of the network."""
+    table = Table("layer", "AP", "AP50", "AP75", "oLRP", "Spearman", "boxes", box=None)
+    for row in result["layers"]:
+        of = row["metrics"]
+        figures = (of["ap"], of["ap50"], of["ap75"], of["lrp"], of["rank"]["spearman"])
+        table.add_row(str(row["layer"]), *map(shown, figures), f"{row['detections']:,}")
+    console.print(table)
+    console.print()
+    for line in _cost_lines(result["cost"]):
+        say(line)
+
+
+def _cost_lines(cost: Mapping[str, Any]) -> list[str]:
+    height, width = cost["input"]
+    in_training, in_use = (cost["parameters"][form] / 1e6 for form in ("training", "deployed"))
+    lines = [
+        f"parameters  {in_training:.2f} M in training, {in_use:.2f} M as deployed",
+        f"GFLOPs      {cost['gflops']:.2f} at {width} x {height}, two for each multiply-add of convolutions and linear "
+        "layers",
+        f"speed       {cost['images_per_second']:.1f} images a second, one at a time, on {cost['device']}",
+    ]
+    if "minutes_per_epoch" in cost:
+        lines.append(f"training    {cost['minutes_per_epoch']:.1f} minutes an epoch")
+    return lines
+
+
 def _lines(metrics: Metrics) -> list[str]:
     """COCO's figures that the table leaves out, and the operating points."""
     values = metrics.to_dict()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from alignrank.contracts import Batch
 from alignrank.data.decode import decode
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import open_split, opened
-from alignrank.data.samples import Split
+from alignrank.data.samples import Sample, Split
 from alignrank.detectors import DETECTORS
 from alignrank.device import choose_device
 from alignrank.errors import InputError
@@ -30,7 +32,7 @@ from alignrank.report.html import write_html
 from alignrank.terminal.progress import counted, say, steps
 from alignrank.weights import checkpoint
 from alignrank.weights.checkpoint import Checkpoint
-from alignrank.weights.deployed import deploy
+from alignrank.weights.deployed import Deployed, deploy
 from alignrank.weights.recipe import Recipe
 from alignrank.weights.untrained import untrained
 
@@ -76,11 +78,7 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
         loaded = untrained(weights.for_classes(len(split.classes)), split.classes)
     else:
         loaded = weights if isinstance(weights, Checkpoint) else checkpoint.load(weights)
-    if loaded.classes != split.classes:
-        raise InputError(
-            f"{loaded.path}: was made for the classes {', '.join(loaded.classes)[:200]}; "
-            f"{split.source} has {', '.join(split.classes)[:200]}"
-        )
+    check_classes(loaded, split)
     if options.nms:
         loaded = loaded.with_nms()
     correct = None
@@ -88,10 +86,25 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
         recipe = loaded.recipe.without_pretrained()
         correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
     detector = deploy(loaded, device).resized(options.imgsz, options.rect)
-    loader = evaluation_loader(EvaluationSet(opened(split, detector.size)), options.batch, workers=0)
-    with steps("evaluating", len(loader)) as advance:
-        batches = counted((batch.to(device) for batch in loader), advance)
+    with batches_of(split, detector, options.batch) as batches:
         return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)
+
+
+def check_classes(loaded: Checkpoint, split: Split) -> None:
+    """Raises InputError where weights and data do not belong together."""
+    if loaded.classes != split.classes:
+        raise InputError(
+            f"{loaded.path}: was made for the classes {', '.join(loaded.classes)[:200]}; "
+            f"{split.source} has {', '.join(split.classes)[:200]}"
+        )
+
+
+@contextmanager
+def batches_of(split: Split, detector: Deployed, batch: int) -> Iterator[Iterable[Batch]]:
+    """The images of a split as the detector takes them, on its device; progress is shown until the block ends."""
+    loader = evaluation_loader(EvaluationSet(opened(split, detector.size)), batch, workers=0)
+    with steps("evaluating", len(loader)) as advance:
+        yield counted((batch.to(detector.device) for batch in loader), advance)
 
 
 def write_evaluation(result: Validation, split: Split, out: Path) -> None:
@@ -125,8 +138,7 @@ def _write_comparison(results: list[dict[str, Any]], split: Split, path: Path) -
         if row["score"] >= SHOWN_CONF:
             x, y, w, h = row["bbox"]
             found[row["image_id"]].append(((x, y, x + w, y + h), row["score"], label_of[row["category_id"]]))
-    chosen = np.unique(np.linspace(0, len(split) - 1, NUM_PICTURES).round().astype(int))
-    samples = [split.samples[i] for i in chosen.tolist()]
+    samples = spread(split, NUM_PICTURES)
     detections = []
     for sample in samples:
         rows = found[sample.image_id]
@@ -141,3 +153,9 @@ def _write_comparison(results: list[dict[str, Any]], split: Split, path: Path) -
         captions=[sample.image.name for sample in samples],
         tile=480,
     )
+
+
+def spread(split: Split, count: int) -> list[Sample]:
+    """`count` samples from all over the split, or all."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int))
+    return [split.samples[i] for i in chosen.tolist()]

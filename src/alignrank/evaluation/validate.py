@@ -51,12 +51,11 @@ def validate(
     Thresholds that are not given are the detector's own, else THRESHOLDS. criterion: for losses. correct: what to do
     with predictions before the selection (see `oracle`).
     """
-    limits = options.thresholds.over(postprocess.thresholds or THRESHOLDS)
-    most = max(limits.max_dets, options.coco_max_dets)
+    limits = limits_of(postprocess, options)
     was_training = model.training
     model.eval()
     results: list[dict[str, Any]] = []
-    kept = _Candidates()
+    kept = Gathered()
     sums: dict[str, float] = defaultdict(float)
     count = 0
     for batch in batches:
@@ -68,7 +67,7 @@ def validate(
         count += len(batch.frames)
         if correct is not None:
             predictions = correct(predictions, batch.targets)
-        selections = postprocess(predictions, conf=limits.conf, iou=limits.iou, max_dets=most)
+        selections = postprocess(predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets)
         for selection, frame in zip(selections, batch.frames, strict=True):
             boxes = xyxy_to_xywh(frame.to_original(selection.boxes)).tolist()
             for box, score, label in zip(boxes, selection.scores.tolist(), selection.labels.tolist(), strict=True):
@@ -76,8 +75,7 @@ def validate(
                 results.append({"image_id": frame.image_id, "category_id": category, "bbox": box, "score": score})
         if options.before_nms:
             candidates = postprocess.candidates(predictions, conf=limits.conf)
-            for selection, frame in zip(candidates, batch.frames, strict=True):
-                kept.add(selection, frame)
+            kept.add(candidates, batch.frames)
     model.train(was_training)
     inputs = read_inputs(split.to_coco(), results)
     before_nms = kept.inputs(inputs, split) if options.before_nms else None
@@ -85,8 +83,16 @@ def validate(
     return Validation(diagnosis, results, {name: total / max(count, 1) for name, total in sums.items()})
 
 
-class _Candidates:
-    """The candidates of every image as flat arrays: dictionaries as in COCO results would take ten times the memory."""
+def limits_of(postprocess: Postprocess, options: ValOptions) -> Thresholds:
+    """What a selection keeps: thresholds that are not given are the detector's own, else THRESHOLDS; and as many
+    detections as count in COCO's figures.
+    """
+    limits = options.thresholds.over(postprocess.thresholds or THRESHOLDS)
+    return replace(limits, max_dets=max(limits.max_dets, options.coco_max_dets))
+
+
+class Gathered:
+    """Detections of every image as flat arrays: dictionaries as in COCO results would take ten times the memory."""
 
     def __init__(self) -> None:
         self.image_ids: list[int] = []
@@ -94,20 +100,22 @@ class _Candidates:
         self.scores: list[Array] = []
         self.labels: list[Array] = []
 
-    def add(self, selection: Selection, frame: Frame) -> None:
-        self.image_ids.append(frame.image_id)
-        self.boxes.append(xyxy_to_xywh(frame.to_original(selection.boxes)).cpu().numpy())
-        self.scores.append(selection.scores.cpu().numpy())
-        self.labels.append(selection.labels.cpu().numpy())
+    def add(self, selections: Sequence[Selection], frames: Sequence[Frame]) -> None:
+        """Of a batch."""
+        for selection, frame in zip(selections, frames, strict=True):
+            self.image_ids.append(frame.image_id)
+            self.boxes.append(xyxy_to_xywh(frame.to_original(selection.boxes)).cpu().numpy())
+            self.scores.append(selection.scores.cpu().numpy())
+            self.labels.append(selection.labels.cpu().numpy())
 
-    def inputs(self, of_detections: CocoInputs, split: Split) -> CocoInputs:
-        """The same ground truth with the candidates for detections."""
-        image_index = {image_id: i for i, image_id in enumerate(of_detections.image_ids)}
-        category_index = {category: k for k, category in enumerate(of_detections.category_ids)}
+    def inputs(self, truth: CocoInputs, split: Split) -> CocoInputs:
+        """The ground truth of `truth` with these detections."""
+        image_index = {image_id: i for i, image_id in enumerate(truth.image_ids)}
+        category_index = {category: k for k, category in enumerate(truth.category_ids)}
         kind_of_label = np.array([category_index[category] for category in split.category_ids], dtype=np.int64)
         images = np.array([image_index[image_id] for image_id in self.image_ids], dtype=np.int64)
         return replace(
-            of_detections,
+            truth,
             dt_image=np.repeat(images, [len(scores) for scores in self.scores]),
             dt_category=kind_of_label[np.concatenate([np.zeros(0, dtype=np.int64), *self.labels])],
             dt_boxes=np.concatenate([np.zeros((0, 4)), *self.boxes]).astype(np.float64),

@@ -27,6 +27,7 @@ from alignrank.report.plotly_parts import (
 
 MAX_POINTS = 2000  # matched detections drawn as points; the shading behind them counts all
 MAX_STEPS = 600  # places of a curve, more than a screen has pixels for
+MOST_DENSITY = 12  # where the axis ends: a spike of worthless boxes at score 0 would press everything else flat
 
 COLORS = ("first", "second")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -200,8 +201,7 @@ def _densities(detectors: Sequence[DetectorFigures], names: Sequence[str]) -> Ch
         if drawn
         for density in (d.matched_density, d.unmatched_density)
     ]
-    # A spike of worthless boxes at score 0 would press everything else flat.
-    top = min(max(heights), 12.0) * 1.05
+    top = min(max(heights), MOST_DENSITY) * 1.05
     plots = []
     for detector, name, color, drawn in zip(detectors, names, COLORS, known, strict=False):
         ends = [0.0, 1.0] if len(detector.density_edges) < 2 else [float(detector.density_edges[i]) for i in (0, -1)]
@@ -220,7 +220,7 @@ def _densities(detectors: Sequence[DetectorFigures], names: Sequence[str]) -> Ch
     if len(plots) > 1:
         legend = [LegendEntry(f"matched, {n}", c, filled=True) for n, c in zip(names, COLORS, strict=False)]
     legend.append(LegendEntry("unmatched", "muted", "dash"))
-    cut = " The axis ends at 12; higher peaks are cut." if max(heights) > 12 else ""
+    cut = f" The axis ends at {MOST_DENSITY}; higher peaks are cut." if max(heights) > MOST_DENSITY else ""
     caption = (
         "Scores of the boxes that found an object and of those that found none; each area is 1. The less the two "
         f"overlap, the better one threshold tells true boxes from false ones.{cut}"

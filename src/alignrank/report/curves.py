@@ -1,8 +1,5 @@
 """Plots of a training and of an evaluation, as PNG files.
 
-matplotlib is imported inside the functions (it costs a third of a second) and used through `Figure`
-objects alone: no pyplot, no global state, no display, safe in threads.
-
 Shape letters: K classes, X confidence thresholds, R recalls.
 """
 
@@ -17,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from alignrank.drawing import color, readable
-from alignrank.report.plot_fonts import use_fonts
+from alignrank.report.plot_parts import FAINT, INK, new_figure, outside_legend, saved, styled, titled
 
 Array = np.ndarray[Any, Any]
 Log = Mapping[str, Any]
 
-_INK, _FAINT, _MEAN = "#1e293b", "#cbd5e1", "#0f172a"
+_MEAN = "#0f172a"
 _FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 # Panels of further figures, and what a line in them is called.
 _GROUPS = {
@@ -50,27 +47,27 @@ def plot_training(log: str | PathLike[str] | Iterable[Log], path: str | PathLike
     ap = series.get("val/ap", {})
     best = max(ap, key=lambda epoch: (ap[epoch], -epoch)) if ap else None
     columns = min(3, len(panels))
-    figure, axes = _figure(len(panels), columns, width=4.3, height=2.9)
+    figure, axes = new_figure(len(panels), columns, width=4.3, height=2.9)
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for i, name in enumerate(names):
             epochs = sorted(series[name])
             values = [series[name][e] for e in epochs]
             marker = "o" if len(epochs) == 1 else None
             axis.plot(epochs, values, color=color(i), linewidth=1.8, label=_label(name), marker=marker)
-        _style(axis, title, "epoch", _unit(title))
+        styled(axis, title, "epoch", _unit(title))
         if title == "average precision":
             axis.set_ylim(0, 1)
         if title == "learning rate":
             axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
         axis.xaxis.get_major_locator().set_params(integer=True)
         if best is not None:
-            axis.axvline(best, color=_INK, linewidth=1, linestyle=(0, (2, 2)), alpha=0.6)
+            axis.axvline(best, color=INK, linewidth=1, linestyle=(0, (2, 2)), alpha=0.6)
         if title == "average precision" and best is not None:
-            axis.plot([best], [ap[best]], "o", color=_INK, markersize=5, zorder=5)
+            axis.plot([best], [ap[best]], "o", color=INK, markersize=5, zorder=5)
             axis.plot([], [], " ", label=f"best: {ap[best]:.3f} at epoch {best}")
         if len(names) > 1 or title == "average precision":
-            axis.legend(frameon=False, fontsize=8, labelcolor=_INK)
-    return _save(figure, path)
+            axis.legend(frameon=False, fontsize=8, labelcolor=INK)
+    return saved(figure, path)
 
 
 def plot_precision_recall(
@@ -82,16 +79,16 @@ def plot_precision_recall(
     only the best and the worst three are named.
     """
     names = readable(names)
-    figure, (axis,) = _figure(1, 1, width=7.4, height=4.6)
+    figure, (axis,) = new_figure(1, 1, width=7.4, height=4.6)
     shown = np.flatnonzero(~np.isnan(precision).any(1))
     _class_lines(axis, recalls, precision, names, shown, scores=precision.mean(1))
     if len(shown):
         mean = precision[shown].mean(0)
         axis.plot(recalls, mean, color=_MEAN, linewidth=2.8, label=f"mean of {len(shown)}  {mean.mean():.3f}", zorder=4)
-    _style(axis, f"Precision and recall at IoU {iou:.2f}", "recall (fraction of objects)", "precision (fraction)")
+    styled(axis, f"Precision and recall at IoU {iou:.2f}", "recall (fraction of objects)", "precision (fraction)")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
-    _outside_legend(axis, f"AP at IoU {iou:.2f}")
-    return _save(figure, path, names)
+    outside_legend(axis, f"AP at IoU {iou:.2f}")
+    return saved(figure, path, names)
 
 
 def plot_f1(
@@ -102,13 +99,13 @@ def plot_f1(
     thresholds [X]; precision, recall, f1 [K,X], NaN where undefined. The best mean F1 is marked.
     """
     names = readable(names)
-    figure, (mean_axis, class_axis) = _figure(2, 2, width=6.0, height=4.2)
+    figure, (mean_axis, class_axis) = new_figure(2, 2, width=6.0, height=4.2)
     means = {"precision": _mean(precision), "recall": _mean(recall), "F1": _mean(f1)}
     for i, (name, values) in enumerate(means.items()):
         style = {"color": _MEAN, "linewidth": 2.8} if name == "F1" else {"color": color(i), "linewidth": 1.6}
         mean_axis.plot(thresholds, values, label=name, **style)
-    _style(mean_axis, "Mean over classes", "confidence threshold", "fraction")
-    _style(class_axis, "F1 by class", "confidence threshold", "F1")
+    styled(mean_axis, "Mean over classes", "confidence threshold", "fraction")
+    styled(class_axis, "F1 by class", "confidence threshold", "F1")
     shown = np.flatnonzero(~np.isnan(f1).any(1))
     best = np.where(np.isnan(f1), -1, f1).max(1, initial=-1)
     _class_lines(class_axis, thresholds, f1, names, shown, scores=best)
@@ -116,14 +113,14 @@ def plot_f1(
         ties = np.flatnonzero(means["F1"] >= means["F1"].max() - 1e-12)
         top = ties[len(ties) // 2]
         label = f"best F1 {means['F1'][top]:.3f} at {thresholds[top]:.3f}"
-        mean_axis.plot(thresholds[top], means["F1"][top], "o", color=_INK, markersize=6, label=label, zorder=5)
+        mean_axis.plot(thresholds[top], means["F1"][top], "o", color=INK, markersize=6, label=label, zorder=5)
         for axis in (mean_axis, class_axis):
-            axis.axvline(thresholds[top], color=_INK, linewidth=1, linestyle=(0, (2, 2)), alpha=0.6)
-    mean_axis.legend(frameon=False, fontsize=8, labelcolor=_INK)
+            axis.axvline(thresholds[top], color=INK, linewidth=1, linestyle=(0, (2, 2)), alpha=0.6)
+    mean_axis.legend(frameon=False, fontsize=8, labelcolor=INK)
     for axis in (mean_axis, class_axis):
         axis.set(xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
-    _outside_legend(class_axis, "best F1 of the class")
-    return _save(figure, path, names)
+    outside_legend(class_axis, "best F1 of the class")
+    return saved(figure, path, names)
 
 
 def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str]) -> Path:
@@ -137,7 +134,7 @@ def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str
     names = readable(names)
     cell = float(np.clip(13 / (kinds + 1), 0.16, 0.62))  # inches
     side = float(np.clip(cell * (kinds + 1), 3, 40))
-    figure, (axis,) = _figure(1, 1, width=side + 2.6, height=side + 1.4)
+    figure, (axis,) = new_figure(1, 1, width=side + 2.6, height=side + 1.4)
     total = matrix.sum(1, keepdims=True)
     share = np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -146,23 +143,23 @@ def plot_confusion(matrix: Array, names: Sequence[str], path: str | PathLike[str
     ticks = range(kinds + 1)
     axis.set_xticks(ticks, labels, rotation=90 if kinds > 6 else 30, ha="center" if kinds > 6 else "right")
     axis.set_yticks(ticks, labels)
-    axis.tick_params(labelsize=font, length=0, colors=_INK)
+    axis.tick_params(labelsize=font, length=0, colors=INK)
     if kinds <= 30:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
-                ink = "white" if share[row, column] > 0.55 else _INK
+                ink = "white" if share[row, column] > 0.55 else INK
                 axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=font, color=ink)
     axis.set_xticks(np.arange(kinds + 2) - 0.5, minor=True)
     axis.set_yticks(np.arange(kinds + 2) - 0.5, minor=True)
     axis.grid(which="minor", color="#e2e8f0", linewidth=1.0 if kinds <= 20 else 0.5)
     axis.tick_params(which="minor", length=0)
     axis.spines[:].set_visible(False)
-    _titles(axis, "Confusion matrix", "predicted class", "true class")
+    titled(axis, "Confusion matrix", "predicted class", "true class")
     bar = figure.colorbar(image, ax=axis, shrink=min(1.0, 5 / side), aspect=24, pad=0.03)
     bar.outline.set_visible(False)
-    bar.set_label("share of the row", color=_INK, fontsize=9)
-    bar.ax.tick_params(labelsize=8, colors=_INK, length=0)
-    return _save(figure, path, names)
+    bar.set_label("share of the row", color=INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, colors=INK, length=0)
+    return saved(figure, path, names)
 
 
 def _series(log: str | PathLike[str] | Iterable[Log]) -> dict[str, dict[int, float]]:
@@ -227,7 +224,7 @@ def _class_lines(axis: Any, x: Array, y: Array, names: Sequence[str], shown: Arr
     for rank, k in enumerate(order.tolist()):
         label = f"{_cut(names[k])}  {scores[k]:.3f}" if k in named else None
         highlight = color(k if few else rank if rank < 3 else max(0, rank - len(order) + 6))
-        line = {"color": highlight, "linewidth": 1.6} if k in named else {"color": _FAINT, "linewidth": 0.7}
+        line = {"color": highlight, "linewidth": 1.6} if k in named else {"color": FAINT, "linewidth": 0.7}
         axis.plot(x, y[k], label=label, zorder=3 if k in named else 2, **line)
 
 
@@ -242,48 +239,3 @@ def _cut(name: str, length: int = 22) -> str:
     name = name.replace("$", r"\$")
     name = f" {name}" if name.startswith("_") else name
     return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def _figure(panels: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure of `panels` axes, each width x height inches."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    rows = -(-panels // columns)
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
-    figure = Figure(figsize=(width * columns, height * rows), layout=layout, facecolor="white")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in axes[panels:]:
-        unused.set_axis_off()
-    return figure, axes[:panels]
-
-
-def _style(axis: Any, title: str, x: str, y: str) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(_FAINT)
-    axis.grid(color="#e2e8f0", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=8, colors=_INK, length=0)
-    _titles(axis, title, x, y)
-
-
-def _titles(axis: Any, title: str, x: str, y: str) -> None:
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
-    axis.set_xlabel(x, fontsize=9, color=_INK)
-    axis.set_ylabel(y, fontsize=9, color=_INK)
-
-
-def _outside_legend(axis: Any, title: str) -> None:
-    if axis.get_legend_handles_labels()[0]:
-        legend = axis.legend(title=title, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
-        legend.get_title().set(fontsize=8, color=_INK)
-    else:
-        axis.text(0.5, 0.5, "no ground truth", ha="center", color=_INK, transform=axis.transAxes)
-
-
-def _save(figure: Any, path: str | PathLike[str], names: Sequence[str] = ()) -> Path:
-    use_fonts(figure, names)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    return path

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from alignrank.drawing import checked, draw_boxes, shortened, write
+from alignrank.drawing import checked, color, draw_boxes, shortened, write
 from alignrank.fonts import fonts, tidy
 
 Array = np.ndarray[Any, Any]
@@ -22,6 +22,8 @@ ScoredObjects = tuple[Array, Array, Array]  # boxes [N,4], scores [N], labels [N
 
 _INK, _PAPER = (30, 41, 59), (255, 255, 255)
 _TEXT = 15  # px
+OBJECT_COLOR, FOUND_COLOR = color(2), color(1)
+LAYER_TILE, LAYER_COLUMNS = 480, 6
 
 
 def sheet(
@@ -88,6 +90,30 @@ def compare_sheet(
         tiles.append(draw_boxes(small, np.asarray(found_boxes) * scale, found_labels, names, scores, enlarge=True))
         texts += [f"{title}ground truth, {len(labels)}", f"{title}predictions, {len(found_labels)}"]
     return sheet(tiles, path, columns=2 if len(images) < 4 else 4, captions=texts, tile=tile)
+
+
+def layers_sheet(
+    image: Array,
+    gt: Objects,
+    layers: Sequence[ScoredObjects],
+    names: Sequence[str],
+    path: str | PathLike[str],
+    *,
+    title: str = "",
+) -> Path:
+    """Write one image as many times as there are layers, side by side, up to six in a row: its objects in one colour,
+    and over them what the layer detects in another.
+    """
+    small = np.asarray(_fitted(checked(image), LAYER_TILE, _tile_height([image], LAYER_TILE)))
+    scale = small.shape[1] / image.shape[1]
+    boxes, labels = gt
+    with_objects = draw_boxes(small, np.asarray(boxes) * scale, labels, names, one_color=OBJECT_COLOR)
+    tiles, texts = [], []
+    for number, (found, scores, found_labels) in enumerate(layers, start=1):
+        tiles.append(draw_boxes(with_objects, found * scale, found_labels, names, scores, one_color=FOUND_COLOR))
+        count = f"{len(scores)} {'box' if len(scores) == 1 else 'boxes'}"
+        texts.append(", ".join(filter(None, (f"layer {number}", count, title))))
+    return sheet(tiles, path, columns=min(len(tiles), LAYER_COLUMNS), captions=texts, tile=LAYER_TILE)
 
 
 def _fitted(image: Array, width: int, height: int) -> Image.Image:

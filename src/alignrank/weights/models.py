@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignrank.detectors import DETECTORS, deployed
 from alignrank.weights.catalog import SIZES, recipe_folder, recipe_names
-from alignrank.weights.recipe import load_recipe
+from alignrank.weights.recipe import Recipe, load_recipe
 
 COUNTED_SIDE = 640
+# Matrix products of two and of three operands: linear layers. Products inside attention are batched ones.
+LINEAR = ("aten.mm", "aten.addmm")
 
 
 def count(name: str, num_classes: int = 80) -> dict[str, int]:
@@ -22,19 +25,44 @@ def count(name: str, num_classes: int = 80) -> dict[str, int]:
     FLOPs are two per multiply-add of convolutions, the way the YOLO papers count: norms, activations and
     attention products are left out.
     """
-    recipe = load_recipe(name, num_classes=num_classes)
-    with torch.device("meta"):  # shapes alone: nothing is computed, no weights are made
-        model = deployed(DETECTORS[recipe.detector].model(recipe.architecture))
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "flops": convolution_flops(model)}
+    model = deployed(shapes(load_recipe(name, num_classes=num_classes)))
+    return {"parameters": num_parameters(model), "flops": convolution_flops(model)}
+
+
+def shapes(recipe: Recipe) -> Any:
+    """The network without memory, to be counted: nothing is computed, no weights are made."""
+    with torch.device("meta"):
+        return DETECTORS[recipe.detector].model(recipe.without_pretrained().architecture)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """All elements of its parameters."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def convolution_flops(model: Any) -> int:
     """FLOPs of the convolutions in one forward of a 640 px image, in the model's present mode, on its device."""
+    return _flops(model, (COUNTED_SIDE, COUNTED_SIDE), linear=False)
+
+
+def multiply_adds(model: Any, size: tuple[int, int]) -> int:
+    """Those of convolutions and linear layers in one forward of an image of `size` (height, width) px, in the model's
+    present mode, on its device.
+    """
+    return _flops(model, size, linear=True) // 2
+
+
+def _flops(model: Any, size: tuple[int, int], *, linear: bool) -> int:
     device = next(model.parameters()).device
-    with torch.no_grad(), torch.device(device), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, COUNTED_SIDE, COUNTED_SIDE))
-    total: int = sum(v for op, v in counter.get_flop_counts()["Global"].items() if "conv" in str(op))
+    trained = [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
+    try:  # frozen: the counter stumbles over views of what is trained
+        with torch.no_grad(), torch.device(device), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, *size))
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
+    counted = ((str(op), flops) for op, flops in counter.get_flop_counts()["Global"].items())
+    total: int = sum(flops for op, flops in counted if "conv" in op or (linear and op in LINEAR))
     return total
 
 
