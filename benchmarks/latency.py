@@ -83,7 +83,7 @@ def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str,
 
     from alignrank.export import onnx as export
     from alignrank.weights.catalog import recipe_names
-    from alignrank.weights.models import convolution_flops
+    from alignrank.weights.models import multiply_adds
     from alignrank.weights.recipe import load_recipe
 
     # Networks that have learnt nothing amplify rounding more than the export's check allows.
@@ -99,7 +99,7 @@ def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str,
         built = load_recipe(recipe, num_classes=len(CLASSES), overrides=overrides).build()
         randomize(model := built.model, torch.rand(2, 3, SIDE, SIDE))
         export.export_onnx(model, built.postprocess, f"{folder}/{name}.onnx", imgsz=SIDE, names=CLASSES)
-        gflops = convolution_flops(model.deploy()) / 1e9
+        gflops = 2 * multiply_adds(model.deploy(), (SIDE, SIDE)) / 1e9
         about[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gflops": round(gflops, 2)}
     return about
 

@@ -109,7 +109,7 @@ def gather_layers(network: Any, postprocess: Postprocess, batches: Iterable[Batc
     limits = limits_of(postprocess, ValOptions())
     gathered: list[Gathered] = []
     for batch in batches:
-        said = network.layers(batch.network_input(), batch.sizes() if hasattr(batch, "sizes") else None)
+        said = network.layers(batch.network_input(), batch.sizes())
         gathered = gathered or [Gathered() for _ in said]
         for found, predictions in zip(gathered, said, strict=True):
             selections = postprocess(predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets)

@@ -22,11 +22,11 @@ LINEAR = ("aten.mm", "aten.addmm")
 def count(name: str, num_classes: int = 80) -> dict[str, int]:
     """Parameters and FLOPs of a recipe as deployed (unused head dropped, norms folded) at 640 px.
 
-    FLOPs are two per multiply-add of convolutions, the way the YOLO papers count: norms, activations and
-    attention products are left out.
+    FLOPs are two per multiply-add of convolutions and linear layers, the way the YOLO papers count: norms, activations
+    and products inside attention are left out.
     """
-    model = deployed(shapes(load_recipe(name, num_classes=num_classes)))
-    return {"parameters": num_parameters(model), "flops": convolution_flops(model)}
+    model = deployed(shapes(load_recipe(name, num_classes=num_classes)).eval())
+    return {"parameters": num_parameters(model), "flops": 2 * multiply_adds(model, (COUNTED_SIDE, COUNTED_SIDE))}
 
 
 def shapes(recipe: Recipe) -> Any:
@@ -40,19 +40,10 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def convolution_flops(model: Any) -> int:
-    """FLOPs of the convolutions in one forward of a 640 px image, in the model's present mode, on its device."""
-    return _flops(model, (COUNTED_SIDE, COUNTED_SIDE), linear=False)
-
-
 def multiply_adds(model: Any, size: tuple[int, int]) -> int:
     """Those of convolutions and linear layers in one forward of an image of `size` (height, width) px, in the model's
     present mode, on its device.
     """
-    return _flops(model, size, linear=True) // 2
-
-
-def _flops(model: Any, size: tuple[int, int], *, linear: bool) -> int:
     device = next(model.parameters()).device
     trained = [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
     try:  # frozen: the counter stumbles over views of what is trained
@@ -62,8 +53,7 @@ def _flops(model: Any, size: tuple[int, int], *, linear: bool) -> int:
         for parameter in trained:
             parameter.requires_grad_()
     counted = ((str(op), flops) for op, flops in counter.get_flop_counts()["Global"].items())
-    total: int = sum(flops for op, flops in counted if "conv" in op or (linear and op in LINEAR))
-    return total
+    return sum(flops for op, flops in counted if "conv" in op or op in LINEAR) // 2
 
 
 def main() -> None:
