@@ -53,7 +53,8 @@ def multiply_adds(model: Any, size: tuple[int, int]) -> int:
         for parameter in trained:
             parameter.requires_grad_()
     counted = ((str(op), flops) for op, flops in counter.get_flop_counts()["Global"].items())
-    return sum(flops for op, flops in counted if "conv" in op or op in LINEAR) // 2
+    total: int = sum(flops for op, flops in counted if "conv" in op or op in LINEAR)
+    return total // 2
 
 
 def main() -> None:
