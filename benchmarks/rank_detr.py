@@ -99,8 +99,8 @@ def markdown(table: dict[str, Any]) -> list[str]:
     lines = ["| row | seeds | " + " | ".join(COLUMNS.values()) + " | unmatched score |"]
     lines += ["|---" * (len(COLUMNS) + 3) + "|"]
     for row, entries in table["rows"].items():
-        values = [_mean([_figure(entry, name) for entry in entries.values()]) for name in COLUMNS]
-        unmatched = _mean([entry["scores"]["mean"]["unmatched"] for entry in entries.values()])
+        values = [mean([figure(entry, name) for entry in entries.values()]) for name in COLUMNS]
+        unmatched = mean([entry["scores"]["mean"]["unmatched"] for entry in entries.values()])
         lines.append(f"| {row} | {len(entries)} | " + " | ".join(values) + f" | {unmatched} |")
     lines += ["", "| minus its host | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row, gaps in table["against_host"].items():
@@ -109,13 +109,15 @@ def markdown(table: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _figure(entry: dict[str, Any], name: str) -> float:
+def figure(entry: dict[str, Any], name: str) -> float:
+    """`lrp` or `rank.spearman` of an entry."""
     section, _, key = name.rpartition(".")
     value: float = entry[section][key] if section else entry[key]
     return value
 
 
-def _mean(values: list[float]) -> str:
+def mean(values: list[float]) -> str:
+    """Three decimals; nothing of nothing."""
     return f"{sum(values) / len(values):.3f}" if values else ""
 
 

@@ -93,8 +93,7 @@ def match_all(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     together = torch.cat([at_least_float32(cost).flatten() for cost in costs]).cpu()
     if not together.isfinite().all():
         raise TrainingError(
-            "the predictions are not finite, so they cannot be matched with objects: the model has diverged; lower "
-            "train.lr, or look at the images"
+            "the predictions are not finite, so they cannot be matched with objects: the model has diverged"
         )
     parts = together.split([cost.numel() for cost in costs])
     solved = [solve(part.view(cost.shape).numpy()) for part, cost in zip(parts, costs, strict=True)]

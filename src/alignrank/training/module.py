@@ -91,17 +91,23 @@ class TrainingModule(L.LightningModule):
         batch = self._sized(batch)
         total = max(int(self.trainer.estimated_stepping_batches), 1)
         predictions = predictions_of(self.model, batch.images, batch, denoising=self._noise())
-        terms = self.criterion(predictions, batch.targets, progress=self.global_step / total)
+        try:
+            terms = self.criterion(predictions, batch.targets, progress=self.global_step / total)
+        except TrainingError as error:  # of matching: predictions that are not finite have no cost
+            raise self._diverged(str(error), batch) from None
         if not torch.isfinite(terms.total):
-            sources = ", ".join(frame.source for frame in batch.frames)
-            raise TrainingError(
-                f"the loss is not finite in epoch {self.current_epoch + 1}; lower lr, or look at the images of the "
-                f"batch: {sources}; what is in {self.plan.out} is of the last whole epoch"
-            )
+            raise self._diverged("the loss is not finite", batch)
         for name, value in terms.parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
         self._batches += 1
         return terms.total
+
+    def _diverged(self, what: str, batch: Batch) -> TrainingError:
+        sources = ", ".join(frame.source for frame in batch.frames)
+        return TrainingError(
+            f"{what} in epoch {self.current_epoch + 1}; lower lr, or look at the images of the batch: {sources}; what "
+            f"is in {self.plan.out} is of the last whole epoch"
+        )
 
     def _noise(self) -> torch.Generator:
         """From seed and step alone, so that a resumed run draws the same."""
