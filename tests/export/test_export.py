@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from alignrank.contracts import Predictions
 from alignrank.detectors import DETECTORS
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+from alignrank.detectors.rank_detr import RankBias
 from alignrank.errors import InputError
 from alignrank.export import onnx as export
 from alignrank.export.onnx import ExportError, export_onnx
@@ -40,9 +41,11 @@ def randomized(model: Any) -> Any:
                 (module.bias.data, -0.3, 0.3),
             ):  # fmt: skip
                 tensor.uniform_(low, high, generator=generator)
-        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             module.weight.data.normal_(0, 0.3, generator=generator)
             module.bias.data.normal_(0, 1, generator=generator)
+        elif isinstance(module, RankBias):
+            module.weight.data.normal_(0, 1, generator=generator)
     return model.eval()
 
 

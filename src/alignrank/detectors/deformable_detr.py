@@ -94,7 +94,7 @@ class DeformableDetr(Detr):
         chosen = by_order(boxes, best_cells(logits[..., 0], absent, count)).detach().sigmoid()
         # The other half of the layer's outputs was the content, before mixed selection.
         positions = self.position(sine_encoding(chosen, cells.shape[-1] // 2))[..., : cells.shape[-1]]
-        embedded = self.embedding[:count].expand(len(cells), -1, -1)
+        embedded = self.embedding[:count].expand(cells.shape[0], -1, -1)
         queries = Queries(embedded, positions, chosen, groups, Sight(groups.sorted))
         return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
 

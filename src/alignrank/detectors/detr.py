@@ -173,8 +173,8 @@ class Detr(nn.Module):
         maps = self.mapper(self.backbone(images, sizes) if self.pads_backbone else self.backbone(images))
         levels = Levels.of(maps, images, sizes)
         cells = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
-        of_level = self.level_embedding.repeat_interleave(
-            torch.tensor([h * w for h, w in levels.shapes], device=cells.device), 0, output_size=cells.shape[1]
+        of_level = torch.cat(
+            [x.expand(h * w, -1) for x, (h, w) in zip(self.level_embedding, levels.shapes, strict=True)]
         )
         positions = levels.positions(cells.shape[-1]) + of_level
         references = levels.per_level(levels.centres())
@@ -203,7 +203,7 @@ def content(images: Tensor, sizes: Tensor | None) -> Tensor:
     """[B,2] (height, width) px of the pictures in the input: `sizes`, or all of it."""
     if sizes is not None:
         return sizes
-    return torch.tensor([images.shape[-2:]], dtype=torch.float32, device=images.device).expand(len(images), -1)
+    return torch.tensor([images.shape[-2:]], dtype=torch.float32, device=images.device).expand(images.shape[0], -1)
 
 
 def in_pixels(logits: Tensor, boxes: Tensor, sizes: Tensor) -> Predictions:

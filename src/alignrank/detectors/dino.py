@@ -114,7 +114,7 @@ class Dino(Detr):
         """proposals: logits [B,S,C], boxes [B,S,4] and absence [B,S]."""
         logits, boxes, absent = proposals
         chosen = by_order(boxes, best_cells(logits.amax(-1), absent, self.num_queries)).detach().sigmoid()
-        embedded = self.embedding.expand(len(cells), -1, -1)
+        embedded = self.embedding.expand(cells.shape[0], -1, -1)
         # A batch without objects has no denoising queries: every parameter must get a gradient all the same.
         embedded = embedded + 0 * self.labels.sum() if self.training else embedded
         fixed, sight = 0, Sight((self.num_queries,))

@@ -62,7 +62,7 @@ class Groups:
     def order(self, scores: Tensor) -> Tensor:
         """scores [B,Q] -> indices [B,Q] of the queries by rank: each group's best first, the fixed ones in place."""
         with torch.no_grad():
-            fixed = torch.arange(self.fixed, device=scores.device).expand(len(scores), -1)
+            fixed = torch.arange(self.fixed, device=scores.device).expand(scores.shape[0], -1)
             parts, start = [fixed] if self.fixed else [], self.fixed
             for count in self.sorted:
                 parts.append(scores[:, start : start + count].argsort(1, descending=True) + start)

@@ -100,7 +100,7 @@ class Levels:
             for level, (height, width) in enumerate(self.shapes)
         ]
         centres = self.centres()
-        boxes = torch.cat([centres, torch.cat(sides).expand(len(centres), -1, -1)], -1)
+        boxes = torch.cat([centres, torch.cat(sides).expand(centres.shape[0], -1, -1)], -1)
         absent = ((boxes <= PROPOSAL_RANGE) | (boxes >= 1 - PROPOSAL_RANGE)).any(-1, keepdim=True)
         if self.padding is not None:
             absent = absent | self.padding[..., None]
