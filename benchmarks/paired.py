@@ -50,7 +50,7 @@ def trained(out: Path, data: Path, seed: int, threads: int, words: Sequence[str]
     results = json.loads((out / "results.json").read_text())
     history = json.loads((out / "history.json").read_text())
     return {
-        "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history],
+        "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history if "val/ap" in epoch],
         "minutes": round(results["seconds"] / 60, 1),
         **{key: results[key] for key in ("command", "commit", "device", "precision", "torch")},
         "processor": platform.processor() or platform.machine(),
