@@ -20,6 +20,7 @@ from alignrank.detectors.detr_decoder import Decoder, Queries
 from alignrank.detectors.dino import DinoConfig
 from alignrank.detectors.rank_detr import Groups, RankBias, RankConfig, RankFusion, Ranks
 from alignrank.detectors.set_criterion import SetCriterion
+from alignrank.errors import InputError
 from alignrank.nn.deformable_attention import DeformableAttention
 from alignrank.nn.transformer import DecoderLayer, Levels, Sight
 from alignrank.weights.recipe import load_recipe
@@ -303,3 +304,34 @@ def test_dino_knows_all_classes_in_proposals_and_h_detr_one() -> None:
     assert DinoConfig(num_classes=7).proposal_classes == 7
     for name, classes in (("h-detr-r50", 1), ("dino-r50", CLASSES)):
         assert tiny(name).model.train()(torch.rand(2, 3, 64, 64)).auxiliary["proposals"].logits.shape[-1] == classes
+
+
+@pytest.mark.parametrize("name", ["h-detr-r50", "dino-r50"])
+def test_bf16_trains(name: str) -> None:
+    """Autocast on the CPU: finite losses and gradients, boxes in float32, and a loss that falls."""
+    built = tiny(name, **ALL_ON)
+    images = torch.rand(2, 3, 64, 96)
+    targets = [Targets(torch.tensor([[10.0, 10, 60, 50]]), torch.tensor([1])), Targets.empty()]
+    batch = Batch(images, targets, [Frame("", (64, 96)), Frame("", (50, 96))])
+    optimizer = torch.optim.AdamW(built.model.parameters(), lr=0.002)
+    totals = []
+    for step in range(12):
+        with torch.autocast("cpu", torch.bfloat16):
+            noise = torch.Generator().manual_seed(step)
+            predictions = predictions_of(built.model.train(), images, batch, denoising=noise)
+            total = built.criterion(predictions, targets, progress=0.5).total
+        assert predictions.boxes.dtype == predictions.logits.dtype == torch.float32
+        optimizer.zero_grad()
+        total.backward()
+        assert total.isfinite()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in built.model.parameters())
+        optimizer.step()
+        totals.append(total.item())
+    assert min(totals[-3:]) < 0.8 * totals[0]
+
+
+def test_options_that_do_not_go_together() -> None:
+    with pytest.raises(InputError, match=r"transformer: heads: must divide the width, 32, got 5"):
+        load_recipe("h-detr-r50", overrides=tiny_form("h-detr-r50") | {"transformer.heads": 5})
+    with pytest.raises(InputError, match=r"rank.loss"):
+        load_recipe("h-detr-r50", overrides={"rank.loss": "bce"})

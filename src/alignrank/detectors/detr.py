@@ -9,9 +9,10 @@ Shape letters: B images, S cells over all levels, L levels, Q queries, D width, 
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32, cxcywh_to_xyxy, outside_autocast
@@ -50,6 +51,12 @@ class TransformerConfig(Config):
     """A layer's box loss also trains the layer before."""
     checkpointing: bool = False
     """Activations of layers are computed twice instead of kept: less memory, more time."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: must divide the width, {self.width}, got {self.heads}")
+        return self
 
 
 class LossConfig(Config):
