@@ -114,7 +114,8 @@ class Predictions:
     sizes [B,2]: (height, width) px of the pictures in the input, for losses in shares of them;
     auxiliary: by name, what the model says in training alone, for its criterion to learn from. Names in use:
     `one_to_many` (the output beside a one-to-one one), `unsuppressed` (one-to-many, before the model itself suppressed
-    duplicates), `first` (boxes before they were refined).
+    duplicates), `first` (boxes before they were refined); of transformers `layer_0` ... (decoder layers before the
+    last), `proposals` (of the encoder), `denoising` (queries made of noised truth).
     """
 
     logits: Tensor

@@ -19,6 +19,7 @@ from alignrank.contracts import Predictions
 from alignrank.detectors.detr import Detr, DetrConfig, best_cells, content, first_layers, in_pixels
 from alignrank.detectors.detr_decoder import LayerOutput, Queries
 from alignrank.detectors.rank_detr import Groups, by_order
+from alignrank.nn.conv import fold_norms
 from alignrank.nn.transformer import Levels, Sight, sine_encoding
 
 
@@ -99,9 +100,11 @@ class DeformableDetr(Detr):
         return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
 
     def deploy(self) -> DeformableDetr:
-        """In place, for inference only: without the one-to-many queries, the static part of query ranks folded."""
+        """In place, for inference only: without the one-to-many queries, the static part of query ranks and our own
+        norms folded."""
         self.num_many = 0
         self.embedding = nn.Parameter(self.embedding[: self.num_one].detach().clone())
         if self.decoder.ranks is not None:
             self.decoder.ranks.fold(self.num_one)
+        fold_norms(self)
         return self

@@ -22,6 +22,7 @@ from alignrank.detectors.denoising import Denoising, DenoisingConfig, noised
 from alignrank.detectors.detr import Detr, DetrConfig, LossConfig, best_cells, content, first_layers, in_pixels
 from alignrank.detectors.detr_decoder import LayerOutput, Queries
 from alignrank.detectors.rank_detr import Groups, by_order
+from alignrank.nn.conv import fold_norms
 from alignrank.nn.transformer import Levels, Sight
 
 
@@ -128,7 +129,8 @@ class Dino(Detr):
         return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
 
     def deploy(self) -> Dino:
-        """In place, for inference only: the static part of query ranks folded."""
+        """In place, for inference only: the static part of query ranks and our own norms folded."""
         if self.decoder.ranks is not None:
             self.decoder.ranks.fold(self.num_queries)
+        fold_norms(self)
         return self
