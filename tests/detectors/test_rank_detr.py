@@ -143,7 +143,7 @@ def test_rank_parts_by_hand() -> None:
     x = torch.randn(2, 3, WIDTH)
     expected = fusion.after(torch.cat([x, fusion.before(fusion.embedding).expand(2, -1, -1)], -1))
     assert_close(fusion(x, 0), expected)
-    fusion.fold(3)
+    fusion.settle(3)
     assert_close(fusion(x, 0), expected)
     assert_close(fusion(x[:, :2], 0), expected[:, :2])
     assert sum(p.numel() for p in fusion.parameters()) == 3 * WIDTH + WIDTH * WIDTH

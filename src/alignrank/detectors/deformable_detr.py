@@ -105,6 +105,6 @@ class DeformableDetr(Detr):
         self.num_many = 0
         self.embedding = nn.Parameter(self.embedding[: self.num_one].detach().clone())
         if self.decoder.ranks is not None:
-            self.decoder.ranks.fold(self.num_one)
+            self.decoder.ranks.settle(self.num_one)
         fold_norms(self)
         return self

@@ -131,6 +131,6 @@ class Dino(Detr):
     def deploy(self) -> Dino:
         """In place, for inference only: the static part of query ranks and our own norms folded."""
         if self.decoder.ranks is not None:
-            self.decoder.ranks.fold(self.num_queries)
+            self.decoder.ranks.settle(self.num_queries)
         fold_norms(self)
         return self

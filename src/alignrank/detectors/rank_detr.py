@@ -86,7 +86,7 @@ class RankBias(nn.Module):
         """logits [B,Q,C] -> the same; the first `fixed` queries have no rank."""
         return _after(fixed, logits, lambda x: x + self.weight[: x.shape[1]])
 
-    def fold(self, rows: int) -> None:
+    def settle(self, rows: int) -> None:
         """In place, for inference: the first `rows` ranks alone."""
         self.weight = nn.Parameter(self.weight[:rows].detach().clone())
 
@@ -95,7 +95,7 @@ class RankFusion(nn.Module):
     """Eq. 3 and 4: content queries, sorted, joined with what is learnt for each rank.
 
     The layer over the two is one matrix product of each, so that the static one is computed once for all images, and
-    never again after `fold`.
+    never again after `settle`.
     """
 
     def __init__(self, rows: int, width: int) -> None:
@@ -119,7 +119,7 @@ class RankFusion(nn.Module):
             self.before(self.embedding[:count]), self.after.weight[:, self.embedding.shape[1] :], self.after.bias
         )
 
-    def fold(self, rows: int) -> None:
+    def settle(self, rows: int) -> None:
         """In place, for inference: the static part of the first `rows` ranks becomes a table."""
         width = self.embedding.shape[1]
         with torch.no_grad():
@@ -152,7 +152,7 @@ class Ranks(nn.Module):
         """Class logits [B,Q,C] of `layer`."""
         return self.biases[layer](logits, groups.fixed) if len(self.biases) else logits
 
-    def fold(self, rows: int) -> None:
+    def settle(self, rows: int) -> None:
         """In place, for inference with `rows` queries."""
         for part in [*self.biases, *self.fusions]:
-            part.fold(rows)
+            part.settle(rows)
