@@ -146,10 +146,10 @@ def main() -> None:
     table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in [arguments.only] if arguments.only else list(pairs):
         found = ratio(*pairs[name](), arguments.rounds)
-        table[name] = found | {"bound": BOUNDS[name], "commit": commit()}
+        command = f"python benchmarks/rank_detr_cost.py --only {name} --rounds {arguments.rounds}"
+        table[name] = found | {"bound": BOUNDS[name], "command": command, "commit": commit()}
         print(name, table[name], flush=True)
         table |= {
-            "command": f"python benchmarks/rank_detr_cost.py --rounds {arguments.rounds}",
             "device": f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)",
             "torch": torch.__version__,
         }
