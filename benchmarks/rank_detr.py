@@ -83,13 +83,15 @@ def main() -> None:
             table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
             table["rows"].setdefault(row, {})[str(seed)] = entry
             RESULTS.write_text(json.dumps(table, indent=1) + "\n")
-    table["against_host"] = {}
+    against: dict[str, Any] = {}
     for row, host in PAIRS.items():
         seeds = sorted(int(seed) for seed in table["rows"].get(row, {}).keys() & table["rows"].get(host, {}).keys())
         places = [(folder(host, seed) / "val", folder(row, seed) / "val") for seed in seeds]
         if places and all((place / "detections.json").exists() for pair in places for place in pair):
             gaps = differences([(diagnosis(DATA, first), diagnosis(DATA, second)) for first, second in places])
-            table["against_host"][row] = {"host": host, "seeds": seeds} | gaps
+            against[row] = {"host": host, "seeds": seeds} | gaps
+    # Intervals take a while, in which the other process may have written.
+    table = json.loads(RESULTS.read_text()) | {"against_host": against}
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
     print("\n".join(markdown(table)))
 
