@@ -21,6 +21,7 @@ from alignrank.detectors.dino import DinoConfig
 from alignrank.detectors.rank_detr import Groups, RankBias, RankConfig, RankFusion, Ranks
 from alignrank.detectors.set_criterion import SetCriterion
 from alignrank.errors import InputError
+from alignrank.losses import normalizer
 from alignrank.nn.deformable_attention import DeformableAttention
 from alignrank.nn.transformer import DecoderLayer, Levels, Sight
 from alignrank.weights.recipe import load_recipe
@@ -213,6 +214,27 @@ def test_loss_by_hand() -> None:
     assert gcl == pytest.approx(2 * (0.25 * (quality - 0.5) ** 2 * log2 + 3 * 0.75 * quarter * log2), rel=1e-4)
     powered = criterion(loss="gcl", target="iou", target_power=2.0)(predictions, [target]).parts["cls"].item()
     assert powered == pytest.approx(2 * (0.25 * (iou**2 - 0.5) ** 2 * log2 + 3 * 0.75 * quarter * log2), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["h-detr-r50", "dino-r50"])
+def test_processes_ask_each_other_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a process holds, it takes part in as many sums over processes, of as many numbers: else all wait."""
+    built = tiny(name)
+    images = torch.rand(1, 3, 64, 64)
+    asked: list[torch.Size] = []
+    monkeypatch.setattr(normalizer.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(normalizer.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(normalizer.dist, "all_reduce", lambda total: asked.append(total.shape))
+    requests = []
+    one = Targets(torch.tensor([[5.0, 5, 40, 40]]), torch.tensor([1]))
+    for target in (one, Targets.empty(), Targets(one.boxes.repeat(3, 1), one.labels.repeat(3))):
+        batch = Batch(images, [target], [Frame("", (64, 64))])
+        predictions = predictions_of(built.model.train(), images, batch, denoising=torch.Generator())
+        asked.clear()
+        built.criterion(predictions, [target])
+        requests.append(list(asked))
+    assert requests[0]
+    assert requests[0] == requests[1] == requests[2]
 
 
 def test_high_order_cost_comes_late() -> None:

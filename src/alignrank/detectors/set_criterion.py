@@ -26,6 +26,8 @@ from alignrank.losses import giou_aware_focal_loss, giou_loss, sigmoid_focal_los
 from alignrank.losses.normalizer import shared_normalizer
 
 Pairs = tuple[Tensor, Tensor]
+# Of outputs; each has a number of objects of its own to be divided by.
+PARTS = ("", "layers_", "proposals_", "many_", "denoising_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,13 @@ class _Output:
     plain: bool = False
     pairs: list[Pairs] | None = None
 
+    @property
+    def num_objects(self) -> int:
+        """In all images, as often as they are learnt."""
+        if self.pairs is not None:
+            return sum(len(query) for query, _ in self.pairs)
+        return sum(len(target.labels) for target in self.targets)
+
 
 class SetCriterion:
     """(Predictions, targets of every image) -> LossTerms: cls, l1 and giou of the last layer; the same with `layers_`
@@ -57,16 +66,13 @@ class SetCriterion:
         outputs = list(self._outputs(predictions, targets))
         matched = self._matched(outputs, progress)
         parts: dict[str, Tensor] = {}
-        counts: dict[int, Tensor] = {}
+        # One request, of all parts: a process without objects has no denoising queries, and must not ask less often.
+        counts = dict.fromkeys(PARTS, 0) | {output.part: output.num_objects for output in outputs}
+        shared = shared_normalizer(predictions.boxes.new_tensor(list(counts.values())), alone=alone)
+        divisors = dict(zip(counts, shared, strict=True))
         for output, pairs in zip(outputs, matched, strict=True):
-            num_pairs = sum(len(t.labels) for t in output.targets)
-            if output.pairs is not None:
-                num_pairs = sum(len(query) for query, _ in output.pairs)
-            if num_pairs not in counts:
-                count = output.predictions.boxes.new_tensor(float(num_pairs))
-                counts[num_pairs] = shared_normalizer(count, alone=alone)
             for name, value in self._terms(output, pairs).items():
-                term = output.weight * value / counts[num_pairs]
+                term = output.weight * value / divisors[output.part]
                 parts[output.part + name] = parts[output.part + name] + term if output.part + name in parts else term
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 

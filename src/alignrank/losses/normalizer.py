@@ -9,7 +9,7 @@ from alignrank.boxes import at_least_float32
 
 
 def shared_normalizer(count: Tensor, *, alone: bool = False) -> Tensor:
-    """max(sum of a 0-dim `count` over all processes, 1) / number of processes, without gradient.
+    """max(sum of `count` over all processes, 1) / number of processes, without gradient; of each of several counts.
 
     Gradients are averaged over processes, so a sum divided by this gives the gradient that one process
     would have had on the joined batch. alone: this process computes by itself (evaluation on one rank);
