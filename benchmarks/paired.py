@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from alignrank.metrics import Diagnosis, read_inputs
 
@@ -20,7 +21,20 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 REPLICATES = 300
 FIGURES = (
-    *("ap", "ap50", "ap75", "lrp", "lrp_loc", "lrp_fp", "lrp_fn", "rank.spearman", "rank.spearman_true"),
+    *(
+        "ap",
+        "ap50",
+        "ap75",
+        "ap_small",
+        "ap_medium",
+        "ap_large",
+        "lrp",
+        "lrp_loc",
+        "lrp_fp",
+        "lrp_fn",
+        "rank.spearman",
+        "rank.spearman_true",
+    ),
     *("rank.misranked", "rank.best_box_missed", "rank.ap_lost_ranking", "rank.ap_lost_duplicates"),
     *("rank.duplicates_70", "rank.duplicates_90"),
 )
@@ -70,9 +84,68 @@ def measured(out: Path, name: str, data: Path, threads: int, options: Sequence[s
     return figures
 
 
-def diagnosis(data: Path, folder: Path) -> Diagnosis:
-    """Of the detections saved in `folder`."""
-    return Diagnosis(read_inputs(data / "annotations" / "val.json", folder / "detections.json"))
+def diagnosis(data: Path, folder: Path, *, max_dets: int = 100, classes: Sequence[str] | None = None) -> Diagnosis:
+    """Of the detections saved in `folder`, of the classes with these names alone if any."""
+    inputs = read_inputs(data / "annotations" / "val.json", folder / "detections.json")
+    if classes is not None:
+        inputs = inputs.only([i for i, name in zip(inputs.category_ids, inputs.names, strict=True) if name in classes])
+    return Diagnosis(inputs, max_dets=max_dets)
+
+
+def learning_curve(out: Path) -> dict[str, dict[str, list[float]]]:
+    """The losses of a run by epoch, from training and validation."""
+    history = json.loads((out / "history.json").read_text())
+    names = sorted({name for epoch in history for name in epoch if "loss" in name})
+    return {"losses": {name: [round(e[name], 4) for e in history if name in e] for name in names}}
+
+
+class Rows:
+    """The JSON file of a comparison: `rows`, {row: {seed: entry}}, and what is derived from them. Several processes may
+    write into it: each change is read, made and written under a lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = FileLock(path.with_suffix(".lock"))
+
+    def read(self) -> dict[str, Any]:
+        """All of it."""
+        table: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {"rows": {}}
+        return table
+
+    def record(self, row: str, seed: int, entry: dict[str, Any]) -> None:
+        """Set the entry of a row and seed."""
+        with self.lock:
+            table = self.read()
+            table["rows"].setdefault(row, {})[str(seed)] = entry
+            self.path.write_text(json.dumps(table, indent=1) + "\n")
+
+    def update(self, **derived: Any) -> None:
+        """Set what is derived."""
+        with self.lock:
+            self.path.write_text(json.dumps(self.read() | derived, indent=1) + "\n")
+
+    def seeds(self, *rows: str) -> list[int]:
+        """Those that all of these rows have."""
+        table = self.read()["rows"]
+        return sorted(int(seed) for seed in set.intersection(*(set(table.get(row, {})) for row in rows)))
+
+
+def figure(entry: dict[str, Any], name: str) -> float:
+    """`lrp` or `rank.spearman` of an entry, which may have them flat or in sections."""
+    section, _, key = name.rpartition(".")
+    value: float = entry[name] if name in entry or not section else entry[section][key]
+    return value
+
+
+def mean(values: list[float]) -> str:
+    """Three decimals; nothing of nothing."""
+    return f"{sum(values) / len(values):.3f}" if values else ""
+
+
+def change(gap: dict[str, float]) -> str:
+    """A difference and its interval."""
+    return f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
 
 
 def differences(pairs: Sequence[tuple[Diagnosis, Diagnosis]]) -> dict[str, dict[str, float]]:

@@ -23,6 +23,7 @@ from torch.nn.functional import silu
 
 from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
 from alignrank.contracts import Predictions
+from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
     STRIDES,
@@ -138,7 +139,11 @@ class AlignRank(nn.Module):
         backbone = build_backbone(model)
         self.backbone: nn.Module = backbone
         self.neck = PAN(
-            backbone.channels, SCALES[model.size], decoupled=model.decoupled, compact_last=config.neck.compact
+            backbone.channels,
+            SCALES[model.size],
+            decoupled=model.decoupled,
+            compact_last=config.neck.compact,
+            fine=fine_of(config.neck),
         )
         channels = self.neck.channels
         self.head = DecoupledHead(channels, config.num_classes, head)

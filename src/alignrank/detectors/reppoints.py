@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NmsConfig
 from alignrank.detectors.varifocalnet import PRIOR, STRIDES, ConvGroupNorm, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.deformable import DeformableConv, use_grid_sample
@@ -125,7 +126,9 @@ class RepPoints(nn.Module):
         super().__init__()
         backbone = build_backbone(config.model)
         self.backbone: nn.Module = backbone
-        self.neck = FPN(backbone.channels, config.neck.width, bottom_up=config.neck.bottom_up)
+        self.neck = FPN(
+            backbone.channels, config.neck.width, bottom_up=config.neck.bottom_up, fine=fine_of(config.neck)
+        )
         self.head = Head(config.neck.width, config.num_classes, config.head)
         self.transfer = nn.Parameter(torch.zeros(2))  # log of half a side over a spread, x and y
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from alignrank.boxes import deltas_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NmsConfig
 from alignrank.detectors.varifocalnet import STRIDES, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.fpn import FPN
@@ -101,7 +102,7 @@ class RetinaNet(nn.Module):
         backbone = build_backbone(config.model)
         self.backbone: nn.Module = backbone
         width, each = config.neck.width, len(SIDES) * len(SHAPES)
-        self.neck = FPN(backbone.channels, width, bottom_up=config.neck.bottom_up)
+        self.neck = FPN(backbone.channels, width, bottom_up=config.neck.bottom_up, fine=fine_of(config.neck))
         self.cls = _branch(width, config.head.convs, each * config.num_classes, -math.log((1 - PRIOR) / PRIOR))
         self.box = _branch(width, config.head.convs, each * 4, 0.0)
         self.num_classes = config.num_classes

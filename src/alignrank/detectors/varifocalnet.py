@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.fine_options import FineConfig, fine_of
 from alignrank.detectors.postprocess import NmsConfig
 from alignrank.errors import InputError
 from alignrank.nn.csp import SCALES, CSPBackbone
@@ -54,7 +55,7 @@ class ModelConfig(Config):
     """Training computes activations anew on the way back, for less memory, timm only."""
 
 
-class NeckConfig(Config):
+class NeckConfig(FineConfig):
     """Feature pyramid."""
 
     width: int = Field(default=256, ge=32, le=8192, multiple_of=32)
@@ -208,7 +209,9 @@ class VarifocalNet(nn.Module):
         self.config = config
         backbone = build_backbone(config.model)
         self.backbone: nn.Module = backbone
-        self.neck = FPN(backbone.channels, config.neck.width, bottom_up=config.neck.bottom_up)
+        self.neck = FPN(
+            backbone.channels, config.neck.width, bottom_up=config.neck.bottom_up, fine=fine_of(config.neck)
+        )
         self.head = Head(config.neck.width, config.num_classes, config.head, len(STRIDES))
         # ATSS has its anchors' centres at the cells' corners; FCOS looks from the middles.
         self.shift = 0.5 if config.assign.kind == "fcos" else 0.0

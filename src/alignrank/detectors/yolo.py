@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.fine_options import FineConfig, fine_of
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.errors import InputError
 from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
@@ -54,7 +55,7 @@ class ModelConfig(Config):
     """Bottlenecks of half the width at stride 8."""
 
 
-class NeckConfig(Config):
+class NeckConfig(FineConfig):
     """Feature pyramid."""
 
     compact: bool = False
@@ -220,7 +221,13 @@ class Yolo(nn.Module):
         scale = SCALES[model.size]
         backbone = build_backbone(model)
         self.backbone: nn.Module = backbone
-        self.neck = PAN(backbone.channels, scale, decoupled=model.decoupled, compact_last=config.neck.compact)
+        self.neck = PAN(
+            backbone.channels,
+            scale,
+            decoupled=model.decoupled,
+            compact_last=config.neck.compact,
+            fine=fine_of(config.neck),
+        )
         self.head = DecoupledHead(self.neck.channels, config.num_classes, head)
         self.one_to_one: DecoupledHead | None = copy.deepcopy(self.head) if head.dual else None
         self.output: Literal["one_to_one", "one_to_many"] = (

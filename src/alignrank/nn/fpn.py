@@ -4,10 +4,13 @@ use it: laterals and outputs have biases, no norm and no activation. With a path
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
+
+from alignrank.nn.fine import FINE
 
 
 class FPN(nn.Module):
@@ -17,10 +20,19 @@ class FPN(nn.Module):
     map's size (sizes need not be even). A 3x3 convolution of each sum is the output. An extra map halves the one
     before it, rounding up; the first is made from the last output (RetinaNet made it from C5). bottom_up: each output
     but the finest gets the finer one, halved by a 3x3 convolution, added and goes through another 3x3 convolution.
+    fine: makes what modulates a lateral by the coarser sum before they are added, FINE with options.
     `self.channels` are the outputs' channels. Raises ValueError for another number of maps than `channels`.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 256, *, extra: int = 2, bottom_up: bool = False) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: int = 256,
+        *,
+        extra: int = 2,
+        bottom_up: bool = False,
+        fine: Callable[..., FINE] | None = None,
+    ) -> None:
         super().__init__()
         self.channels = (width,) * (len(channels) + extra)
         self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
@@ -34,12 +46,20 @@ class FPN(nn.Module):
             assert convolution.bias is not None
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
+        self.fine: nn.ModuleList | None = None
+        if fine is not None:
+            # A token stands for a cell of the coarsest map. A seed gives the rest the same weights with and without.
+            with torch.random.fork_rng(devices=[]):
+                self.fine = nn.ModuleList(
+                    fine(width, pool=2 ** (len(channels) - 2 - i)) for i in range(len(channels) - 1)
+                )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[B,C_l,H_l,W_l] each -> [B,D,H_l,W_l] each and the extra ones, D = width."""
         sums = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for level in range(len(sums) - 2, -1, -1):
-            sums[level] = sums[level] + interpolate(sums[level + 1], sums[level].shape[-2:])
+            lateral = sums[level] if self.fine is None else self.fine[level](sums[level], sums[level + 1])
+            sums[level] = lateral + interpolate(sums[level + 1], sums[level].shape[-2:])
         pyramid = [output(x) for output, x in zip(self.outputs, sums, strict=True)]
         for level, halving in enumerate(self.halvings):
             pyramid[level + 1] = pyramid[level + 1] + halving(pyramid[level])

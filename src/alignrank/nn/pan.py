@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from alignrank.nn.conv import ConvNormAct
 from alignrank.nn.csp import Bottleneck, CSPBlock, Scale, csp_block, downsample
+from alignrank.nn.fine import FINE
 from alignrank.nn.grid import enlarged
 
 
@@ -67,10 +68,17 @@ class PAN(nn.Module):
     """Maps of strides 8, 16, 32 with `in_channels` -> maps of the same strides with `self.channels`.
 
     decoupled: downsampling to stride 32 as in YOLOv10. compact_last: its last block is compact with large kernels.
+    fine: makes what modulates a finer map by a coarser one before they are joined on the way down, FINE with options.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], scale: Scale, *, decoupled: bool = False, compact_last: bool = False
+        self,
+        in_channels: Sequence[int],
+        scale: Scale,
+        *,
+        decoupled: bool = False,
+        compact_last: bool = False,
+        fine: Callable[..., FINE] | None = None,
     ) -> None:
         super().__init__()
         i3, i4, i5 = in_channels
@@ -83,11 +91,18 @@ class PAN(nn.Module):
         self.bottom_up4 = csp_block(c3 + c4, c4, repeats, shortcut=False)
         self.down4 = downsample(c4, c4, decoupled=decoupled)
         self.bottom_up5 = csp_block(c4 + i5, c5, repeats, shortcut=False, compact=compact_last, large_kernel=True)
+        self.fine4: FINE | None = None
+        self.fine3: FINE | None = None
+        if fine is not None:
+            # A seed gives everything else the same weights with and without them.
+            with torch.random.fork_rng(devices=[]):
+                self.fine4 = fine(i4, pool=1, high_channels=i5)
+                self.fine3 = fine(i3, pool=2, high_channels=c4)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         p3, p4, p5 = maps
-        t4 = self.top_down4(p5, p4)
-        t3 = self.top_down3(t4, p3)
+        t4 = self.top_down4(p5, p4 if self.fine4 is None else self.fine4(p4, p5))
+        t3 = self.top_down3(t4, p3 if self.fine3 is None else self.fine3(p3, t4))
         b4 = self.bottom_up4(torch.cat([self.down3(t3), t4], 1))
         b5 = self.bottom_up5(torch.cat([self.down4(b4), p5], 1))
         return [t3, b4, b5]
