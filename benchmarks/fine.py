@@ -8,8 +8,8 @@ Two processes may train different rows at the same time; finished (row, seed) pa
 `yolov8-n` on nuclei (one class, up to 300 an image) and on aerialcars (all four classes learned, the class car judged);
 FCOS with 64 channels on EfficientNet-Lite0 of ImageNet, its batch norms frozen, on nuclei. A seed gives both rows of a
 pair the same first weights outside of FINE, and the same pictures. Differences come with paired bootstrap intervals
-over images and seeds. `false_positives`: detections that are wrong at IoU .5 when as many objects are found. `bypassed`:
-the trained detector without its modulation. Data and backbone by path: ALIGNRANK_SHARED, else ../shared.
+over images and seeds. `false_positives`: detections that are wrong at IoU .5 when as many objects are found.
+`bypassed`: the trained detector without its modulation. Data and backbone by path: ALIGNRANK_SHARED, else ../shared.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Row:
 YOLO_NUCLEI = ["--model", "yolov8-n", "--imgsz", "320", "--batch", "16", "--epochs", "20", "train.val_every=2"]
 YOLO_CARS = ["--model", "yolov8-n", "--imgsz", "320", "--batch", "16", "--epochs", "30", "train.val_every=3"]
 FCOS_NUCLEI = [
-    *("--model", "fcos-r50", "--imgsz", "256", "--batch", "16", "--epochs", "12", "train.milestones=[9,11]"),
+    *("--model", "fcos-r50", "--imgsz", "256", "--batch", "16", "--epochs", "9", "train.milestones=[7,8]"),
     *("train.optimizer=adamw", "train.lr=0.001", "train.bias_lr=1.0", "train.clip_norm=10.0", "train.val_every=2"),
     *("model.backbone=timm:tf_efficientnet_lite0", "model.norm=frozen", "neck.width=64"),
     f"model.pretrained={os.path.relpath(WEIGHTS, ROOT)}",
@@ -107,13 +107,13 @@ def run(row: str, seed: int, threads: int) -> dict[str, Any]:
     found = judged(row, seed)
     figures = {name: round(value, 4) for name, value in found.metrics.scalars().items() if value is not None}
     entry = {**figures, "false_positives": false_positives(found), **learning_curve(out)}
-    if FINE_ON in ROWS[row].words and "residual" not in row and "," not in row:
+    if row.endswith("+fine"):
         entry["bypassed"] = bypassed(out, data)
     return entry | about
 
 
 def false_positives(found: Diagnosis) -> dict[str, int | None]:
-    """{share of the objects found at IoU .5: wrong detections with scores up to there}; None where it is not reached."""
+    """{share of the objects found at IoU .5: wrong detections up to there}; None where it is not reached."""
     matching = found.matching
     taken, left_out = matching.at(0.5)
     by_score = np.argsort(-matching.scores, kind="stable")

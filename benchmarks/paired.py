@@ -93,9 +93,10 @@ def diagnosis(data: Path, folder: Path, *, max_dets: int = 100, classes: Sequenc
 
 
 def learning_curve(out: Path) -> dict[str, dict[str, list[float]]]:
-    """The losses of a run by epoch, from training and validation."""
+    """The loss terms of a run by epoch, of training and of validation."""
     history = json.loads((out / "history.json").read_text())
-    names = sorted({name for epoch in history for name in epoch if "loss" in name})
+    terms = {name.removeprefix("train/") for epoch in history for name in epoch if name.startswith("train/")}
+    names = [f"{split}/{term}" for term in sorted(terms) for split in ("train", "val")]
     return {"losses": {name: [round(e[name], 4) for e in history if name in e] for name in names}}
 
 
