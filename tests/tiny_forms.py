@@ -42,12 +42,25 @@ _FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+FINE = "+fine"
+
+
 def tiny_form(name: str) -> dict[str, Any]:
-    """Of a recipe."""
-    recipe = load_recipe(name)
-    form = {"model.size": "t"} | _FORMS.get(recipe.detector, {})
+    """Of a recipe; of one with FINE in its neck where the name ends so."""
+    recipe = load_recipe(recipe_of(name))
+    form = {"model.size": "t"} | _FORMS.get(recipe.detector, {}) | ({"neck.fine": True} if name.endswith(FINE) else {})
     many = getattr(getattr(recipe.architecture, "queries", None), "one_to_many", 0)
     return form | ({"queries.one_to_many": 30} if many else {})
+
+
+def recipe_of(name: str) -> str:
+    """Its name without FINE."""
+    return name.removesuffix(FINE)
+
+
+def fine_hosts() -> list[str]:
+    """The names of the distinct recipes whose necks have FINE, with it."""
+    return [f"{name}{FINE}" for name in distinct_recipes() if hasattr(load_recipe(name).architecture, "neck")]
 
 
 def distinct_recipes() -> list[str]:

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_forms import distinct_recipes, tiny_form
+from tiny_forms import distinct_recipes, fine_hosts, recipe_of, tiny_form
 from torch import Tensor, nn
 
 from alignrank.contracts import Predictions
@@ -64,9 +64,9 @@ class Points(nn.Module):
         return Predictions(mean * torch.tensor([[1.0, -2.0], [0.5, 3.0]]), boxes)
 
 
-@pytest.mark.parametrize("name", distinct_recipes())
+@pytest.mark.parametrize("name", distinct_recipes() + fine_hosts())
 def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name, num_classes=3, overrides=tiny_form(name))
+    recipe = load_recipe(recipe_of(name), num_classes=3, overrides=tiny_form(name))
     entry = DETECTORS[recipe.detector]
     model, postprocess = randomized(entry.model(recipe.architecture)), entry.postprocess(recipe.architecture)
     images = torch.rand(2, 3, SIDE, SIDE)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize, pad, scaled_dot_product_attention
 
+from alignrank.boxes import at_least_float32, outside_autocast
 from alignrank.nn.conv import ConvNormAct
 
 Variant = Literal["paper", "equations", "prerelease"]
@@ -96,9 +97,13 @@ class HeadAttention(nn.Module):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.head_norm is None:
             return scaled_dot_product_attention(query, key, value, mask)
-        query, key = (normalize(tokens, p=1.0, dim=-2, eps=1e-6) for tokens in (query, key))
-        normed: Tensor = self.head_norm(query @ (key.transpose(-2, -1) @ value))
-        return normed
+        dtype = query.dtype
+        with outside_autocast(query):  # what sums to 1 over thousands of tokens is too small for half precision
+            query, key, value = (at_least_float32(tokens) for tokens in (query, key, value))
+            query, key = (normalize(tokens, p=1.0, dim=-2, eps=1e-6) for tokens in (query, key))
+            summed = query @ (key.transpose(-2, -1) @ value)
+        normed: Tensor = self.head_norm(summed.to(self.head_norm.weight.dtype))
+        return normed.to(dtype)
 
     def _in_windows(
         self, query: Tensor, key: Tensor, value: Tensor, low_grid: tuple[int, int], high_grid: tuple[int, int]
@@ -177,11 +182,13 @@ class FINE(nn.Module):
             raise ValueError("zero_init needs a modulation that keeps the map: residual or none")
         self.factor = ratio * pool if attention == "aats" else 1
         self.pool_low = Pool(channels, self.factor, pooling)
-        self.pool_high = Pool(high_channels or channels, pool if attention == "aats" else 1, pooling)
-        # After pooling, which commutes with it and leaves it a quarter of the work.
-        self.project = (
-            ConvNormAct(high_channels, channels, act=False) if high_channels and high_channels != channels else None
-        )
+        projected = high_channels is not None and high_channels != channels
+        # A 1x1 convolution commutes with the mean: after pooling it has a quarter of the work. Tables that fit the
+        # `prerelease` variant count it before.
+        self.project_first = projected and early
+        pooled = channels if self.project_first or not high_channels else high_channels
+        self.pool_high = Pool(pooled, pool if attention == "aats" else 1, pooling)
+        self.project = ConvNormAct(high_channels, channels, act=False) if high_channels and projected else None
         self.query, self.key = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.value, self.output = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.attention = HeadAttention(
@@ -206,8 +213,10 @@ class FINE(nn.Module):
 
     def context(self, low: Tensor, high: Tensor) -> Tensor:
         """[B,C,h',w'], one vector for each token of low (the paper's M before it is spread)."""
+        if self.project is not None and self.project_first:
+            high = self.project(high)
         low, high = self.pool_low(low), self.pool_high(high)
-        if self.project is not None:
+        if self.project is not None and not self.project_first:
             high = self.project(high)
         low_grid, high_grid = (low.shape[-2], low.shape[-1]), (high.shape[-2], high.shape[-1])
         low_tokens, high_tokens = low.flatten(2).transpose(1, 2), high.flatten(2).transpose(1, 2)
