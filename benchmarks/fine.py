@@ -43,12 +43,15 @@ from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.validate import validate
 from alignrank.metrics import Diagnosis
 from alignrank.nn.fine import FINE
+from alignrank.report.plot_parts import new_figure, outside_legend, saved, styled
 from alignrank.weights import checkpoint
 
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
 RESULTS = ROOT / "benchmarks" / "results" / "fine.json"
+PICTURE = ROOT / "docs" / "images" / "fine_losses.png"
 RUNS = ROOT / "runs" / "fine"
 MAX_DETS = 300
+SKIPPED = 2  # values of a curve
 RECALLS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -163,7 +166,34 @@ def main() -> None:
             pairs = [(judged(host, seed), judged(row, seed)) for seed in seeds]
             against[row] = {"host": host, "seeds": seeds} | differences(pairs)
     table.update(against_host=against)
+    loss_curves(table.read())
     print("\n".join(markdown(table.read())))
+
+
+def loss_curves(table: dict[str, Any]) -> None:
+    """The loss of training and validation by epoch, without FINE and with its three modulations (the paper's figure 7).
+
+    Of one seed, the first; the first epochs, which are all alike, are left out.
+    """
+    rows = [row for row in ROWS if ROWS[row].words[:2] == YOLO_NUCLEI[:2] and ROWS[row].data == "nuclei"]
+    shown = {row: next(iter(table["rows"][row].values()))["losses"] for row in rows if row in table["rows"]}
+    figure, axes = new_figure(2, 2, width=4.2, height=3.2)
+    for axis, split in zip(axes, ("train", "val"), strict=True):
+        for row, losses in shown.items():
+            total = np.sum([losses[name] for name in losses if name.startswith(split)], 0)
+            label = row.removeprefix("nuclei+fine").strip(", ") or "residual"
+            axis.plot(
+                _epochs(row, len(total))[SKIPPED:], total[SKIPPED:], label="without" if row == "nuclei" else label
+            )
+        styled(axis, {"train": "Training", "val": "Validation"}[split], "epoch", "loss")
+    outside_legend(axes[1], "modulation")
+    saved(figure, PICTURE)
+
+
+def _epochs(row: str, count: int) -> list[int]:
+    words = list(ROWS[row].words)
+    epochs = int(words[words.index("--epochs") + 1])
+    return [round((i + 1) * epochs / count) for i in range(count)]
 
 
 def markdown(table: dict[str, Any]) -> list[str]:
