@@ -98,6 +98,13 @@ def test_two_results_files(folder: Path) -> None:
     assert gap["low"] <= gap["difference"] <= gap["high"] < 0
     assert found["differences"]["per_class"]["3"]["ap"]["difference"] > 0
     assert re.search(r"first: a\nsecond: b", stderr)
+    errors = found["differences"]["detection_errors"]
+    assert [errors[of]["tp"] for of in ("dt", "dt2", "difference")] == [16, 16, 0]
+    # The worse boxes of images with the right order score below .5; where they are swapped, the better ones do.
+    assert re.search(r"^ *second +16 +0 +0 +1\.000 +1\.000 +1\.000 *$", stderr, re.MULTILINE)
+    gain = found["differences"]["gains"]["ap_medium"]
+    assert gain["absolute"] == found["dt2"]["ap_medium"] - found["dt"]["ap_medium"]
+    assert f"{100 * gain['relative']:+.1f} %" in stderr
     again, _ = invoke(
         "--gt", folder / "gt.json", "--dt", folder / "a.json", "--dt2", folder / "b.json", "--json", "--replicates", 30
     )

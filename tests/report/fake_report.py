@@ -17,6 +17,7 @@ from alignrank.report.content import (
     MisrankedObject,
     OnlyOne,
     ReportContent,
+    SizeGain,
 )
 
 SCALARS = (
@@ -140,6 +141,18 @@ def only_one(number: int) -> OnlyOne:
     return OnlyOne(piece, by, correct, 0.62, 0.81 if correct else 0.12)
 
 
+ERRORS = {
+    "dt": operating_point(0.5, 1210, 403, 990),
+    "dt2": operating_point(0.5, 2210, 200, 990),
+    "difference": {"tp": 1000, "fp": -203, "fn": 0, "precision": 0.1668, "recall": 0.1406, "f1": 0.1521},
+}
+GAINS = {
+    "ap": SizeGain(0.4, 0.42, 0.02, 0.05),
+    "ap_small": SizeGain(0.2, 0.15, -0.05, -0.25),
+    "ap_large": SizeGain(None, 0.1, None, None),
+}
+
+
 def content(number: int = 2, cards: int = 24, kinds: int = len(CLASSES), **changes: Any) -> ReportContent:
     """A whole report of one or two detectors, with `cards` mis-ranked objects each."""
     names = ("yolov8-s baseline, 100 epochs", "alignrank-s")[:number]
@@ -157,6 +170,8 @@ def content(number: int = 2, cards: int = 24, kinds: int = len(CLASSES), **chang
         "detectors": both,
         "differences": differences if number > 1 else {},
         "class_differences": classes if number > 1 else {},
+        "detection_errors": ERRORS if number > 1 else {},
+        "gains": GAINS if number > 1 else {},
         "notes": ["At most 100 detections per image and class count.", "All 12 classes."],
         "misranked": {name: [misranked(k + 5 * i) for k in range(cards)] for i, name in enumerate(names)},
         "num_misranked": {name: 812 - 300 * i for i, name in enumerate(names)},

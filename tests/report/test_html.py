@@ -145,8 +145,9 @@ def test_policy_names_the_scripts_by_their_hash(pages: dict[int, Page]) -> None:
 
 
 def test_sections_and_counts(pages: dict[int, Page]) -> None:
-    order = ["headlines", "charts", "operating-points", "figures", "by-class", "misranked", "only-one"]
-    for number, keys in ((1, order[:-1]), (2, order)):
+    of_two = ("detection-errors", "gains", "only-one")
+    order = ["headlines", "charts", "operating-points", *of_two[:2], "figures", "by-class", "misranked", "only-one"]
+    for number, keys in ((1, [key for key in order if key not in of_two]), (2, order)):
         root = pages[number].root
         assert [node["id"] for node in root.all("section")] == keys
         assert [node["href"] for node in root.one("nav").all("a")] == [f"#{key}" for key in keys]
@@ -241,6 +242,20 @@ def test_operating_points(pages: dict[int, Page], tmp_path: Path) -> None:
     chosen = figures("a", seed=1, operating={"chosen": operating_point(0.5, 1, 1, 1), "best": None})
     shown = page(content(1, detectors=[chosen]), tmp_path)
     assert len(list(shown.root.one(id="operating").one("tbody").all("tr"))) == 1
+
+
+def test_detection_errors_and_gains(pages: dict[int, Page]) -> None:
+    """Counts with a true minus sign; rates of a difference with their sign; a relative gain in per cent, or a dash."""
+    root = pages[2].root
+    rows = {row["data-row"]: [cell.text for cell in row.all("td")] for row in root.one(id="detection-errors-table").all("tr")
+            if "data-row" in row.attributes}  # fmt: skip
+    assert rows["dt"] == ["0.500", "1,210", "403", "990", "0.750", "0.550", "0.635"]
+    assert rows["difference"] == ["–", "+1,000", "−203", "0", "+0.167", "+0.141", "+0.152"]
+    gains = {row["data-gain"]: [cell.text for cell in row.all("td")] for row in root.one(id="gains-table").all("tr")
+             if "data-gain" in row.attributes}  # fmt: skip
+    assert gains["ap"] == ["0.400", "0.420", "+0.020", "+5.0 %"]
+    assert gains["ap_small"] == ["0.200", "0.150", "−0.050", "−25.0 %"]
+    assert gains["ap_large"] == ["–", "0.100", "–", "–"]
 
 
 def test_classes(pages: dict[int, Page]) -> None:
@@ -374,7 +389,7 @@ def test_one_detector_without_detections(tmp_path: Path) -> None:
     assert "no matched detections" in json.dumps(shown.charts["plot-alignment-1"])
     assert "no detections" in json.dumps(shown.charts["plot-densities-1"])
     assert {node["id"] for node in shown.root.all("section")} == {
-        *("headlines", "charts", "operating-points", "figures", "by-class")
+        *("headlines", "charts", "operating-points", "detection-errors", "gains", "figures", "by-class")
     }
 
 

@@ -28,6 +28,7 @@ from alignrank.report.content import (
     MisrankedObject,
     OnlyOne,
     ReportContent,
+    SizeGain,
 )
 from alignrank.terminal.progress import steps, warn
 
@@ -67,6 +68,11 @@ def report_content(
         content["class_differences"] = {
             category: {name: _difference(value) for name, value in row.items()}
             for category, row in comparison.per_class.items()
+        }
+        content["detection_errors"] = comparison.detection_errors.to_dict()
+        content["gains"] = {
+            name: SizeGain(gain.first, gain.second, gain.absolute, gain.relative)
+            for name, gain in comparison.gains.items()
         }
     if images is not None:
         content |= _boxes(diagnoses, images)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from alignrank.evaluation.gain_tables import detection_errors_table, gains_table
 from alignrank.metrics import Comparison, Metrics
 from alignrank.terminal.progress import console, say
 
@@ -53,11 +54,14 @@ def say_figures(metrics: Mapping[str, Metrics], comparison: Comparison | None = 
         for place, name in zip(_PLACES, metrics, strict=True):
             say(f"{place}: {name}")
         metrics = dict(zip(_PLACES, metrics.values(), strict=True))
-    for table in (
+    tables = [
         _figures(metrics, comparison),
         _errors({name: values.errors for name, values in metrics.items()}),
         _classes({name: values.per_class for name, values in metrics.items()}),
-    ):
+    ]
+    if comparison is not None:
+        tables += [detection_errors_table(comparison.detection_errors), gains_table(comparison.gains)]
+    for table in tables:
         console.print(table)
         console.print()
     for name, values in metrics.items():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignrank.metrics.diagnosis import Diagnosis
+from alignrank.metrics.gain import DetectionErrors, Gain, detection_errors, gains_by_size
 from alignrank.metrics.inputs import Id
 
 REPLICATES = 200
@@ -29,14 +30,18 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """figures: {name as in `Metrics.scalars`: Interval}; per_class: {category id: {ap, lrp: Interval}}."""
+    """figures: {name as in `Metrics.scalars`: Interval}; per_class: {category id: {ap, lrp: Interval}};
+    detection_errors, gains: see `gain.py`.
+    """
 
     figures: dict[str, Interval]
     per_class: dict[Id, dict[str, Interval]]
     replicates: int
+    detection_errors: DetectionErrors
+    gains: dict[str, Gain]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries of difference, low and high."""
+        """Plain dictionaries: of difference, low and high; of detection errors and gains those of `gain.py`."""
         return {
             "replicates": self.replicates,
             "figures": {name: interval.to_dict() for name, interval in self.figures.items()},
@@ -44,6 +49,8 @@ class Comparison:
                 category: {name: interval.to_dict() for name, interval in row.items()}
                 for category, row in self.per_class.items()
             },
+            "detection_errors": self.detection_errors.to_dict(),
+            "gains": {name: gain.to_dict() for name, gain in self.gains.items()},
         }
 
 
@@ -90,6 +97,8 @@ def compare(
         {str(key): interval(key) for key in before if isinstance(key, str) and key in after},
         {c: {name: interval((c, name)) for name in ("ap", "lrp")} for c in first.inputs.category_ids},
         replicates,
+        detection_errors(first, second),
+        gains_by_size(first, second),
     )
 
 

@@ -60,6 +60,16 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeGain:
+    """A figure of two detectors, the difference, and that in parts of the first; None where undefined."""
+
+    first: float | None
+    second: float | None
+    absolute: float | None
+    relative: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnBox:
     """A box on a crop: xyxy in the crop's pixels, its role, and what its tag says.
 
@@ -114,6 +124,8 @@ class OnlyOne:
 class ReportContent:
     """The whole report. detectors: one or two. differences: {figure, as in `metrics` ("ap", "rank.spearman"): ...},
     class_differences: {category id: {"ap": Difference, "lrp": Difference}}; both empty for one detector.
+    detection_errors: of two detectors {"dt", "dt2", "difference"} of {tp, fp, fn, precision, recall, f1} at one score,
+    which the first two name as threshold; gains: {figure: SizeGain}; both empty for one detector.
     notes: sentences about options and limits (max_dets, classes chosen, how many objects are shown of how many).
     misranked: {detector's name: objects, worst first}; num_misranked: {name: how many there are in all}.
     only_one: detections of one detector alone; num_only_one: how many there are in all.
@@ -126,6 +138,8 @@ class ReportContent:
     detectors: Sequence[DetectorFigures]
     differences: Mapping[str, Difference] = field(default_factory=dict)
     class_differences: Mapping[Any, Mapping[str, Difference]] = field(default_factory=dict)
+    detection_errors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gains: Mapping[str, SizeGain] = field(default_factory=dict)
     notes: Sequence[str] = ()
     misranked: Mapping[str, Sequence[MisrankedObject]] = field(default_factory=dict)
     num_misranked: Mapping[str, int] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any
 from alignrank.report.content import Difference, ReportContent
 
 DASH = "–"
-_MINUS = "−"
+MINUS = "−"
 
 # key: (name, one sentence on what the value means and what is good)
 FIGURES: Mapping[str, tuple[str, str]] = {
@@ -154,7 +154,7 @@ def written(value: Any, *, signed: bool = False) -> str:
     text = f"{number:.3f}"
     if float(text) == 0:
         text = "0.000"
-    return ("+" if signed and float(text) > 0 else "") + text.replace("-", _MINUS)
+    return ("+" if signed and float(text) > 0 else "") + text.replace("-", MINUS)
 
 
 def counted(number: Any, noun: str) -> str:

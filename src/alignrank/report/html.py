@@ -19,6 +19,7 @@ from alignrank.folders import replacing
 from alignrank.report.charts import charts
 from alignrank.report.content import ReportContent
 from alignrank.report.figures import counted, labels_of
+from alignrank.report.gain_tables import detection_errors_table, gains_table
 from alignrank.report.gallery import misranked_section, only_one_section
 from alignrank.report.markup import Html, element, join, script_json
 from alignrank.report.plotly_parts import Chart, LegendEntry, Plot
@@ -88,6 +89,8 @@ def _sections(content: ReportContent, drawn: list[Chart]) -> list[tuple[str, str
         ("headlines", "Headline figures", headline_cards(content)),
         ("charts", "Charts", chart_grid),
         ("operating-points", "Operating points", operating_table(content)),
+        ("detection-errors", "Detection errors", detection_errors_table(content)),
+        ("gains", "Gain by size of object", gains_table(content)),
         ("figures", "All figures", figures_table(content)),
         ("by-class", "Classes", classes_table(content)),
         ("misranked", "Mis-ranked objects", misranked_section(content)),
@@ -97,6 +100,8 @@ def _sections(content: ReportContent, drawn: list[Chart]) -> list[tuple[str, str
         "headlines": _reading(content),
         "by-class": _class_intro(content),
         "operating-points": _operating_intro(),
+        "detection-errors": _errors_intro(),
+        "gains": _gains_intro(),
     }
     return [(key, name, join([intros.get(key), body])) for key, name, body in found if body]
 
@@ -144,6 +149,18 @@ def _operating_intro() -> Html:
         "What is right (TP), false (FP) and missed (FN) if only boxes scored at least the threshold are used: at the "
         "threshold chosen, and where F1, the balance of precision and recall, is highest.",
     )
+
+
+def _errors_intro() -> Html:
+    return element(
+        "p",
+        "The same of both detectors at one score, that of the table in the FINE paper, matched at IoU 0.50 over all "
+        "classes together.",
+    )
+
+
+def _gains_intro() -> Html:
+    return element("p", "The relative gain is the difference in parts of what the first detector reached.")
 
 
 def _chart(chart: Chart, two: bool) -> Html:
