@@ -45,7 +45,7 @@ def test_an_undefined_rate_has_no_difference() -> None:
 def test_gains_by_size() -> None:
     """Small: A, B of class 1 and C of class 2. First: of class 1 precision 1 up to recall 1/2 (51 of 101 recalls), then
     2/3; class 2 has nothing. Second: class 1 whole at IoU .5, .55 and .6, else half (51/101); class 2 whole.
-    Medium: the larger object, which the first finds behind three others (which are of no medium object), the second not.
+    Medium: the larger object, which the first finds behind three others (on no medium object), the second not.
     """
     gains = gains_by_size(diagnose(OBJECTS, FIRST), diagnose(OBJECTS, SECOND))
     first = (51 + 50 * 2 / 3) / 101 / 2

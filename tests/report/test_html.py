@@ -247,12 +247,15 @@ def test_operating_points(pages: dict[int, Page], tmp_path: Path) -> None:
 def test_detection_errors_and_gains(pages: dict[int, Page]) -> None:
     """Counts with a true minus sign; rates of a difference with their sign; a relative gain in per cent, or a dash."""
     root = pages[2].root
-    rows = {row["data-row"]: [cell.text for cell in row.all("td")] for row in root.one(id="detection-errors-table").all("tr")
-            if "data-row" in row.attributes}  # fmt: skip
+
+    def texts(table: str, key: str) -> dict[str, list[str]]:
+        rows = [row for row in root.one(id=table).all("tr") if key in row.attributes]
+        return {row[key]: [cell.text for cell in row.all("td")] for row in rows}
+
+    rows = texts("detection-errors-table", "data-row")
     assert rows["dt"] == ["0.500", "1,210", "403", "990", "0.750", "0.550", "0.635"]
     assert rows["difference"] == ["–", "+1,000", "−203", "0", "+0.167", "+0.141", "+0.152"]
-    gains = {row["data-gain"]: [cell.text for cell in row.all("td")] for row in root.one(id="gains-table").all("tr")
-             if "data-gain" in row.attributes}  # fmt: skip
+    gains = texts("gains-table", "data-gain")
     assert gains["ap"] == ["0.400", "0.420", "+0.020", "+5.0 %"]
     assert gains["ap_small"] == ["0.200", "0.150", "−0.050", "−25.0 %"]
     assert gains["ap_large"] == ["–", "0.100", "–", "–"]
