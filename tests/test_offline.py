@@ -56,6 +56,8 @@ def test_no_verb_opens_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("train", "--data", data, "--epochs", 1, "--batch", 2, *TINY, "model.size=t", "--out", "run"),
         ("val", "--weights", "run", "--data", data, "--device", "cpu", "--out", "val"),
         ("layers", "--weights", layered, "--data", data, "--device", "cpu", "--out", "layers"),
+        ("field", "--model", "yolov8-n", "model.size=t", image, "--device", "cpu", "--imgsz", 64, "--out", "field"),
+        ("maps", image, "--weights", "run", "--device", "cpu", "--out", "maps"),
         ("predict", image, "--weights", "run", "--device", "cpu", "--conf", 0.001, "--out", "found"),
         ("export", "--weights", "run"),
         ("diagnose", "--gt", data / "annotations" / "val.json", "--dt", "val/detections.json", "--html", "r.html"),

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.data import data_app
+from alignrank.cli.field import field
 from alignrank.cli.layers import layers
+from alignrank.cli.maps import maps
 from alignrank.cli.options import (
     CLASSES_HELP,
     DATA_HELP,
@@ -185,6 +187,8 @@ def diagnose(
 
 
 app.command(epilog=examples("alignrank layers --weights runs/rank-detr --data cells/ --out layers/"))(layers)
+app.command(epilog=examples("alignrank field --model yolov8-n neck.fine=true photos/ --imgsz 320 --out field/"))(field)
+app.command(epilog=examples("alignrank maps --weights runs/yolov8-n photos/ --out maps/"))(maps)
 
 
 @app.command(epilog=examples("alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4"))

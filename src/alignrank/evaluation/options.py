@@ -1,4 +1,4 @@
-"""What a user may ask of an evaluation, and of a diagnosis."""
+"""What a user may ask of an evaluation, of an analysis, and of a diagnosis."""
 
 from __future__ import annotations
 
@@ -58,6 +58,42 @@ class LayerOptions:
     def __post_init__(self) -> None:
         for option, least in (("images", 0), ("batch", 1)):
             object.__setattr__(self, option, whole(option, getattr(self, option), least=least))
+
+
+@dataclass(frozen=True, slots=True)
+class FieldOptions:
+    """images: over which fields are averaged, at most. imgsz: side of the square input, px, a multiple of 32; None: as
+    the weights say. point: where fields are measured, (x, y) in parts of the input. seed: of random weights and noise.
+
+    Raises InputError naming the option that is out of range.
+    """
+
+    images: int = 8
+    imgsz: ImageSize | None = None
+    point: Sequence[float | str] = (0.5, 0.5)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for option, least in (("images", 1), ("seed", 0)):
+            object.__setattr__(self, option, whole(option, getattr(self, option), least=least))
+        if self.imgsz is not None:
+            object.__setattr__(self, "imgsz", plain_size(self.imgsz))
+            check_size(self.imgsz)
+            if not isinstance(self.imgsz, int):
+                raise InputError(f"imgsz: must be one number, because the input is a square, got {self.imgsz}")
+        if len(self.point) != 2:
+            raise InputError(f"point: must be X,Y in parts of the input, such as 0.5,0.5, got {list(self.point)}")
+        object.__setattr__(self, "point", tuple(share("point", part) for part in self.point))
+
+    @property
+    def at(self) -> tuple[float, float]:
+        """`point` as numbers."""
+        return float(self.point[0]), float(self.point[1])
+
+    @property
+    def side(self) -> int | None:
+        """`imgsz`, which is one number."""
+        return self.imgsz if isinstance(self.imgsz, int) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def sheet(
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + strip + gap) + gap), _PAPER)
     pen = ImageDraw.Draw(page)
-    lines = None if captions is None else _readable(captions)
+    lines = None if captions is None else readable_captions(captions)
     for i, image in enumerate(images):
         left = gap + (i % columns) * (width + gap)
         top = gap + (i // columns) * (height + strip + gap)
@@ -129,7 +129,7 @@ def _tile_height(images: Sequence[Array], width: int) -> int:
     return round(width * min(2.0, max(0.4, aspect)))
 
 
-def _readable(captions: Sequence[str]) -> list[str]:
+def readable_captions(captions: Sequence[str]) -> list[str]:
     """Captions with ? for characters that no font has, with a warning."""
     lines = [tidy(caption) for caption in captions]
     fonts().report(lines, "captions have ? in their place")
