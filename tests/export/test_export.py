@@ -88,6 +88,14 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(outputs[1], scores, atol=1e-4)
 
 
+@pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])
+def test_other_attentions_of_fine(attention: str, tmp_path: Path) -> None:
+    """Export compares the graph with the network, for one image and for two; sides that windows do not divide."""
+    overrides = tiny_form("yolov8-n+fine") | {"neck.fine_attention": attention}
+    built = load_recipe("yolov8-n", num_classes=3, overrides=overrides).build()
+    assert export_onnx(built.model, built.postprocess, tmp_path / "m.onnx", imgsz=160, names=NAMES).exists()
+
+
 def test_metadata_and_inputs(tmp_path: Path) -> None:
     path = export_onnx(Points(), TopK(), tmp_path / "new" / "m.onnx", imgsz=SIDE, names=NAMES, recipe="points")
     model = onnx.load(path)

@@ -119,7 +119,7 @@ def test_through_a_recipe(tmp_path: Path) -> None:
     model = build_detector("yolov8-n", 2, **options, **{"model.frozen_norm": True}).model
     assert isinstance(model.backbone, TimmBackbone)
     assert model.eval()(torch.rand(1, 3, 64, 64)).logits.shape == (1, 84, 2)
-    with pytest.raises(InputError, match=r"model\.backbone: 'resnet50' is neither 'csp' nor 'timm:NAME'"):
+    with pytest.raises(InputError, match=r"model\.backbone: 'resnet50' is neither 'csp', 'yolov5', .* nor 'timm:NAME'"):
         build_detector("yolov8-n", 2, **{"model.backbone": "resnet50"})
     with pytest.raises(InputError, match=r"model\.pretrained and model\.frozen_norm are for timm"):
         build_detector("yolov8-n", 2, **{"model.frozen_norm": True})

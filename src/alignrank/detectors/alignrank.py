@@ -23,23 +23,20 @@ from torch.nn.functional import silu
 
 from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
 from alignrank.contracts import Predictions
-from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
     STRIDES,
     DecoupledHead,
     HeadConfig,
     YoloConfig,
-    build_backbone,
     columns,
     dense_predictions,
 )
+from alignrank.detectors.yolo_pyramid import build_pyramid
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
 from alignrank.nn.conv import fold_norms
 from alignrank.nn.csd import CrossScaleSampling, features_at
-from alignrank.nn.csp import SCALES
 from alignrank.nn.grid import grid_points
-from alignrank.nn.pan import PAN
 
 
 class AlignRankHeadConfig(HeadConfig):
@@ -135,16 +132,8 @@ class AlignRank(nn.Module):
 
     def __init__(self, config: AlignRankConfig) -> None:
         super().__init__()
-        model, head = config.model, config.head
-        backbone = build_backbone(model)
-        self.backbone: nn.Module = backbone
-        self.neck = PAN(
-            backbone.channels,
-            SCALES[model.size],
-            decoupled=model.decoupled,
-            compact_last=config.neck.compact,
-            fine=fine_of(config.neck),
-        )
+        head = config.head
+        self.backbone, self.neck = build_pyramid(config.model, config.neck)
         channels = self.neck.channels
         self.head = DecoupledHead(channels, config.num_classes, head)
         self.one_to_one = copy.deepcopy(self.head) if head.sampling != "topk" else None

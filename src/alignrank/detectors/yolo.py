@@ -1,7 +1,8 @@
-"""The base detector: CSP (or timm) backbone, PAN, decoupled head with DFL, one or two sets of outputs.
+"""The base detector: a backbone and neck of choice, decoupled head with DFL, one or two sets of outputs.
 
 Sources: YOLOv8's published table (widths, depths, blocks, head); Wang et al. 2024 (YOLOv10) for the parts
-that the `decoupled`, `compact`, `attention`, `separable` and `dual` switches turn on.
+that the `decoupled`, `compact`, `attention`, `separable` and `dual` switches turn on. Backbones and necks:
+`alignrank.detectors.yolo_pyramid`.
 Differences: boxes leave the head in input pixels, not in strides; a model knows no loss.
 
 Shape letters: B images, L levels, A points over all levels, C classes, R bins of a distance.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -21,45 +22,14 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
-from alignrank.detectors.fine_options import FineConfig, fine_of
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
-from alignrank.errors import InputError
+from alignrank.detectors.yolo_pyramid import ModelConfig, NeckConfig, build_pyramid
 from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
-from alignrank.nn.csp import SCALES, CSPBackbone
 from alignrank.nn.grid import cell_rows, grid_points
-from alignrank.nn.pan import PAN
 
 STRIDES = (8, 16, 32)
 # Prior of the class bias: about 5 objects in an image of this side.
 PRIOR_OBJECTS, PRIOR_SIDE = 5, 640
-
-
-class ModelConfig(Config):
-    """Backbone."""
-
-    backbone: str = "csp"
-    """`csp`, or `timm:NAME`."""
-    size: Literal["t", "n", "s", "m", "l"] = "n"
-    """Width and depth of `csp`, and of neck and head."""
-    pretrained: str = ""
-    """Backbone weights, timm only: a file, or `hub` to download; empty: random."""
-    frozen_norm: bool = False
-    """Batch norms of a timm backbone keep their statistics and parameters."""
-    decoupled: bool = False
-    """Downsampling by a pointwise and a depthwise convolution (YOLOv10)."""
-    compact: bool = False
-    """The last block is made of compact inverted blocks with large kernels (YOLOv10)."""
-    attention: bool = False
-    """Self-attention behind the coarsest stage (YOLOv10)."""
-    light: bool = False
-    """Bottlenecks of half the width at stride 8."""
-
-
-class NeckConfig(FineConfig):
-    """Feature pyramid."""
-
-    compact: bool = False
-    """The last block is made of compact inverted blocks with large kernels."""
 
 
 class HeadConfig(Config):
@@ -217,17 +187,8 @@ class Yolo(nn.Module):
 
     def __init__(self, config: YoloConfig) -> None:
         super().__init__()
-        model, head = config.model, config.head
-        scale = SCALES[model.size]
-        backbone = build_backbone(model)
-        self.backbone: nn.Module = backbone
-        self.neck = PAN(
-            backbone.channels,
-            scale,
-            decoupled=model.decoupled,
-            compact_last=config.neck.compact,
-            fine=fine_of(config.neck),
-        )
+        head = config.head
+        self.backbone, self.neck = build_pyramid(config.model, config.neck)
         self.head = DecoupledHead(self.neck.channels, config.num_classes, head)
         self.one_to_one: DecoupledHead | None = copy.deepcopy(self.head) if head.dual else None
         self.output: Literal["one_to_one", "one_to_many"] = (
@@ -252,26 +213,6 @@ class Yolo(nn.Module):
             self.one_to_one = None
         fold_norms(self)
         return self
-
-
-def build_backbone(config: ModelConfig) -> Any:
-    """The CSP backbone, or one of timm's. Raises InputError for options that it does not have."""
-    scale = SCALES[config.size]
-    if config.backbone == "csp":
-        if config.pretrained or config.frozen_norm:
-            raise InputError(
-                "model.pretrained and model.frozen_norm are for timm backbones; set model.backbone=timm:NAME"
-            )
-        return CSPBackbone(
-            scale,
-            decoupled=config.decoupled,
-            compact_last=config.compact,
-            attention=config.attention,
-            light=config.light,
-        )
-    from alignrank.nn.backbone import TimmBackbone, timm_name
-
-    return TimmBackbone(timm_name(config.backbone), scale, pretrained=config.pretrained, frozen_norm=config.frozen_norm)
 
 
 def dense_predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Predictions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,11 +17,12 @@ from alignrank.nn.csp import PyramidPooling, Scale
 STRIDES = (8, 16, 32)
 
 
-def timm_name(backbone: str) -> str:
-    """`timm:NAME` -> NAME. Raises InputError for anything else."""
+def timm_name(backbone: str, others: Sequence[str] = ("csp",)) -> str:
+    """`timm:NAME` -> NAME. Raises InputError for anything else, naming the `others` that there are."""
     prefix, _, name = backbone.partition(":")
     if prefix != "timm" or not name:
-        raise InputError(f"model.backbone: {backbone!r} is neither 'csp' nor 'timm:NAME'")
+        known = ", ".join(map(repr, others))
+        raise InputError(f"model.backbone: {backbone!r} is neither {known} nor 'timm:NAME'")
     return name
 
 

@@ -21,7 +21,9 @@ class Folding(Protocol):
 
 
 class ConvNormAct(nn.Module):
-    """Conv2d (same padding, no bias) + BatchNorm + SiLU, or no activation."""
+    """Conv2d (same padding, no bias) + BatchNorm + SiLU, or no activation. Of an even kernel with stride 2 the padding
+    halves the map as well.
+    """
 
     def __init__(
         self,
@@ -34,7 +36,7 @@ class ConvNormAct(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM)
         self.act: nn.Module = nn.SiLU(inplace=True) if act else nn.Identity()
 

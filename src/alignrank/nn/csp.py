@@ -45,12 +45,14 @@ SCALES = {
 
 
 class Bottleneck(nn.Module):
-    """Two 3x3 convolutions, with half the channels between them if `narrow`, with a shortcut if asked."""
+    """Two 3x3 convolutions, with half the channels between them if `narrow`, with a shortcut if asked; `pointwise`: the
+    first one is 1x1 (YOLOv5).
+    """
 
-    def __init__(self, channels: int, *, shortcut: bool, narrow: bool = False) -> None:
+    def __init__(self, channels: int, *, shortcut: bool, narrow: bool = False, pointwise: bool = False) -> None:
         super().__init__()
         hidden = channels // 2 if narrow else channels
-        self.first = ConvNormAct(channels, hidden, 3)
+        self.first = ConvNormAct(channels, hidden, 1 if pointwise else 3)
         self.second = ConvNormAct(hidden, channels, 3)
         self.shortcut = shortcut
 
@@ -79,11 +81,22 @@ class CompactInvertedBlock(nn.Module):
 
 
 class CSPBlock(nn.Module):
-    """Split the channels in two, run one half through a chain of blocks, join every intermediate result."""
+    """Split the channels in two, run one half through a chain of blocks, join every intermediate result.
 
-    def __init__(self, in_channels: int, out_channels: int, repeats: int, block: Callable[[int], nn.Module]) -> None:
+    hidden: channels of a half; half of `out_channels` where it is not given.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        repeats: int,
+        block: Callable[[int], nn.Module],
+        *,
+        hidden: int | None = None,
+    ) -> None:
         super().__init__()
-        self.hidden = out_channels // 2
+        self.hidden = hidden or out_channels // 2
         self.enter = ConvNormAct(in_channels, 2 * self.hidden)
         self.blocks = nn.ModuleList(block(self.hidden) for _ in range(repeats))
         self.join = ConvNormAct((2 + repeats) * self.hidden, out_channels)
@@ -99,6 +112,25 @@ class CSPBlock(nn.Module):
             last = block(last)
             parts.append(last)
         y: Tensor = self.join(torch.cat(parts, 1))
+        return y
+
+
+class PartialChain(nn.Module):
+    """Split the channels in two, run one half through a chain of blocks, join its end with the other half (CSPNet; C3).
+
+    The two 1x1 convolutions at the entry are one here, which is the same.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, repeats: int, block: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        hidden = out_channels // 2
+        self.enter = ConvNormAct(in_channels, 2 * hidden)
+        self.blocks = nn.Sequential(*(block(hidden) for _ in range(repeats)))
+        self.join = ConvNormAct(2 * hidden, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chained, kept = self.enter(x).chunk(2, 1)
+        y: Tensor = self.join(torch.cat([self.blocks(chained), kept], 1))
         return y
 
 

@@ -109,13 +109,15 @@ class HeadAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, low_grid: tuple[int, int], high_grid: tuple[int, int]
     ) -> Tensor:
         counts = _window_counts(high_grid, self.windows)
-        real = torch.ones(1, high_grid[0] * high_grid[1], 1, device=key.device, dtype=torch.bool)
-        mask = _windowed(real, high_grid, counts).transpose(-2, -1)[:, :, None]  # [1,W,1,1,m]: not the filling
+        batch, real = key.shape[0], torch.ones_like(key[..., :1], dtype=torch.bool)
+        mask = _windowed(real, high_grid, counts).flatten(0, 1).transpose(-2, -1)[:, None]  # [BW,1,1,m]: no filling
         query, key, value = (
-            self._heads(_windowed(tokens, grid, counts))  # [B,W,G,n,d]
+            # Windows as images: ONNX's attention takes four dimensions, [BW,G,n,d].
+            self._heads(_windowed(tokens, grid, counts).flatten(0, 1))
             for tokens, grid in ((query, low_grid), (key, high_grid), (value, high_grid))
         )
-        return _unwindowed(self._joined(self._attend(query, key, value, mask)), low_grid, counts)
+        attended = self._joined(self._attend(query, key, value, mask))
+        return _unwindowed(attended.unflatten(0, (batch, -1)), low_grid, counts)
 
 
 def _window_counts(grid: tuple[int, int], kind: Literal["window", "area"] | None) -> tuple[int, int]:

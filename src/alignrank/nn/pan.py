@@ -64,6 +64,27 @@ def split_top_down(model: nn.Module) -> nn.Module:
     return model
 
 
+def top_down_fine(
+    fine: Callable[..., FINE] | None, *, low: tuple[int, int], high: tuple[int, int]
+) -> tuple[FINE | None, FINE | None]:
+    """What modulates the maps of strides 16 and 8 by those of 32 and 16, `low` by `high` channels; None without `fine`.
+
+    A seed gives everything else the same weights with and without them.
+    """
+    if fine is None:
+        return None, None
+    with torch.random.fork_rng(devices=[]):
+        return fine(low[0], pool=1, high_channels=high[0]), fine(low[1], pool=2, high_channels=high[1])
+
+
+def modulated(fine: FINE | None, low: Tensor, high: Tensor) -> Tensor:
+    """low [B,C,h,w] -> the same shape: itself without `fine`."""
+    if fine is None:
+        return low
+    y: Tensor = fine(low, high)
+    return y
+
+
 class PAN(nn.Module):
     """Maps of strides 8, 16, 32 with `in_channels` -> maps of the same strides with `self.channels`.
 
@@ -91,18 +112,12 @@ class PAN(nn.Module):
         self.bottom_up4 = csp_block(c3 + c4, c4, repeats, shortcut=False)
         self.down4 = downsample(c4, c4, decoupled=decoupled)
         self.bottom_up5 = csp_block(c4 + i5, c5, repeats, shortcut=False, compact=compact_last, large_kernel=True)
-        self.fine4: FINE | None = None
-        self.fine3: FINE | None = None
-        if fine is not None:
-            # A seed gives everything else the same weights with and without them.
-            with torch.random.fork_rng(devices=[]):
-                self.fine4 = fine(i4, pool=1, high_channels=i5)
-                self.fine3 = fine(i3, pool=2, high_channels=c4)
+        self.fine4, self.fine3 = top_down_fine(fine, low=(i4, i3), high=(i5, c4))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         p3, p4, p5 = maps
-        t4 = self.top_down4(p5, p4 if self.fine4 is None else self.fine4(p4, p5))
-        t3 = self.top_down3(t4, p3 if self.fine3 is None else self.fine3(p3, t4))
+        t4 = self.top_down4(p5, modulated(self.fine4, p4, p5))
+        t3 = self.top_down3(t4, modulated(self.fine3, p3, t4))
         b4 = self.bottom_up4(torch.cat([self.down3(t3), t4], 1))
         b5 = self.bottom_up5(torch.cat([self.down4(b4), p5], 1))
         return [t3, b4, b5]
