@@ -182,12 +182,17 @@ def test_pyramid_of_mobilenet() -> None:
 
 
 def test_images_are_normalised_inside() -> None:
-    """An image that is the model's own mean is an image of zeros to it; one standard deviation more, of ones."""
-    pyramid = TimmPyramid("mobilenetv2_100").eval()
-    mean, std = (torch.tensor(x).view(1, 3, 1, 1).expand(1, 3, 64, 64) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    """An image that is the model's own mean is an image of zeros to it; one standard deviation more, of ones.
+
+    In float64: what rounding makes of an exact zero is magnified by fifty layers.
+    """
+    pyramid = TimmPyramid("mobilenetv2_100").double().eval()
+    mean, std = (torch.tensor(x).double().view(1, 3, 1, 1).expand(1, 3, 64, 64) for x in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.no_grad():
         for image, seen in [(mean, 0.0), (mean + std, 1.0)]:
-            for actual, expected in zip(pyramid(image), pyramid.body(torch.full((1, 3, 64, 64), seen)), strict=True):
+            for actual, expected in zip(
+                pyramid(image), pyramid.body(torch.full((1, 3, 64, 64), seen).double()), strict=True
+            ):
                 assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
