@@ -177,7 +177,9 @@ def test_a_detector_becomes_torchscript() -> None:
         torch.testing.assert_close(its, mine)
 
 
-@pytest.mark.parametrize("options", [{"pooling": "max"}, {"pooling": "depthwise"}, {"variant": "equations"}])
+@pytest.mark.parametrize(
+    "options", [{"pooling": "max"}, {"pooling": "depthwise"}, {"variant": "equations"}, {"attention": "vanilla"}]
+)
 def test_a_backbone_becomes_torchscript(options: dict[str, Any]) -> None:
     model = add_fine(backbone(3, 32, extra=True).eval(), **options)
     scripted = torch.jit.script(model)

@@ -160,7 +160,7 @@ class FINE(nn.Module):
     Raises ValueError for zero_init with a direct product, which would begin as nothing.
     """
 
-    __constants__ = ("positions",)
+    __constants__ = ("positions",)  # TorchScript then leaves out the branch, which it cannot compile
 
     def __init__(
         self,
