@@ -48,6 +48,7 @@ MANY_PARAMETERS: dict[str, str] = {
     "assign/task_aligned.py:task_aligned": "a public name: predictions, truth and hyper-parameters; 2026-11-24",
     "nn/fine.py:__init__": "a public name: the paper's choices, which ablations vary; 2026-11-28",
     "losses/ranking.py:rank_consistent_loss": "a public name: inputs and hyper-parameters; 2026-11-24",
+    "plug/fine.py:add_fine": "a public name: the model and FINE's options; 2026-11-28",
 }
 DRAWERS = {"utils", "util", "misc", "common", "helpers", "helper"}
 

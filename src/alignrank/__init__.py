@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alignrank.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from alignrank import assign, boxes, contracts, detectors, losses, metrics, nn
+    from alignrank import assign, boxes, contracts, detectors, losses, metrics, nn, plug
     from alignrank.api import Detector, diagnose
     from alignrank.detections import Detections
     from alignrank.errors import InputError
@@ -30,6 +30,7 @@ __all__ = [
     "losses",
     "metrics",
     "nn",
+    "plug",
 ]
 
 _HOMES = {

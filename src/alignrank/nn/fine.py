@@ -54,7 +54,7 @@ class Pool(nn.Module):
         if self.kernel == 1:
             return x
         height, width = x.shape[-2:]
-        ragged = height % self.kernel != 0 or width % self.kernel != 0
+        ragged = bool(height % self.kernel != 0 or width % self.kernel != 0)  # a tensor, where it is traced
         if self.depthwise is not None:
             filled = pad(x, (0, -width % self.kernel, 0, -height % self.kernel)) if ragged else x
             weighed: Tensor = self.depthwise(filled)
@@ -159,6 +159,8 @@ class FINE(nn.Module):
     Without `zero_init`, M begins as the fine tokens themselves in `paper` and `prerelease`, and small in `equations`.
     Raises ValueError for zero_init with a direct product, which would begin as nothing.
     """
+
+    __constants__ = ("positions",)  # TorchScript then leaves out the branch, which it cannot compile
 
     def __init__(
         self,
