@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_forms import distinct_recipes, fine_hosts, recipe_of, tiny_form
+from tiny_forms import FINE, distinct_recipes, fine_hosts, recipe_of, tiny_form
 from torch import Tensor, nn
 
 from alignrank.contracts import Predictions
@@ -76,16 +76,17 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     outputs = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
     scores = expected.scores()
     assert scores.std() > 0.01, "the weights must make the comparison worth something"
+    tolerance = 5e-4 if name.endswith(FINE) else 1e-4  # a product of maps magnifies what rounding leaves of both
     if isinstance(postprocess, TopK):
         best = scores.flatten(1).sort(descending=True).values[:, :20]
         assert [x.shape for x in outputs] == [(2, 20, 4), (2, 20), (2, 20)]
-        np.testing.assert_allclose(outputs[1], best, atol=1e-4)
+        np.testing.assert_allclose(outputs[1], best, atol=tolerance)
         assert set(outputs[2].flatten()) <= {0, 1, 2}
     else:
         boxes = expected.boxes.numpy()
         largest = np.maximum(np.abs(boxes).max(-1, keepdims=True), 1)  # a coordinate is a centre and half of a side
         np.testing.assert_allclose(outputs[0] / largest, boxes / largest, atol=1e-3, rtol=0)
-        np.testing.assert_allclose(outputs[1], scores, atol=1e-4)
+        np.testing.assert_allclose(outputs[1], scores, atol=tolerance)
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])
