@@ -82,6 +82,8 @@ ROWS = {
     "fcos": Row("nuclei", FCOS_NUCLEI),
     "fcos+fine": Row("nuclei", [*FCOS_NUCLEI, FINE_ON], "fcos"),
     "nuclei+fine, direct": Row("nuclei", [*YOLO_NUCLEI, FINE_ON, "neck.fine_modulation=direct"], "nuclei"),
+    "nuclei+fine, zero_init": Row("nuclei", [*YOLO_NUCLEI, FINE_ON, "neck.fine_zero_init=true"], "nuclei"),
+    "fcos+fine, zero_init": Row("nuclei", [*FCOS_NUCLEI, FINE_ON, "neck.fine_zero_init=true"], "fcos"),
     "nuclei+fine, none": Row("nuclei", [*YOLO_NUCLEI, FINE_ON, "neck.fine_modulation=none"], "nuclei"),
 }
 COLUMNS = {
