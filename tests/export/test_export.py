@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_forms import FINE, distinct_recipes, fine_hosts, recipe_of, tiny_form
+from tiny_forms import distinct_recipes, fine_hosts, recipe_of, tiny_form
 from torch import Tensor, nn
 
 from alignrank.contracts import Predictions
@@ -25,6 +25,7 @@ from alignrank.errors import InputError
 from alignrank.export import onnx as export
 from alignrank.export.onnx import ExportError, export_onnx
 from alignrank.input_size import Size
+from alignrank.nn import fine
 from alignrank.weights.recipe import load_recipe
 
 NAMES = ["cell", "plate", "größe"]
@@ -34,6 +35,8 @@ SIDE = 64
 def randomized(model: Any) -> Any:
     """Weights of no special form: spread scores, and batch norms whose folding matters."""
     generator = torch.Generator().manual_seed(0)
+    # FINE's are random from the start; larger ones make a product of maps that magnifies rounding beyond the tolerance.
+    random = {part for module in model.modules() if isinstance(module, fine.FINE) for part in module.modules()}
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
@@ -41,8 +44,10 @@ def randomized(model: Any) -> Any:
                 (module.bias.data, -0.3, 0.3),
             ):  # fmt: skip
                 tensor.uniform_(low, high, generator=generator)
-        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            module.weight.data.normal_(0, 0.3, generator=generator)
+        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None and module not in random:
+            # He's spread at most: more, and towers without norms magnify rounding beyond the export's tolerance.
+            spread = min(0.3, (2 / module.weight[0].numel()) ** 0.5)
+            module.weight.data.normal_(0, spread, generator=generator)
             module.bias.data.normal_(0, 1, generator=generator)
         elif isinstance(module, RankBias):
             module.weight.data.normal_(0, 1, generator=generator)
@@ -76,17 +81,16 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     outputs = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
     scores = expected.scores()
     assert scores.std() > 0.01, "the weights must make the comparison worth something"
-    tolerance = 5e-4 if name.endswith(FINE) else 1e-4  # a product of maps magnifies what rounding leaves of both
     if isinstance(postprocess, TopK):
         best = scores.flatten(1).sort(descending=True).values[:, :20]
         assert [x.shape for x in outputs] == [(2, 20, 4), (2, 20), (2, 20)]
-        np.testing.assert_allclose(outputs[1], best, atol=tolerance)
+        np.testing.assert_allclose(outputs[1], best, atol=1e-4)
         assert set(outputs[2].flatten()) <= {0, 1, 2}
     else:
         boxes = expected.boxes.numpy()
         largest = np.maximum(np.abs(boxes).max(-1, keepdims=True), 1)  # a coordinate is a centre and half of a side
         np.testing.assert_allclose(outputs[0] / largest, boxes / largest, atol=1e-3, rtol=0)
-        np.testing.assert_allclose(outputs[1], scores, atol=tolerance)
+        np.testing.assert_allclose(outputs[1], scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])
