@@ -22,7 +22,7 @@ from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.denoising import positives_of
 from alignrank.detectors.detr import DetrConfig
 from alignrank.detectors.positives import LEAST_QUALITY, Pairs, Positives, gathered_pairs
-from alignrank.losses import giou_aware_focal_loss, giou_loss, sigmoid_focal_loss, varifocal_loss
+from alignrank.losses import class_loss, giou_loss
 from alignrank.losses.normalizer import shared_normalizer
 
 # Of outputs; each has a number of objects of its own to be divided by.
@@ -146,13 +146,10 @@ class SetCriterion:
 
     def _class_loss(self, output: _Output, where: tuple[Tensor, Tensor, Tensor], own: Tensor, gt: Tensor) -> Tensor:
         rank, logits = self.config.rank, output.predictions.logits
-        target = torch.zeros_like(logits)
-        if output.plain or rank.loss == "focal":
-            target[where] = 1.0
-            return sigmoid_focal_loss(logits, target)
-        quality = aligned_iou(own, gt) if rank.target == "iou" else (aligned_giou(own, gt) + 1) / 2
-        target[where] = quality.pow(rank.target_power).clamp(LEAST_QUALITY, 1).to(target.dtype)
-        return giou_aware_focal_loss(logits, target) if rank.loss == "gcl" else varifocal_loss(logits, target)
+        fit = aligned_iou(own, gt) if rank.target == "iou" else (aligned_giou(own, gt) + 1) / 2
+        quality = torch.zeros_like(logits)
+        quality[where] = fit.pow(rank.target_power).clamp(LEAST_QUALITY, 1).to(quality.dtype)
+        return class_loss("focal" if output.plain else rank.loss, logits, quality)
 
 
 def _layers(predictions: Predictions) -> list[Predictions]:
