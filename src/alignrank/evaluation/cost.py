@@ -19,7 +19,7 @@ from alignrank.evaluation.validate import limits_of
 from alignrank.terminal.progress import steps, warn
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import Deployed
-from alignrank.weights.models import multiply_adds, num_parameters, shapes
+from alignrank.weights.models import multiply_adds, num_parameters
 from alignrank.weights.recipe import Recipe
 
 # The first runs choose kernels and fill memory.
@@ -31,7 +31,7 @@ def cost(loaded: Checkpoint, detector: Deployed) -> dict[str, Any]:
     multiply_adds, gflops (two per multiply-add), images_per_second, device, threads, minutes_per_epoch}; the last is
     absent where no results.json of the run lies beside the weights.
     """
-    network = shapes(loaded.recipe)
+    network = loaded.recipe.meta_network()
     training = num_parameters(network)
     size = detector.size.landscape
     counted = multiply_adds(deployed(network).eval(), size)
