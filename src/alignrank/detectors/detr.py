@@ -8,7 +8,6 @@ Shape letters: B images, S cells over all levels, L levels, Q queries, D width, 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Self
 
@@ -21,12 +20,11 @@ from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.detr_decoder import Decoder, LayerOutput, Queries
 from alignrank.detectors.rank_detr import RankConfig, Ranks
-from alignrank.detectors.varifocalnet import ModelConfig, build_backbone
+from alignrank.detectors.varifocalnet import PRIOR_BIAS, ModelConfig, build_backbone
 from alignrank.nn.conv import fold_norms
 from alignrank.nn.deformable_attention import DeformableAttention
 from alignrank.nn.transformer import MLP, DecoderLayer, EncoderLayer, Levels, checkpointed
 
-PRIOR = 0.01
 NUM_LEVELS = 4
 # Fewer in narrow networks: a group of one channel has no variance on a map of one cell.
 NORM_GROUPS = 32
@@ -175,7 +173,7 @@ class Detr(nn.Module, ABC):
             if isinstance(module, DeformableAttention):
                 module.initialize()
         for head in heads:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(head.bias, PRIOR_BIAS)
         for boxes in [self.proposal_boxes, *self.decoder.boxes]:
             nn.init.zeros_(boxes[-1].weight)
             nn.init.zeros_(boxes[-1].bias)
