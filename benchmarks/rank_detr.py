@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, alignrank, diagnosis, differences, measured, trained
+from paired import ROOT, SHARED, Rows, alignrank, change, diagnosis, differences, figure, mean, measured, trained
 
 DATA = SHARED / "data" / "bloodcells"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -76,24 +76,19 @@ def main() -> None:
     for path in (DATA, WEIGHTS):
         if not path.exists():
             sys.exit(f"{path} is not there: set ALIGNRANK_SHARED")
+    table = Rows(RESULTS)
     for seed in arguments.seeds:
         for row in arguments.rows:
-            entry = run(row, seed, arguments.threads)
-            # Read again: another process may have written a row of its own meanwhile.
-            table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
-            table["rows"].setdefault(row, {})[str(seed)] = entry
-            RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+            table.record(row, seed, run(row, seed, arguments.threads))
     against: dict[str, Any] = {}
     for row, host in PAIRS.items():
-        seeds = sorted(int(seed) for seed in table["rows"].get(row, {}).keys() & table["rows"].get(host, {}).keys())
+        seeds = table.seeds(row, host)
         places = [(folder(host, seed) / "val", folder(row, seed) / "val") for seed in seeds]
         if places and all((place / "detections.json").exists() for pair in places for place in pair):
             gaps = differences([(diagnosis(DATA, first), diagnosis(DATA, second)) for first, second in places])
             against[row] = {"host": host, "seeds": seeds} | gaps
-    # Intervals take a while, in which the other process may have written.
-    table = json.loads(RESULTS.read_text()) | {"against_host": against}
-    RESULTS.write_text(json.dumps(table, indent=1) + "\n")
-    print("\n".join(markdown(table)))
+    table.update(against_host=against)
+    print("\n".join(markdown(table.read())))
 
 
 def markdown(table: dict[str, Any]) -> list[str]:
@@ -106,21 +101,8 @@ def markdown(table: dict[str, Any]) -> list[str]:
         lines.append(f"| {row} | {len(entries)} | " + " | ".join(values) + f" | {unmatched} |")
     lines += ["", "| minus its host | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row, gaps in table["against_host"].items():
-        cells = [f"{gaps[k]['difference']:+.3f} ({gaps[k]['low']:+.3f} to {gaps[k]['high']:+.3f})" for k in COLUMNS]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row} | " + " | ".join(change(gaps[name]) for name in COLUMNS) + " |")
     return lines
-
-
-def figure(entry: dict[str, Any], name: str) -> float:
-    """`lrp` or `rank.spearman` of an entry."""
-    section, _, key = name.rpartition(".")
-    value: float = entry[section][key] if section else entry[key]
-    return value
-
-
-def mean(values: list[float]) -> str:
-    """Three decimals; nothing of nothing."""
-    return f"{sum(values) / len(values):.3f}" if values else ""
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ ones resumed; two processes may train different rows at the same time. Data and 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from paired import ROOT, measured, trained
-from rank_detr import COLUMNS, COMMON, DATA, WEIGHTS, figure, mean
+from paired import ROOT, Rows, figure, mean, measured, trained
+from rank_detr import COLUMNS, COMMON, DATA, WEIGHTS
 
 RESULTS = ROOT / "benchmarks" / "results" / "rank_detr_tables.json"
 RUNS = ROOT / "runs" / "rank-detr-tables"
@@ -84,14 +83,11 @@ def main() -> None:
     for path in (DATA, WEIGHTS):
         if not path.exists():
             sys.exit(f"{path} is not there: set ALIGNRANK_SHARED")
+    found = Rows(RESULTS)
     for seed in arguments.seeds:
         for row in arguments.rows or rows:
-            entry = run(row, rows[row], seed, arguments.threads)
-            # Read again: another process may have written a row of its own meanwhile.
-            found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            found.setdefault(str(arguments.table), {}).setdefault(row, {})[str(seed)] = entry
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    print("\n".join(markdown(found[str(arguments.table)])))
+            found.record(row, seed, run(row, rows[row], seed, arguments.threads))
+    print("\n".join(markdown({row: seeds for row, seeds in found.read()["rows"].items() if row in rows})))
 
 
 def markdown(entries: dict[str, Any]) -> list[str]:

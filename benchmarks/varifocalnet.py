@@ -13,13 +13,12 @@ path: ALIGNRANK_SHARED, else ../shared.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, diagnosis, differences, measured, trained
+from paired import ROOT, SHARED, Rows, change, diagnosis, differences, figure, mean, measured, trained
 
 DATA = SHARED / "data" / "bloodcells"
 WEIGHTS = SHARED / "weights" / "mobilenetv2_100.safetensors"
@@ -72,52 +71,37 @@ def main() -> None:
     for path in (DATA, WEIGHTS):
         if not path.exists():
             sys.exit(f"{path} is not there: set ALIGNRANK_SHARED")
+    table = Rows(RESULTS)
     for seed in arguments.seeds:
         for row in arguments.rows:
-            entry = run(row, seed, arguments.threads)
-            # Read again: another process may have written a row of its own meanwhile.
-            table: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
-            table["rows"].setdefault(row, {})[str(seed)] = entry
-            RESULTS.write_text(json.dumps(table, indent=1) + "\n")
-    rows = table["rows"]
-    table["against_atss"] = {}
-    for row in [row for row in ROWS if row != "atss" and row in rows and "atss" in rows]:
-        seeds = sorted(int(seed) for seed in rows[row].keys() & rows["atss"].keys())
+            table.record(row, seed, run(row, seed, arguments.threads))
+    against: dict[str, Any] = {}
+    for row in [row for row in ROWS if row != "atss"]:
+        seeds = table.seeds(row, "atss")
         places = [(folder("atss", seed) / "val", folder(row, seed) / "val") for seed in seeds]
         if places and all((place / "detections.json").exists() for pair in places for place in pair):
             gaps = differences([(diagnosis(DATA, first), diagnosis(DATA, second)) for first, second in places])
-            table["against_atss"][row] = {"seeds": seeds} | gaps
-    RESULTS.write_text(json.dumps(table, indent=1) + "\n")
-    print("\n".join(markdown(table)))
+            against[row] = {"seeds": seeds} | gaps
+    table.update(against_atss=against)
+    print("\n".join(markdown(table.read())))
 
 
 def markdown(table: dict[str, Any]) -> list[str]:
     """The tables of docs/results.md: means over seeds, differences with their intervals, AP with a part right."""
     lines = ["| row | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for row, entries in table["rows"].items():
-        values = [_mean([_figure(entry, name) for entry in entries.values()]) for name in COLUMNS]
+        values = [mean([figure(entry, name) for entry in entries.values()]) for name in COLUMNS]
         lines.append(f"| {row} | {len(entries)} | " + " | ".join(values) + " |")
     lines += ["", "| minus atss | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for row, gaps in table["against_atss"].items():
-        cells = [f"{gaps[k]['difference']:+.3f} ({gaps[k]['low']:+.3f} to {gaps[k]['high']:+.3f})" for k in COLUMNS]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row} | " + " | ".join(change(gaps[name]) for name in COLUMNS) + " |")
     parts = [*CENTRENESS_PARTS, *PARTS]
     lines += ["", "| AP with a part right | as it is | " + " | ".join(parts) + " |", "|---" * (len(parts) + 2) + "|"]
     for row, entries in table["rows"].items():
-        own = _mean([entry["ap"] for entry in entries.values()])
-        right = [_mean([e["oracle"][k]["ap"] for e in entries.values() if k in e["oracle"]]) for k in parts]
+        own = mean([entry["ap"] for entry in entries.values()])
+        right = [mean([e["oracle"][k]["ap"] for e in entries.values() if k in e["oracle"]]) for k in parts]
         lines.append(f"| {row} | {own} | " + " | ".join(right) + " |")
     return lines
-
-
-def _figure(entry: dict[str, Any], name: str) -> float:
-    section, _, key = name.rpartition(".")
-    value: float = entry[section][key] if section else entry[key]
-    return value
-
-
-def _mean(values: list[float]) -> str:
-    return f"{sum(values) / len(values):.3f}" if values else ""
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from squares import write_squares
 
 from alignrank import cores, device
 from alignrank.cores import WAITING, allowed_cores, limit_spinning, usable_cores
-from alignrank.device import choose_threads, choose_workers, settle_threads
+from alignrank.device import choose_threads, choose_workers, device_name, settle_threads
 from alignrank.errors import InputError
 from alignrank.weights.deployed import deploy
 
@@ -83,6 +84,14 @@ def test_nothing_else_asks_the_machine_for_its_cores() -> None:
 def test_loader_processes_are_of_the_usable_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "usable_cores", lambda: 3)
     assert [choose_workers(None, torch.device(name)) for name in ("cuda", "cpu")] == [2, 0]
+
+
+def test_what_results_call_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "usable_cores", lambda: 3)
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda of: f"GPU {of.index}")
+    said = [device_name(torch.device(name)) for name in ("cpu", "cuda:1", "mps")]
+    assert said == ["cpu (riscv64, 3 cores)", "GPU 1", "mps (riscv64, 3 cores)"]
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_what_imgsz_means() -> None:
     assert InputSize.of([800, 1333], rect=False) == InputSize(1333, 800, True, 32)
     assert InputSize.of(640, rect=True).imgsz == 640
     assert InputSize.of([800, 1333], rect=False).imgsz == (800, 1333)
+    assert (InputSize.of(640, rect=True).side, InputSize.of([800, 1333], rect=False).side) == (640, 800)
     assert InputSize.of(640, rect=False, corner=True) == InputSize(640, None, False, 32, True)
     assert InputSize.of((800, 1333), rect=False, corner=True) == InputSize(1333, 800, True, 32, True)
 

@@ -1,8 +1,9 @@
-"""Which device, precision and number of workers and threads to use when the user does not say."""
+"""Which device, precision, number of workers and threads to use when the user does not say; what a device is called."""
 
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any, Literal
 
 import torch
@@ -37,6 +38,13 @@ def choose_device(name: Any = "auto") -> torch.device:
     if not available[device.type] or (device.index or 0) >= count:
         raise InputError(f"device: {name!r} is not available on this machine; use auto or cpu")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What it is, for results: the name of a CUDA device, else kind of machine and usable cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device} ({platform.machine()}, {usable_cores()} cores)"
 
 
 def choose_precision(wanted: str, device: torch.device) -> Precision:

@@ -53,6 +53,11 @@ class InputSize:
         """What `of` was given."""
         return self.longer if self.shorter is None else (self.shorter, self.longer)
 
+    @property
+    def side(self) -> int:
+        """px, of the side that `imgsz` is about: the shorter one where it is a pair, else the longer."""
+        return self.longer if self.shorter is None else self.shorter
+
     def scale(self, size: Size) -> float:
         """The factor by which an image of (height, width) is resized."""
         factor = self.longer / max(size)

@@ -289,6 +289,16 @@ def test_denoising_layout() -> None:
     assert noised([Targets.empty()], sizes[:1], 2, config, torch.Generator()) is None
 
 
+def test_noise_needs_no_values_from_the_device() -> None:
+    """Tensors of the device `meta` have none: reading one raises."""
+    with torch.device("meta"):
+        targets = [Targets(torch.empty(count, 4), torch.empty(count, dtype=torch.int64)) for count in (2, 0)]
+        sizes = torch.empty(2, 2)
+    noise = noised(targets, sizes, 3, DenoisingConfig(queries=6), torch.Generator())
+    assert noise is not None
+    assert (noise.boxes.shape, noise.boxes.device.type) == ((2, 12, 4), "meta")
+
+
 def test_noise_comes_from_its_generator_alone() -> None:
     built = tiny("dino-r50")
     images = torch.rand(1, 3, 64, 64)

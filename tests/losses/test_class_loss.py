@@ -23,6 +23,7 @@ NEGATIVE = 3 / 4 * 9 / 16 * log(4)
         ("vfl", {}, log(2) / 2 + NEGATIVE),
         ("vfl", {"iou_weighted": False}, log(2) + NEGATIVE),
         ("qfl", {}, 9 / 16 * log(4)),  # the positive's score is its quality
+        ("gcl", {}, 3 / 4 * 9 / 16 * log(4)),  # the same, negatives by 1 - alpha
         ("focal", {}, 1 / 4 * 1 / 4 * log(2) + NEGATIVE),  # the quality counts as 1
     ],
 )

@@ -30,10 +30,9 @@ def rescaled(picture: Picture, size: InputSize, config: AugmentConfig, rng: np.r
 
 def sides(size: InputSize, shortest: float) -> list[int]:
     """Lengths that are drawn from, px, falling: the whole and less by steps of 32, not below the share `shortest`."""
-    whole = size.longer if size.shorter is None else size.shorter
     # A share such as 0.7 has no exact float: a hair below is meant to be equal.
-    least = max(shortest * whole - 1e-6, min(SIDE_STEP, whole))
-    return [side for side in range(whole, 0, -SIDE_STEP) if side >= least]
+    least = max(shortest * size.side - 1e-6, min(SIDE_STEP, size.side))
+    return [side for side in range(size.side, 0, -SIDE_STEP) if side >= least]
 
 
 def _side(size: InputSize, shape: Size) -> int:
@@ -44,11 +43,10 @@ def _side(size: InputSize, shape: Size) -> int:
 def _cut(picture: Picture, size: InputSize, rng: np.random.Generator) -> Picture:
     """A random part of the picture at a random first size; that of a part alone, as all of a long picture is large."""
     shape = shape_of(picture.pixels)
-    whole = size.longer if size.shorter is None else size.shorter
-    factor = float(rng.choice(FIRST_SIZES)) * whole / _side(size, shape)
+    factor = float(rng.choice(FIRST_SIZES)) * size.side / _side(size, shape)
     window = []
     for length in shape:
-        low, high = (min(share * whole / factor, length) for share in (SMALLEST_CUT, LARGEST_CUT))
+        low, high = (min(share * size.side / factor, length) for share in (SMALLEST_CUT, LARGEST_CUT))
         part = float(rng.uniform(low, high))
         begin = float(rng.uniform(0, length - part))
         first = min(round(begin), length - 1)

@@ -8,7 +8,7 @@ Shape letters: B images, S cells over all levels, Q queries, D width, C classes.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Self
 
 import torch
 from pydantic import Field
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from alignrank.config import Config
 from alignrank.contracts import Predictions
-from alignrank.detectors.detr import Detr, DetrConfig, best_cells, content, first_layers, in_pixels
-from alignrank.detectors.detr_decoder import LayerOutput, Queries
+from alignrank.detectors.detr import Detr, DetrConfig, Proposals, best_cells, content, in_pixels, last_layer
+from alignrank.detectors.detr_decoder import Queries
 from alignrank.detectors.rank_detr import Groups, by_order
-from alignrank.nn.conv import fold_norms
-from alignrank.nn.transformer import Levels, Sight, sine_encoding
+from alignrank.nn.transformer import Sight, sine_encoding
 
 
 class QueriesConfig(Config):
@@ -57,8 +56,8 @@ class DeformableDetr(Detr):
     def __init__(self, config: DeformableDetrConfig) -> None:
         queries, width = config.queries, config.transformer.width
         rows = queries.one_to_one + queries.one_to_many
-        super().__init__(config, rows=rows, from_boxes=False)
-        self.num_one, self.num_many = queries.one_to_one, queries.one_to_many
+        super().__init__(config, num_queries=queries.one_to_one, rows=rows, from_boxes=False)
+        self.num_many = queries.one_to_many
         self.embedding = nn.Parameter(torch.randn(rows, width))
         self.position = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
         nn.init.xavier_uniform_(self.position[0].weight)  # type: ignore[arg-type]
@@ -66,45 +65,30 @@ class DeformableDetr(Detr):
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Predictions:
         cells, levels = self.encode(images, sizes)
         proposals = self.propose(cells, levels)
-        outputs = self._decoded(cells, levels, proposals, every=self.training)
+        outputs = self.decoder(self.queries(proposals), cells, levels, every=self.training)
         sizes = content(images, sizes)
-        one = self.predictions(outputs, slice(self.num_one), sizes)
-        predictions = one[-1]
+        predictions = last_layer(outputs, slice(self.num_queries), sizes)
         if self.training:
-            predictions.auxiliary |= first_layers(one)
             predictions.auxiliary["proposals"] = in_pixels(proposals[0][..., :1], proposals[1].sigmoid(), sizes)
             if self.num_many:
-                many = self.predictions(outputs, slice(self.num_one, None), sizes)
-                predictions.auxiliary["one_to_many"] = replace(many[-1], auxiliary=first_layers(many))
+                many = slice(self.num_queries, None)
+                predictions.auxiliary["one_to_many"] = last_layer(outputs, many, sizes)
         return predictions
 
-    def layers(self, images: Tensor, sizes: Tensor | None = None) -> list[Predictions]:
-        """What every decoder layer says, first to last; the one-to-one queries."""
-        cells, levels = self.encode(images, sizes)
-        proposals = self.propose(cells, levels)
-        outputs = self._decoded(cells, levels, proposals, every=True)
-        return self.predictions(outputs, slice(self.num_one), content(images, sizes))
-
-    def _decoded(
-        self, cells: Tensor, levels: Levels, proposals: tuple[Tensor, Tensor, Tensor], *, every: bool
-    ) -> list[LayerOutput]:
-        """proposals: logits [B,S,C], boxes [B,S,4] and absence [B,S]."""
+    def queries(self, proposals: Proposals) -> Queries:
+        """The one-to-one queries; in training the one-to-many ones after them."""
         logits, boxes, absent = proposals
-        groups = Groups(0, (self.num_one, self.num_many) if self.training and self.num_many else (self.num_one,))
-        count = sum(groups.sorted)
+        more = (self.num_many,) if self.training and self.num_many else ()
+        groups = Groups(0, (self.num_queries, *more))
+        count, width = sum(groups.sorted), self.embedding.shape[1]
         chosen = by_order(boxes, best_cells(logits[..., 0], absent, count)).detach().sigmoid()
         # The other half of the layer's outputs was the content, before mixed selection.
-        positions = self.position(sine_encoding(chosen, cells.shape[-1] // 2))[..., : cells.shape[-1]]
-        embedded = self.embedding[:count].expand(cells.shape[0], -1, -1)
-        queries = Queries(embedded, positions, chosen, groups, Sight(groups.sorted))
-        return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
+        positions = self.position(sine_encoding(chosen, width // 2))[..., :width]
+        embedded = self.embedding[:count].expand(chosen.shape[0], -1, -1)
+        return Queries(embedded, positions, chosen, groups, Sight(groups.sorted))
 
-    def deploy(self) -> DeformableDetr:
-        """In place, for inference only: without the one-to-many queries, the static part of query ranks and our own
-        norms folded."""
+    def deploy(self) -> Self:
+        """In place, for inference only: without the one-to-many queries, too."""
         self.num_many = 0
-        self.embedding = nn.Parameter(self.embedding[: self.num_one].detach().clone())
-        if self.decoder.ranks is not None:
-            self.decoder.ranks.settle(self.num_one)
-        fold_norms(self)
-        return self
+        self.embedding = nn.Parameter(self.embedding[: self.num_queries].detach().clone())
+        return super().deploy()

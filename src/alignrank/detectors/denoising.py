@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from alignrank.boxes import xyxy_to_cxcywh
 from alignrank.config import Config
@@ -55,31 +56,31 @@ def noised(
 ) -> Denoising | None:
     """Queries from targets, whose boxes are px of pictures of `sizes` [B,2] (height, width). None without any object.
 
-    generator: on the CPU; the only randomness.
+    generator: on the CPU, the only randomness: the same on every device. The truth stays on its device, which nothing
+    here waits for.
     """
     most = max((len(target.labels) for target in targets), default=0)
     if most == 0 or config.queries == 0:
         return None
     groups = max(config.queries // most, 1)
-    labels = torch.zeros(len(targets), most, dtype=torch.int64)
-    boxes = torch.zeros(len(targets), most, 4)
-    real = torch.zeros(len(targets), most, dtype=torch.bool)
-    for image, (target, size) in enumerate(zip(targets, sizes.cpu(), strict=True)):
-        count = len(target.labels)
-        labels[image, :count] = target.labels.cpu()
-        boxes[image, :count] = target.boxes.cpu() / size.flip(-1).repeat(2)
-        real[image, :count] = True
-    labels, real = labels.repeat(1, 2 * groups), real.repeat(1, 2 * groups)
+    labels = pad_sequence([t.labels for t in targets], batch_first=True).repeat(1, 2 * groups)
+    real = pad_sequence([torch.ones_like(t.labels, dtype=torch.bool) for t in targets], batch_first=True)
+    boxes = pad_sequence([t.boxes for t in targets], batch_first=True) / sizes.flip(-1).repeat(1, 2)[:, None]
     boxes = boxes.repeat(1, 2 * groups, 1)
     other = torch.randint(num_classes, labels.shape, generator=generator)
-    labels = torch.where(torch.rand(labels.shape, generator=generator) < config.label_noise / 2, other, labels)
-    half = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2) / 2
+    replaced = torch.rand(labels.shape, generator=generator) < config.label_noise / 2
     part = torch.rand(boxes.shape, generator=generator)
     part += (torch.arange(labels.shape[1]) // most % 2)[:, None]  # a group's second half: negatives
     sign = torch.randint(2, boxes.shape, generator=generator) * 2 - 1
-    moved = (boxes + sign * part * half * config.box_noise).clamp(0, 1)
-    device = sizes.device
-    return Denoising(labels.to(device), xyxy_to_cxcywh(moved).to(device), real.to(device), groups)
+    other, replaced, shift = (_sent(x, sizes.device) for x in (other, replaced, sign * part))
+    half = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2) / 2
+    moved = (boxes + shift * half * config.box_noise).clamp(0, 1)
+    return Denoising(torch.where(replaced, other, labels), xyxy_to_cxcywh(moved), real.repeat(1, 2 * groups), groups)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """To a GPU of CUDA from page-locked memory, the one way that waits for nothing; MPS would read what is freed."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def positives_of(count: int, targets: Sequence[Targets]) -> list[tuple[Tensor, Tensor]]:

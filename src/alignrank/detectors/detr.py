@@ -8,7 +8,7 @@ Shape letters: B images, S cells over all levels, L levels, Q queries, D width, 
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, cxcywh_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
-from alignrank.detectors.detr_decoder import Decoder, LayerOutput
+from alignrank.detectors.detr_decoder import Decoder, LayerOutput, Queries
 from alignrank.detectors.rank_detr import RankConfig, Ranks
-from alignrank.detectors.varifocalnet import ModelConfig, build_backbone
+from alignrank.detectors.varifocalnet import PRIOR_BIAS, ModelConfig, build_backbone
+from alignrank.nn.conv import fold_norms
 from alignrank.nn.deformable_attention import DeformableAttention
 from alignrank.nn.transformer import MLP, DecoderLayer, EncoderLayer, Levels, checkpointed
 
-PRIOR = 0.01
 NUM_LEVELS = 4
 # Fewer in narrow networks: a group of one channel has no variance on a map of one cell.
 NORM_GROUPS = 32
+# Of all cells: class logits [B,S,C], logits [B,S,4] of boxes (cx,cy,w,h), a mask [B,S] of those that propose nothing.
+Proposals = tuple[Tensor, Tensor, Tensor]
 
 
 class TransformerConfig(Config):
@@ -117,17 +119,19 @@ class Mapper(nn.Module):
         ]  # fmt: skip
 
 
-class Detr(nn.Module):
+class Detr(nn.Module, ABC):
     """Backbone, encoder and proposals, and a decoder that subclasses feed. `uses_sizes`: forward takes the pictures'
-    sizes in the input; what lies beyond is padding, for backbone, attention and coordinates.
+    sizes in the input; what lies beyond is padding, for backbone, attention and coordinates. `num_queries`: those that
+    are in use after training.
     """
 
     stride = 32
     uses_sizes = True
 
-    def __init__(self, config: DetrConfig, *, rows: int, from_boxes: bool) -> None:
+    def __init__(self, config: DetrConfig, *, num_queries: int, rows: int, from_boxes: bool) -> None:
         """rows: queries of the decoder that have a rank. from_boxes: see Decoder."""
         super().__init__()
+        self.num_queries = num_queries
         part, classes = config.transformer, config.num_classes
         backbone = build_backbone(config.model)
         self.backbone: nn.Module = backbone
@@ -169,7 +173,7 @@ class Detr(nn.Module):
             if isinstance(module, DeformableAttention):
                 module.initialize()
         for head in heads:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(head.bias, PRIOR_BIAS)
         for boxes in [self.proposal_boxes, *self.decoder.boxes]:
             nn.init.zeros_(boxes[-1].weight)
             nn.init.zeros_(boxes[-1].bias)
@@ -189,16 +193,29 @@ class Detr(nn.Module):
             cells = checkpointed(layer, cells, positions, references, levels, wanted=self.checkpointing)
         return cells, levels
 
-    def propose(self, cells: Tensor, levels: Levels) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits [B,S,C], logits [B,S,4] of boxes (cx,cy,w,h), and a mask [B,S] of cells that propose nothing."""
+    def propose(self, cells: Tensor, levels: Levels) -> Proposals:
+        """What every cell proposes."""
         boxes, absent = levels.proposals()
         seen = self.proposal(cells.masked_fill(absent, 0))
         logits = at_least_float32(self.proposal_classes(seen))
         return logits, at_least_float32(self.proposal_boxes(seen)) + boxes, absent.squeeze(-1)
 
-    def predictions(self, outputs: list[LayerOutput], chosen: slice, sizes: Tensor) -> list[Predictions]:
-        """Of each layer, the `chosen` queries in px of the input. sizes [B,2]: see `content`."""
-        return [in_pixels(o.logits[:, chosen], o.boxes[:, chosen], sizes) for o in outputs]
+    @abstractmethod
+    def queries(self, proposals: Proposals) -> Queries:
+        """What the decoder starts from; those in use come first where nothing else was asked for."""
+
+    def layers(self, images: Tensor, sizes: Tensor | None = None) -> list[Predictions]:
+        """What every decoder layer says, first to last, of the queries in use."""
+        cells, levels = self.encode(images, sizes)
+        outputs = self.decoder(self.queries(self.propose(cells, levels)), cells, levels, every=True)
+        return layers_in_pixels(outputs, slice(self.num_queries), content(images, sizes))
+
+    def deploy(self) -> Self:
+        """In place, for inference only: the static part of query ranks and our own norms folded."""
+        if self.decoder.ranks is not None:
+            self.decoder.ranks.settle(self.num_queries)
+        fold_norms(self)
+        return self
 
 
 def _attention(config: DetrConfig) -> DeformableAttention:
@@ -220,6 +237,18 @@ def in_pixels(logits: Tensor, boxes: Tensor, sizes: Tensor) -> Predictions:
         return Predictions(logits, cxcywh_to_xyxy(at_least_float32(boxes)) * scale, sizes=sizes)
 
 
+def layers_in_pixels(outputs: list[LayerOutput], chosen: slice, sizes: Tensor) -> list[Predictions]:
+    """The `chosen` queries of each layer."""
+    return [in_pixels(output.logits[:, chosen], output.boxes[:, chosen], sizes) for output in outputs]
+
+
+def last_layer(outputs: list[LayerOutput], chosen: slice, sizes: Tensor) -> Predictions:
+    """The `chosen` queries of the last layer, with those of the layers before it as auxiliary `layer_0` ..."""
+    *before, last = layers_in_pixels(outputs, chosen, sizes)
+    last.auxiliary |= {f"layer_{i}": predictions for i, predictions in enumerate(before)}
+    return last
+
+
 def best_cells(scores: Tensor, absent: Tensor, count: int) -> Tensor:
     """scores [B,S], absent [B,S] bool -> indices [B,count] of the best cells, best first.
 
@@ -231,8 +260,3 @@ def best_cells(scores: Tensor, absent: Tensor, count: int) -> Tensor:
     if cells >= count:
         return best
     return best[:, torch.arange(count, device=scores.device) % cells]
-
-
-def first_layers(layers: list[Predictions]) -> dict[str, Predictions]:
-    """All but the last, as auxiliary predictions."""
-    return {f"layer_{i}": predictions for i, predictions in enumerate(layers[:-1])}

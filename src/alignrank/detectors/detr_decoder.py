@@ -79,12 +79,10 @@ class Decoder(nn.Module):
             x = checkpointed(layer, x, positions, references, cells, levels, queries.sight, wanted=self.checkpointing)
             states = x if self.norm is None else self.norm(x)
             logits = at_least_float32(self.classes[i](states))
-            shift = at_least_float32(self.boxes[i](states))
-            if every or i == last:
-                said = (shift + inverse_sigmoid(refined)).sigmoid()
-                biased = logits if self.ranks is None else self.ranks.biased(i, logits, groups)
-            if i < last or every:
-                step = shift if self.norm is None else at_least_float32(self.boxes[i](x))
+            before = refined
+            # Without the norm here and with it below are two runs of the box head, of which use needs one.
+            if every or i < last:
+                step = at_least_float32(self.boxes[i](x))
                 refined = (step + inverse_sigmoid(boxes)).sigmoid()
                 if self.ranks is not None:
                     # By the scores without the rank's own bias.
@@ -93,8 +91,12 @@ class Decoder(nn.Module):
                 boxes = refined.detach()
                 refined = refined if self.look_forward_twice else boxes
             if every or i == last:
+                shift = step if every and self.norm is None else at_least_float32(self.boxes[i](states))
+                said = (shift + inverse_sigmoid(before)).sigmoid()
+                biased = logits if self.ranks is None else self.ranks.biased(i, logits, groups)
                 outputs.append(LayerOutput(biased, said, states, refined))
             if self.ranks is not None and i < last:
                 x = self.ranks.fused(i + 1, by_order(x, order), groups)
-                positions = None if positions is None or self.position is not None else by_order(positions, order)
+                if positions is not None and self.position is None:
+                    positions = by_order(positions, order)
         return outputs

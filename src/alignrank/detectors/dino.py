@@ -10,7 +10,6 @@ Shape letters: B images, S cells over all levels, Q queries, N denoising queries
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 from alignrank.config import Config
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.denoising import Denoising, DenoisingConfig, noised
-from alignrank.detectors.detr import Detr, DetrConfig, LossConfig, best_cells, content, first_layers, in_pixels
-from alignrank.detectors.detr_decoder import LayerOutput, Queries
+from alignrank.detectors.detr import Detr, DetrConfig, LossConfig, Proposals, best_cells, content, in_pixels, last_layer
+from alignrank.detectors.detr_decoder import Queries
 from alignrank.detectors.rank_detr import Groups, by_order
-from alignrank.nn.conv import fold_norms
-from alignrank.nn.transformer import Levels, Sight
+from alignrank.nn.transformer import Sight
 
 
 class DinoQueriesConfig(Config):
@@ -67,9 +65,10 @@ class Dino(Detr):
     """
 
     def __init__(self, config: DinoConfig) -> None:
-        super().__init__(config, rows=config.queries.one_to_one, from_boxes=True)
-        self.num_queries, self.num_classes, self.noise = config.queries.one_to_one, config.num_classes, config.denoising
-        self.embedding = nn.Parameter(torch.randn(self.num_queries, config.transformer.width))
+        count = config.queries.one_to_one
+        super().__init__(config, num_queries=count, rows=count, from_boxes=True)
+        self.num_classes, self.noise = config.num_classes, config.denoising
+        self.embedding = nn.Parameter(torch.randn(count, config.transformer.width))
         self.labels = nn.Parameter(torch.randn(config.num_classes, config.transformer.width))
 
     def denoising_queries(
@@ -83,39 +82,21 @@ class Dino(Detr):
     ) -> Predictions:
         cells, levels = self.encode(images, sizes)
         proposals = self.propose(cells, levels)
-        outputs = self._decoded(cells, levels, proposals, denoising, every=self.training)
+        outputs = self.decoder(self.queries(proposals, denoising), cells, levels, every=self.training)
         sizes = content(images, sizes)
         fixed = 0 if denoising is None else denoising.labels.shape[1]
-        layers = self.predictions(outputs, slice(fixed, None), sizes)
-        predictions = layers[-1]
+        predictions = last_layer(outputs, slice(fixed, None), sizes)
         if self.training:
-            predictions.auxiliary |= first_layers(layers)
             predictions.auxiliary["proposals"] = in_pixels(proposals[0], proposals[1].sigmoid(), sizes)
             if fixed:
-                noisy = self.predictions(outputs, slice(fixed), sizes)
-                predictions.auxiliary["denoising"] = replace(noisy[-1], auxiliary=first_layers(noisy))
+                predictions.auxiliary["denoising"] = last_layer(outputs, slice(fixed), sizes)
         return predictions
 
-    def layers(self, images: Tensor, sizes: Tensor | None = None) -> list[Predictions]:
-        """What every decoder layer says, first to last."""
-        cells, levels = self.encode(images, sizes)
-        proposals = self.propose(cells, levels)
-        outputs = self._decoded(cells, levels, proposals, None, every=True)
-        return self.predictions(outputs, slice(None), content(images, sizes))
-
-    def _decoded(
-        self,
-        cells: Tensor,
-        levels: Levels,
-        proposals: tuple[Tensor, Tensor, Tensor],
-        denoising: Denoising | None,
-        *,
-        every: bool,
-    ) -> list[LayerOutput]:
-        """proposals: logits [B,S,C], boxes [B,S,4] and absence [B,S]."""
+    def queries(self, proposals: Proposals, denoising: Denoising | None = None) -> Queries:
+        """The denoising queries, if any, then the matching ones."""
         logits, boxes, absent = proposals
         chosen = by_order(boxes, best_cells(logits.amax(-1), absent, self.num_queries)).detach().sigmoid()
-        embedded = self.embedding.expand(cells.shape[0], -1, -1)
+        embedded = self.embedding.expand(chosen.shape[0], -1, -1)
         # A batch without objects has no denoising queries: every parameter must get a gradient all the same.
         embedded = embedded + 0 * self.labels.sum() if self.training else embedded
         fixed, sight = 0, Sight((self.num_queries,))
@@ -125,12 +106,4 @@ class Dino(Detr):
             embedded, chosen = torch.cat([known, embedded], 1), torch.cat([denoising.boxes, chosen], 1)
             total = fixed + self.num_queries
             sight = Sight((total,), denoising.blocked(total))
-        queries = Queries(embedded, None, chosen, Groups(fixed, (self.num_queries,)), sight)
-        return self.decoder(queries, cells, levels, every=every)  # type: ignore[no-any-return]
-
-    def deploy(self) -> Dino:
-        """In place, for inference only: the static part of query ranks and our own norms folded."""
-        if self.decoder.ranks is not None:
-            self.decoder.ranks.settle(self.num_queries)
-        fold_norms(self)
-        return self
+        return Queries(embedded, None, chosen, Groups(fixed, (self.num_queries,)), sight)

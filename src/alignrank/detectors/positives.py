@@ -1,6 +1,6 @@
-"""What criteria of dense detectors share: the assigned points of all images in one list, and their IoUs as targets.
+"""What criteria share: the assigned points (anchors, queries) of all images in one list, and their IoUs as targets.
 
-Shape letters: B images, A points or anchors, C classes, T objects of an image, P positives.
+Shape letters: B images, A points, C classes, T objects of an image, P positives.
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ from alignrank.contracts import Predictions, Targets
 # Marks a positive whose box misses its object.
 LEAST_QUALITY = 1e-6
 
+# Of one image: points [P], and the object [P] that each learns.
+Pairs = tuple[Tensor, Tensor]
 # Images [P], points [P], labels [P] and boxes of the objects [P,4].
 Positives = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def gathered(assigned: Iterable[Tensor], targets: Sequence[Targets]) -> Positives:
     """assigned: of each image the object [A] int64 of every point, -1 for a negative."""
-    images, points, labels, boxes = [], [], [], []
-    for number, (gt_index, target) in enumerate(zip(assigned, targets, strict=True)):
+    pairs = []
+    for gt_index in assigned:
         point = (gt_index >= 0).nonzero().squeeze(1)
-        images.append(torch.full_like(point, number))
-        points.append(point)
-        labels.append(target.labels[gt_index[point]])
-        boxes.append(target.boxes[gt_index[point]])
+        pairs.append((point, gt_index[point]))
+    return gathered_pairs(pairs, targets)
+
+
+def gathered_pairs(pairs: Sequence[Pairs], targets: Sequence[Targets]) -> Positives:
+    """The same where pairs are known: no number of positives has to come from the GPU first."""
+    images = [torch.full_like(point, number) for number, (point, _) in enumerate(pairs)]
+    labels = [target.labels[gt_index] for (_, gt_index), target in zip(pairs, targets, strict=True)]
+    boxes = [target.boxes[gt_index] for (_, gt_index), target in zip(pairs, targets, strict=True)]
+    points = [point for point, _ in pairs]
     return torch.cat(images), torch.cat(points), torch.cat(labels), torch.cat(boxes)
 
 

@@ -7,7 +7,6 @@ Shape letters: B images, A points over all levels, C classes, D width.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NmsConfig
-from alignrank.detectors.varifocalnet import PRIOR, STRIDES, ConvGroupNorm, ModelConfig, NeckConfig, build_backbone
+from alignrank.detectors.varifocalnet import PRIOR_BIAS, STRIDES, ConvGroupNorm, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.deformable import DeformableConv, use_grid_sample
 from alignrank.nn.fpn import FPN
 from alignrank.nn.grid import cell_rows, grid_points
@@ -101,7 +100,7 @@ class Head(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-        nn.init.constant_(self.cls.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        nn.init.constant_(self.cls.bias, PRIOR_BIAS)  # type: ignore[arg-type]
         rows, columns = torch.meshgrid(torch.arange(-1.0, 2), torch.arange(-1.0, 2), indexing="ij")
         self.register_buffer("regular", torch.stack([rows, columns], -1).reshape(1, -1, 1, 1), persistent=False)
 

@@ -8,7 +8,6 @@ Shape letters: B images, L levels, A anchors over all levels, C classes, D width
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,14 +20,13 @@ from alignrank.config import Config
 from alignrank.contracts import Predictions
 from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NmsConfig
-from alignrank.detectors.varifocalnet import STRIDES, ModelConfig, NeckConfig, build_backbone
+from alignrank.detectors.varifocalnet import PRIOR_BIAS, STRIDES, ModelConfig, NeckConfig, build_backbone
 from alignrank.nn.fpn import FPN
 from alignrank.nn.grid import cell_rows, grid_points
 
 # Sides in strides, and heights in widths.
 SIDES = tuple(4 * 2 ** (i / 3) for i in range(3))
 SHAPES = (0.5, 1.0, 2.0)
-PRIOR = 0.01
 
 
 class HeadConfig(Config):
@@ -103,7 +101,7 @@ class RetinaNet(nn.Module):
         self.backbone: nn.Module = backbone
         width, each = config.neck.width, len(SIDES) * len(SHAPES)
         self.neck = FPN(backbone.channels, width, bottom_up=config.neck.bottom_up, fine=fine_of(config.neck))
-        self.cls = _branch(width, config.head.convs, each * config.num_classes, -math.log((1 - PRIOR) / PRIOR))
+        self.cls = _branch(width, config.head.convs, each * config.num_classes, PRIOR_BIAS)
         self.box = _branch(width, config.head.convs, each * 4, 0.0)
         self.num_classes = config.num_classes
 

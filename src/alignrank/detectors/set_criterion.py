@@ -21,11 +21,10 @@ from alignrank.boxes import aligned_giou, aligned_iou, xyxy_to_cxcywh
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.denoising import positives_of
 from alignrank.detectors.detr import DetrConfig
-from alignrank.detectors.positives import LEAST_QUALITY, Positives
-from alignrank.losses import giou_aware_focal_loss, giou_loss, sigmoid_focal_loss, varifocal_loss
+from alignrank.detectors.positives import LEAST_QUALITY, Pairs, Positives, gathered_pairs
+from alignrank.losses import class_loss, giou_loss
 from alignrank.losses.normalizer import shared_normalizer
 
-Pairs = tuple[Tensor, Tensor]
 # Of outputs; each has a number of objects of its own to be divided by.
 PARTS = ("", "layers_", "proposals_", "many_", "denoising_")
 
@@ -79,7 +78,7 @@ class SetCriterion:
     def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
         """The last layer's matched queries, by the cost of the end of training."""
         output = _Output("", predictions, targets)
-        return _gathered(self._matched([output], 1.0)[0], targets)
+        return gathered_pairs(self._matched([output], 1.0)[0], targets)
 
     def _outputs(self, predictions: Predictions, targets: Sequence[Targets]) -> Iterator[_Output]:
         config, extra = self.config, predictions.auxiliary
@@ -135,7 +134,7 @@ class SetCriterion:
         """Sums, weighted, not yet divided."""
         weights, predictions = self.config.loss, output.predictions
         assert predictions.sizes is not None
-        image, query, label, gt = _gathered(pairs, output.targets)
+        image, query, label, gt = gathered_pairs(pairs, output.targets)
         own = predictions.boxes[image, query]
         shares = 1 / predictions.sizes[image].flip(-1).repeat(1, 2)
         distance = (xyxy_to_cxcywh(own) - xyxy_to_cxcywh(gt)) * shares
@@ -147,23 +146,11 @@ class SetCriterion:
 
     def _class_loss(self, output: _Output, where: tuple[Tensor, Tensor, Tensor], own: Tensor, gt: Tensor) -> Tensor:
         rank, logits = self.config.rank, output.predictions.logits
-        target = torch.zeros_like(logits)
-        if output.plain or rank.loss == "focal":
-            target[where] = 1.0
-            return sigmoid_focal_loss(logits, target)
-        quality = aligned_iou(own, gt) if rank.target == "iou" else (aligned_giou(own, gt) + 1) / 2
-        target[where] = quality.pow(rank.target_power).clamp(LEAST_QUALITY, 1).to(target.dtype)
-        return giou_aware_focal_loss(logits, target) if rank.loss == "gcl" else varifocal_loss(logits, target)
+        fit = aligned_iou(own, gt) if rank.target == "iou" else (aligned_giou(own, gt) + 1) / 2
+        quality = torch.zeros_like(logits)
+        quality[where] = fit.pow(rank.target_power).clamp(LEAST_QUALITY, 1).to(quality.dtype)
+        return class_loss("focal" if output.plain else rank.loss, logits, quality)
 
 
 def _layers(predictions: Predictions) -> list[Predictions]:
     return [value for name, value in predictions.auxiliary.items() if name.startswith("layer_")]
-
-
-def _gathered(pairs: Sequence[Pairs], targets: Sequence[Targets]) -> Positives:
-    """Images, queries, labels [P] and boxes [P,4] of all matched pairs."""
-    images = [torch.full_like(query, number) for number, (query, _) in enumerate(pairs)]
-    labels = [target.labels[gt] for (_, gt), target in zip(pairs, targets, strict=True)]
-    boxes = [target.boxes[gt] for (_, gt), target in zip(pairs, targets, strict=True)]
-    queries = [query for query, _ in pairs]
-    return torch.cat(images), torch.cat(queries), torch.cat(labels), torch.cat(boxes)

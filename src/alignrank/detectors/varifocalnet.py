@@ -31,7 +31,8 @@ from alignrank.nn.grid import cell_rows, grid_points
 STRIDES = (8, 16, 32, 64, 128)
 # Upper end of the box sizes that a level is meant for; the last is twice the one before it. Distances are multiples.
 REACH = (64.0, 128.0, 256.0, 512.0, 1024.0)
-PRIOR = 0.01
+# Of class logits at first: a score of .01, as almost all places are negatives (Lin et al. 2017, section 3.3).
+PRIOR_BIAS = -math.log((1 - 0.01) / 0.01)
 # exp of more would only come from a diverging training: 1024 px * e^5.
 LARGEST_EXPONENT = 5.0
 
@@ -155,7 +156,7 @@ class Head(nn.Module):
         self.refine = _output(width, 4) if config.refine else None
         self.refine_scale = nn.Parameter(torch.ones(levels)) if config.refine else None
         self.cls_star = DeformableConv(width, width) if config.star else None
-        self.cls = _output(width, num_classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        self.cls = _output(width, num_classes, bias=PRIOR_BIAS)
         self.centreness = _output(width, 1) if config.centreness else None
 
     def forward(self, x: Tensor, level: int, stride: int, unit: float) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

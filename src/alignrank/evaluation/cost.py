@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import time
 from statistics import median
 from typing import Any
 
 import torch
 
-from alignrank.cores import usable_cores
 from alignrank.detectors import deployed
+from alignrank.device import device_name
 from alignrank.errors import InputError
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.validate import limits_of
 from alignrank.terminal.progress import steps, warn
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import Deployed
-from alignrank.weights.models import multiply_adds, num_parameters, shapes
+from alignrank.weights.models import multiply_adds, num_parameters
 from alignrank.weights.recipe import Recipe
 
 # The first runs choose kernels and fill memory.
@@ -31,7 +30,7 @@ def cost(loaded: Checkpoint, detector: Deployed) -> dict[str, Any]:
     multiply_adds, gflops (two per multiply-add), images_per_second, device, threads, minutes_per_epoch}; the last is
     absent where no results.json of the run lies beside the weights.
     """
-    network = shapes(loaded.recipe)
+    network = loaded.recipe.meta_network()
     training = num_parameters(network)
     size = detector.size.landscape
     counted = multiply_adds(deployed(network).eval(), size)
@@ -42,7 +41,7 @@ def cost(loaded: Checkpoint, detector: Deployed) -> dict[str, Any]:
         "multiply_adds": counted,
         "gflops": 2 * counted / 1e9,
         "images_per_second": 1 / median(_seconds(detector, size)),
-        "device": _name(detector.device),
+        "device": device_name(detector.device),
         "threads": torch.get_num_threads(),
         **({} if minutes is None else {"minutes_per_epoch": minutes}),
     }
@@ -72,12 +71,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({platform.machine()}, {usable_cores()} cores)"
 
 
 def minutes_per_epoch(loaded: Checkpoint) -> float | None:

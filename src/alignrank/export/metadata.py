@@ -42,7 +42,6 @@ def metadata(
 
 
 def _preprocessing(shapes: Shapes, size: InputSize) -> dict[str, Any]:
-    shorter = size.longer if size.shorter is None else size.shorter
     place = "upper left corner" if size.corner else "centre, an odd pixel more at the right and bottom"
     return {
         "input": "images",
@@ -54,7 +53,7 @@ def _preprocessing(shapes: Shapes, size: InputSize) -> dict[str, Any]:
         "dtype": "float32",
         "channels": "RGB",
         "orientation": "EXIF applied",
-        "shorter": shorter,
+        "shorter": size.side,
         "longer": size.longer,
         "keep_aspect": True,
         "rounding": "nearest, halves to even, at least 1",

@@ -7,10 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alignrank.losses.classification import quality_focal_loss, sigmoid_focal_loss, varifocal_loss
+from alignrank.losses.classification import (
+    giou_aware_focal_loss,
+    quality_focal_loss,
+    sigmoid_focal_loss,
+    varifocal_loss,
+)
 from alignrank.losses.rank_sort import rank_sort_loss
 
-ClassLoss = Literal["vfl", "qfl", "focal", "ranksort"]
+ClassLoss = Literal["vfl", "qfl", "gcl", "focal", "ranksort"]
 
 
 def class_loss(kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted: bool = True) -> Tensor:
@@ -24,6 +29,8 @@ def class_loss(kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted
         return varifocal_loss(logits, quality, iou_weighted=iou_weighted)
     if kind == "qfl":
         return quality_focal_loss(logits, quality)
+    if kind == "gcl":
+        return giou_aware_focal_loss(logits, quality)
     if kind == "focal":
         return sigmoid_focal_loss(logits, (quality > 0).to(logits.dtype))
     ranking, sorting = rank_sort_loss(logits.flatten(), quality.flatten())

@@ -145,8 +145,7 @@ def _check_network(recipe: Recipe, device: torch.device, where: str) -> None:
     """Raises InputError where the recipe makes no network, or one that does not fit into memory."""
     try:
         choose_precision(recipe.train.precision, device)
-        with torch.device("meta"):
-            network = recipe.without_pretrained().build().model
+        network = recipe.meta_network()
         frozen_modules(network, recipe.train.freeze)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

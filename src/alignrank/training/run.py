@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 from collections import Counter
@@ -14,11 +13,17 @@ from typing import Any
 
 import torch
 
-from alignrank.cores import usable_cores
 from alignrank.data.samples import DataSource, Split
 from alignrank.data.sheet import SheetOptions, write_sheet
 from alignrank.data.source import read
-from alignrank.device import choose_device, choose_precision, choose_threads, choose_workers, settle_threads
+from alignrank.device import (
+    choose_device,
+    choose_precision,
+    choose_threads,
+    choose_workers,
+    device_name,
+    settle_threads,
+)
 from alignrank.errors import InputError
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.tables import shown
@@ -229,7 +234,7 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "command": plan.command,
         "alignrank": __version__,
         "torch": torch.__version__,
-        "device": f"{plan.device} ({platform.machine()}, {usable_cores()} cores)",
+        "device": device_name(plan.device),
         "threads": torch.get_num_threads() if plan.threads is None else plan.threads,
         "precision": choose_precision(plan.recipe.train.precision, plan.device),
         "epochs": len(history),

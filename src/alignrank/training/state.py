@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
 from alignrank.terminal.progress import warn
 from alignrank.weights.recipe import Recipe
@@ -102,8 +101,7 @@ def check_state(path: Path, recipe: Recipe) -> None:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise InputError(f"{path}: is not the state of a run; {_ADVICE}")
     found = {name.removeprefix(_NETWORK): tensor for name, tensor in tensors.items() if name.startswith(_NETWORK)}
-    with torch.device("meta"):
-        expected = DETECTORS[recipe.detector].model(recipe.without_pretrained().architecture).state_dict()
+    expected = recipe.meta_network().state_dict()
     for name in sorted(expected.keys() | found.keys()):
         if name not in expected or name not in found or expected[name].shape != found[name].shape:
             raise InputError(f"{path}: tensor {name} does not fit the recipe and the data of the run; {_ADVICE}")

@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
 from alignrank.folders import replacing
 from alignrank.version import __version__
@@ -59,7 +58,7 @@ class Checkpoint:
     def build_model(self) -> Any:
         """The network with these weights, in evaluation mode. Raises InputError where they do not fit."""
         self._check_tensors()
-        model = DETECTORS[self.recipe.detector].model(self.recipe.without_pretrained().architecture)
+        model = self.recipe.network()
         model.load_state_dict(self.weights)
         return model.eval()
 
@@ -68,8 +67,7 @@ class Checkpoint:
 
         The network is built without memory first: a recipe in a damaged file can ask for any size.
         """
-        with torch.device("meta"):
-            expected = DETECTORS[self.recipe.detector].model(self.recipe.without_pretrained().architecture).state_dict()
+        expected = self.recipe.meta_network().state_dict()
         for name, tensor in expected.items():
             if name not in self.weights:
                 raise InputError(f"{self.path}: tensor {name} is missing; the file is incomplete")

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
 from alignrank.files import read_text
 from alignrank.folders import new_file
@@ -124,8 +123,7 @@ def _fitting(weights: Mapping[str, Tensor], recipe: Recipe, *, source: Path, mod
 
     Counts of batches, which only begin a training's averages, may be missing or too many.
     """
-    with torch.device("meta"):
-        expected = DETECTORS[recipe.detector].model(recipe.architecture).state_dict()
+    expected = recipe.meta_network().state_dict()
     fitting: dict[str, Tensor] = {}
     for name, tensor in expected.items():
         if name not in weights and name.endswith("num_batches_tracked"):

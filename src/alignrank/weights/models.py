@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from alignrank.detectors import DETECTORS, deployed
+from alignrank.detectors import deployed
 from alignrank.weights.catalog import SIZES, recipe_folder, recipe_names
-from alignrank.weights.recipe import Recipe, load_recipe
+from alignrank.weights.recipe import load_recipe
 
 COUNTED_SIDE = 640
 # Matrix products of two and of three operands: linear layers. Products inside attention are batched ones.
@@ -25,14 +25,8 @@ def count(name: str, num_classes: int = 80) -> dict[str, int]:
     FLOPs are two per multiply-add of convolutions and linear layers, the way the YOLO papers count: norms, activations
     and products inside attention are left out.
     """
-    model = deployed(shapes(load_recipe(name, num_classes=num_classes)).eval())
+    model = deployed(load_recipe(name, num_classes=num_classes).meta_network().eval())
     return {"parameters": num_parameters(model), "flops": 2 * multiply_adds(model, (COUNTED_SIDE, COUNTED_SIDE))}
-
-
-def shapes(recipe: Recipe) -> Any:
-    """The network without memory, to be counted: nothing is computed, no weights are made."""
-    with torch.device("meta"):
-        return DETECTORS[recipe.detector].model(recipe.without_pretrained().architecture)
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alignrank.config import Config, apply_overrides, read_yaml
 from alignrank.contracts import Built
 from alignrank.detectors import DETECTORS
@@ -82,6 +84,15 @@ class Recipe:
     def build(self) -> Built:
         """Fresh network, criterion and postprocess."""
         return DETECTORS[self.detector].build(self.architecture)
+
+    def network(self) -> Any:
+        """A network whose weights come from elsewhere, all random until then: no pretrained backbone is fetched."""
+        return DETECTORS[self.detector].model(self.without_pretrained().architecture)
+
+    def meta_network(self) -> Any:
+        """That network without memory: names and shapes alone, even of a recipe that asks for more than there is."""
+        with torch.device("meta"):
+            return self.network()
 
 
 def load_recipe(

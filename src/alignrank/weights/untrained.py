@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignrank.detectors import DETECTORS
 from alignrank.terminal.progress import warn
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.recipe import Recipe, load_recipe
@@ -17,7 +16,7 @@ NUMBERED_CLASSES = tuple(str(label) for label in range(80))
 
 def random_model(recipe: Recipe) -> Any:
     """The network of a recipe in evaluation mode, all of it random: no pretrained backbone is fetched."""
-    return DETECTORS[recipe.detector].model(recipe.without_pretrained().architecture).eval()
+    return recipe.network().eval()
 
 
 def untrained(recipe: Recipe, classes: Sequence[str], model: Any = None) -> Checkpoint:
