@@ -24,8 +24,13 @@ RANK = (
     *OF_OBJECTS,
     *(
         "spearman_true",
+        "spearman_true_class_mean",
+        "misranked_nms65",
         "ap_oracle",
         "ap_lost_ranking",
+        "ap_lost_within",
+        "ap_lost_between",
+        "ap_lost_false",
         "ap_suppressed",
         "ap_lost_duplicates",
         "duplicates_70",
@@ -132,7 +137,8 @@ def test_perfect_detections(seed: int, whole: bool) -> None:
         assert getattr(metrics, name) == pytest.approx(1, abs=1e-12), name
     for name in ("lrp", "lrp_loc", "lrp_fp", "lrp_fn"):
         assert getattr(metrics, name) == pytest.approx(0, abs=1e-12), name
-    zeros = ("misranked", "best_box_missed", "iou_lost", "ap_lost_ranking", "ap_lost_duplicates")
+    zeros = ("misranked", "misranked_nms65", "best_box_missed", "iou_lost", "ap_lost_ranking", "ap_lost_within")
+    zeros += ("ap_lost_between", "ap_lost_false", "ap_lost_duplicates")
     for name in zeros:
         assert metrics.rank[name] == pytest.approx(0, abs=1e-12), name
     assert metrics.rank["ap_oracle"] == metrics.rank["ap_suppressed"] == pytest.approx(1, abs=1e-12)
