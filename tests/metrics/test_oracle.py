@@ -72,12 +72,11 @@ def parts(rank: dict[str, float | None]) -> tuple[float | None, ...]:
 def test_ap_lost_in_parts() -> None:
     """Nothing .95; A .9 at IoU .62 (a1), .7 at IoU .77 (a2); B .8 at IoU .92. Places: F a1 B a2.
 
-    Of two objects, the first true box in place n at precision p1 brings 51 recalls, the second 50. With 51 = u, 50 = v:
-    as scored    .50-.60 (3): F T T F: best precision 2/3 up to recall 1: 2/3 (u + v). .65-.75 (3): F F T T: 1/2 (u + v).
-                 .80-.90 (3): F F T F: 1/3 u. .95: 0. Sum / 101: 2 + 3/2 + 51/101.
-    within       F a2 B a1. .50-.75 (6): F T T: 2/3. .80-.90 (3): F F T: 1/3 u. Sum: 4 + 51/101.
-    between      first boxes a2, B in places 2, 3: F B a2 a1. .50-.75: 2/3. .80-.90: F T: 1/2 u. Sum: 4 + 3/2 * 51/101.
-    all          B a2 a1 F: .50-.75: 1. .80-.90: 1 u. Sum: 6 + 3 * 51/101. AP is a tenth of each.
+    With one of two objects found, precision counts for the share u = 51/101 of recalls. The sums over thresholds:
+    as scored  .50-.60 (3): F T T F, 2/3. .65-.75 (3): F F T T, 1/2. .80-.90 (3): F F T F, u/3. .95: 0. In all 3.5 + u.
+    within     F a2 B a1. .50-.75 (6): F T T, 2/3. .80-.90: F F T, u/3. In all 4 + u.
+    between    First boxes a2, B in places 2, 3: F B a2 a1. .50-.75: 2/3. .80-.90: F T, u/2. In all 4 + 1.5 u.
+    all        B a2 a1 F. .50-.75: 1. .80-.90: u. In all 6 + 3 u. AP is a tenth of each.
     """
     found: Found = [(1, 1, FAR, 0.95), (1, 1, cut(A, 0.62), 0.9), (1, 1, cut(B, 0.92), 0.8), (1, 1, cut(A, 0.77), 0.7)]
     metrics = diagnose([(1, 1, A), (1, 1, B)], found).metrics
@@ -89,7 +88,7 @@ def test_ap_lost_in_parts() -> None:
 def test_a_duplicate_follows_a_first_box_that_falls_below_it() -> None:
     """A .9 at IoU .62, .8 at IoU .57; B .7 at IoU .92. Places a1 a2 B; between right: B in 1, a1 in 3, a2 behind it.
 
-    As scored .50-.55 (2): T F T: (51 + 2/3 * 50) / 101 = 253/303. .60: a1 T F T, the same. .65-.90 (6): F F T: 1/3 * 51.
+    As scored .50-.60 (3): T F T: (51 + 2/3 * 50) / 101 = 253/303. .65-.90 (6): F F T: 1/3 for 51 recalls of 101.
     Between: B a1 a2: 1 at three thresholds, 51/101 at six. Were a2 in place 2, it would find A at .50 and .55, and a1
     would be true at .60 in place 3. By IoU the order is the same: nothing is left.
     """

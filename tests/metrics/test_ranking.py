@@ -73,8 +73,8 @@ def test_correlation_over_candidates_and_over_true_detections() -> None:
 
 
 def test_correlation_over_true_detections_by_class() -> None:
-    """Class 1: A .9 at IoU .9, B .8 at .8: in order, 1. Class 2: C .5 at .7, D .4 at .6 and E .3 at .65: ranks 3 2 1 and
-    3 1 2: 1 - 6 * 2 / 24 = .5. Mean .75. Class 3 has one: undefined, left out.
+    """Class 1: A .9 at IoU .9, B .8 at .8: in order, 1. Class 2: C .5 at .7, D .4 at .6 and E .3 at .65: ranks 3 2 1
+    and 3 1 2: 1 - 6 * 2 / 24 = .5. Mean .75. Class 3 has one: undefined, left out.
 
     All six: with F .1 at .95, ranks of scores 6 5 4 3 2 1, of IoUs 5 4 3 1 2 6: d^2 = 1 1 1 4 0 25, 1 - 6 * 32 / 210.
     """

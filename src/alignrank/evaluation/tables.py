@@ -45,7 +45,7 @@ SHOWN = {
 
 
 _PLACES = ("first", "second")
-_CLASS_HEADINGS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "lrp": "oLRP", "spearman_true": "true boxes"}
+_CLASS_HEADINGS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "lrp": "oLRP", "spearman_true": "true"}
 _CLASS_HEADINGS |= {"misranked": "mis-ranked"}
 
 

@@ -110,7 +110,8 @@ class Diagnosis:
 
     def resampled(self, weights: Array) -> tuple[Figures, dict[Id, Figures]]:
         """`Metrics.scalars` (what is before NMS left out), and {category id: {ap, lrp}}, with each image counted
-        weights [I] times. Score thresholds of classes stay those of the whole data."""
+        weights [I] times. Score thresholds of classes stay those of the whole data, and so do the places that
+        `ap_lost_between` gives to objects."""
         precision = of_matching(self.matching, weights=weights)
         lrp = localization_recall_precision(self._lrp_matching, tau=self.tau, weights=weights)
         rank = {f"rank.{name}": value for name, value in self.rank(precision, weights).items()}
