@@ -89,6 +89,11 @@ class Diagnosis:
         return calibrations.calibration(self.matching, self.matched)
 
     @cached_property
+    def spearman_true(self) -> list[float | None]:
+        """[K] Spearman's rho of score and IoU over each class's true detections."""
+        return self._spearman_true()
+
+    @cached_property
     def operating_points(self) -> tuple[OperatingPoint, OperatingPoint | None]:
         return operating_points(self.matching, conf=self.conf)
 
@@ -133,10 +138,11 @@ class Diagnosis:
             calibration = calibrations.calibration(self.matching, self.matched, weights=weights)
         of_gt = None if weights is None else weights[inputs.gt_image]
         of_true = None if of_dt is None else of_dt[self.matched.dt]
+        true_by_class = self.spearman_true if of_true is None else self._spearman_true(of_true)
         return {
             **self.fits.correlation(repeats=None if of_dt is None else of_dt[self.fits.dt]),
             "spearman_true": self.matched.spearman(repeats=of_true),
-            "spearman_true_class_mean": _mean(self._spearman_true_by_class(of_true)),
+            "spearman_true_class_mean": _mean(true_by_class),
             **self.candidates.figures(of_gt),
             "misranked_nms65": self.separate.figures(of_gt)["misranked"],
             "ap_oracle": ap_oracle,
@@ -167,12 +173,11 @@ class Diagnosis:
 
     def _per_class(self) -> dict[Id, Figures]:
         rows = self.average_precision.per_class()
-        spearman_true = self._spearman_true_by_class()
         for k, (category, row) in enumerate(self.lrp.per_class().items()):
-            rows[category] |= row | self._rank_where(category=k) | {"spearman_true": spearman_true[k]}
+            rows[category] |= row | self._rank_where(category=k) | {"spearman_true": self.spearman_true[k]}
         return rows
 
-    def _spearman_true_by_class(self, repeats: Array | None = None) -> list[float | None]:
+    def _spearman_true(self, repeats: Array | None = None) -> list[float | None]:
         """[K] values; repeats: of each of `matched`."""
         label = self.inputs.dt_category[self.matched.dt]
         return [self.matched.spearman(label == k, repeats) for k in range(len(self.inputs.category_ids))]
