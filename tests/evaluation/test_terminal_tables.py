@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alignrank.evaluation.tables import _classes
 
-FIGURES = dict.fromkeys(("ap", "ap50", "ap75", "lrp", "threshold", "spearman", "misranked"), 0.5)
+FIGURES = dict.fromkeys(("ap", "ap50", "ap75", "lrp", "threshold", "spearman", "spearman_true", "misranked"), 0.5)
 
 
 def headings(names: list[str]) -> list[str]:
@@ -14,6 +14,6 @@ def headings(names: list[str]) -> list[str]:
 
 def test_columns_of_one_and_of_two_detectors() -> None:
     one, two = headings(["value"]), headings(["first", "second"])
-    assert len(one) == 8
+    assert len(one) == 9
     assert not any("value" in heading for heading in one)
     assert [heading.split()[0] for heading in two] == ["class", *["first"] * 3, *["second"] * 3]

@@ -6,9 +6,9 @@ IoUs lie between the thresholds .50, .55 ... .95: .62 reaches three of them, .92
 from __future__ import annotations
 
 import pytest
-from cases import FAR, A, B, Found, Objects, cut, diagnose, results, truth
+from cases import FAR, A, B, Found, Objects, cut, diagnose, random_case, results, truth
 
-from alignrank.metrics import evaluate
+from alignrank.metrics import Diagnosis, evaluate, read_inputs
 
 
 def test_perfect_ranking() -> None:
@@ -65,6 +65,63 @@ def test_of_equal_ious_the_detectors_score_decides() -> None:
     assert 0 not in diagnosis.oracle.order
 
 
+def parts(rank: dict[str, float | None]) -> tuple[float | None, ...]:
+    return tuple(rank[f"ap_lost_{part}"] for part in ("within", "between", "false"))
+
+
+def test_ap_lost_in_parts() -> None:
+    """Nothing .95; A .9 at IoU .62 (a1), .7 at IoU .77 (a2); B .8 at IoU .92. Places: F a1 B a2.
+
+    With one of two objects found, precision counts for the share u = 51/101 of recalls. The sums over thresholds:
+    as scored  .50-.60 (3): F T T F, 2/3. .65-.75 (3): F F T T, 1/2. .80-.90 (3): F F T F, u/3. .95: 0. In all 3.5 + u.
+    within     F a2 B a1. .50-.75 (6): F T T, 2/3. .80-.90: F F T, u/3. In all 4 + u.
+    between    First boxes a2, B in places 2, 3: F B a2 a1. .50-.75: 2/3. .80-.90: F T, u/2. In all 4 + 1.5 u.
+    all        B a2 a1 F. .50-.75: 1. .80-.90: u. In all 6 + 3 u. AP is a tenth of each.
+    """
+    found: Found = [(1, 1, FAR, 0.95), (1, 1, cut(A, 0.62), 0.9), (1, 1, cut(B, 0.92), 0.8), (1, 1, cut(A, 0.77), 0.7)]
+    metrics = diagnose([(1, 1, A), (1, 1, B)], found).metrics
+    half = 51 / 101
+    assert metrics.ap == pytest.approx((3.5 + half) / 10, abs=1e-12)
+    assert parts(metrics.rank) == pytest.approx((0.05, half / 20, (2 + 1.5 * half) / 10), abs=1e-12)
+
+
+def test_a_duplicate_follows_a_first_box_that_falls_below_it() -> None:
+    """A .9 at IoU .62, .8 at IoU .57; B .7 at IoU .92. Places a1 a2 B; between right: B in 1, a1 in 3, a2 behind it.
+
+    As scored .50-.60 (3): T F T: (51 + 2/3 * 50) / 101 = 253/303. .65-.90 (6): F F T: 1/3 for 51 recalls of 101.
+    Between: B a1 a2: 1 at three thresholds, 51/101 at six. Were a2 in place 2, it would find A at .50 and .55, and a1
+    would be true at .60 in place 3. By IoU the order is the same: nothing is left.
+    """
+    found: Found = [(1, 1, cut(A, 0.62), 0.9), (1, 1, cut(A, 0.57), 0.8), (1, 1, cut(B, 0.92), 0.7)]
+    diagnosis = diagnose([(1, 1, A), (1, 1, B)], found)
+    between = (3 * (1 - 253 / 303) + 6 * (2 / 3) * 51 / 101) / 10
+    assert parts(diagnosis.metrics.rank) == pytest.approx((0, between, 0), abs=1e-12)
+    assert diagnosis.orders[1].order.tolist() == [2, 0, 1]
+
+
+def test_duplicates_that_iou_lifts_make_the_rest_negative() -> None:
+    """A .9 at IoU .92, .3 at IoU .87; B .8 at IoU .62: objects are in order. By IoU A's second box comes before B.
+
+    .50-.60 (3): T T instead of T F T: 253/303 instead of 1. Above, A alone is found, first either way.
+    """
+    found: Found = [(1, 1, cut(A, 0.92), 0.9), (1, 1, cut(B, 0.62), 0.8), (1, 1, cut(A, 0.87), 0.3)]
+    rank = diagnose([(1, 1, A), (1, 1, B)], found).metrics.rank
+    assert parts(rank) == pytest.approx((0, 0, 3 * (253 / 303 - 1) / 10), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_are_of_the_whole(seed: int, ties: bool) -> None:
+    """The sum is AP lost to ranking; each of the orders keeps the detections of every class."""
+    diagnosis = Diagnosis(read_inputs(*random_case(seed, ties=ties)))
+    rank = diagnosis.metrics.rank
+    within, between, false = (part or 0 for part in parts(rank))
+    assert within + between + false == pytest.approx(rank["ap_lost_ranking"], abs=1e-12)
+    assert between > 0
+    for matching in diagnosis.orders:
+        assert sorted(matching.order) == sorted(diagnosis.matching.order)
+
+
 def test_perfect_suppression() -> None:
     """A: .9 at IoU .92, .8 at IoU .72. B: .7 exactly. Objects A, B.
 
@@ -119,5 +176,6 @@ def test_undefined_without_objects() -> None:
     assert [rank[name] for name in ("ap_oracle", "ap_lost_ranking", "ap_suppressed", "ap_lost_duplicates")] == [
         None
     ] * 4
+    assert parts(rank) == (None,) * 3
     nothing = diagnose([(1, 1, A)], []).metrics.rank
     assert [nothing[name] for name in ("ap_oracle", "ap_lost_ranking", "ap_lost_duplicates")] == [0, 0, 0]

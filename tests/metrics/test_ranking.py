@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
-from cases import FAR, A, B, C, D, Found, Objects, cut, diagnose, inputs, results, truth
+from cases import FAR, A, B, C, D, E, F, Found, Objects, cut, diagnose, inputs, random_case, results, truth
 
 from alignrank.metrics import evaluate
+from alignrank.metrics.overlaps import pair_iou
 
 CORRELATIONS = ("spearman", "kendall", "pearson")
 
@@ -68,6 +72,27 @@ def test_correlation_over_candidates_and_over_true_detections() -> None:
     assert (rank["spearman"], rank["spearman_true"]) == (pytest.approx(-1), None)
 
 
+def test_correlation_over_true_detections_by_class() -> None:
+    """Class 1: A .9 at IoU .9, B .8 at .8: in order, 1. Class 2: C .5 at .7, D .4 at .6 and E .3 at .65: ranks 3 2 1
+    and 3 1 2: 1 - 6 * 2 / 24 = .5. Mean .75. Class 3 has one: undefined, left out.
+
+    All six: with F .1 at .95, ranks of scores 6 5 4 3 2 1, of IoUs 5 4 3 1 2 6: d^2 = 1 1 1 4 0 25, 1 - 6 * 32 / 210.
+    """
+    objects: Objects = [(1, 1, A), (1, 1, B), (1, 2, C), (1, 2, D), (1, 2, E), (1, 3, F)]
+    rows = ((A, 0.9, 0.9), (B, 0.8, 0.8), (C, 0.7, 0.5), (D, 0.6, 0.4), (E, 0.65, 0.3), (F, 0.95, 0.1))
+    found: Found = [(1, o[1], cut(box, iou), s) for o, (box, iou, s) in zip(objects, rows, strict=True)]
+    diagnosis = diagnose(objects, found, classes=3)
+    metrics = diagnosis.metrics
+    assert [metrics.per_class[k]["spearman_true"] for k in (1, 2, 3)] == [pytest.approx(1), pytest.approx(0.5), None]
+    assert metrics.rank["spearman_true_class_mean"] == pytest.approx(0.75, abs=1e-12)
+    assert metrics.rank["spearman_true"] == pytest.approx(1 - 6 * 32 / 210, abs=1e-12)
+    # Class 2 scored higher as a whole moves the pooled figure alone.
+    higher: Found = [(*row[:3], row[3] + 0.5 * (row[1] == 2)) for row in found]
+    moved = diagnose(objects, higher, classes=3).metrics.rank
+    assert moved["spearman_true_class_mean"] == pytest.approx(0.75, abs=1e-12)
+    assert moved["spearman_true"] != pytest.approx(metrics.rank["spearman_true"])
+
+
 def test_correlation_undefined_where_boxes_are_equal_up_to_rounding() -> None:
     """Three boxes that are those of their objects: every IoU is 1, so nothing can be ranked by it.
 
@@ -110,6 +135,46 @@ def test_pairs_need_a_gap_above_the_bound() -> None:
     for second, expected in ((0.64, 0), (0.66, 1)):
         found = [(1, 1, cut(A, 0.6), 0.9), (1, 1, cut(A, second), 0.8)]
         assert evaluate(truth([(1, 1, A)]), results(found)).rank["misranked"] == expected
+
+
+def test_misranked_after_the_same_suppression() -> None:
+    """A: .9 at IoU .7, its left part; .8 at IoU .9, its left part, so IoU .7/.9 with the first; .7 at IoU .6, its right
+    part: with the first .3, with the second .5/1. Pairs (.7, .9) wrong, (.7, .6) and (.9, .6) right: 1/3.
+
+    At .65 the second is dropped: one pair, right: 0. Cut to .5, the first has 5/9 with the second, which stays.
+    Then (.5, .9) and (.5, .6) are wrong: 2/3.
+    """
+    right = [4, 0, 6, 10]
+    for first, before, after in ((0.7, 1 / 3, 0), (0.5, 2 / 3, 2 / 3)):
+        found: Found = [(1, 1, cut(A, first), 0.9), (1, 1, cut(A, 0.9), 0.8), (1, 1, right, 0.7)]
+        rank = diagnose([(1, 1, A)], found).metrics.rank
+        assert (rank["misranked"], rank["misranked_nms65"]) == pytest.approx((before, after), abs=1e-12)
+    nothing = diagnose([(1, 1, A)], [(1, 1, cut(A, 0.4), 0.5)]).metrics.rank
+    assert nothing["misranked_nms65"] is None
+
+
+def test_what_was_dropped_drops_nothing() -> None:
+    """.9 at IoU .6, .8 at .8, .7 at 1, left parts: .9 drops .8 (.75), not .7 (.6); .8 would drop .7 (.8).
+
+    Left are .6 and 1, in the wrong order.
+    """
+    found: Found = [(1, 1, cut(A, 0.6), 0.9), (1, 1, cut(A, 0.8), 0.8), (1, 1, A, 0.7)]
+    assert diagnose([(1, 1, A)], found).metrics.rank["misranked_nms65"] == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_suppression_before_the_evaluation_changes_nothing(seed: int) -> None:
+    """Plain loops suppress at .65: then both figures are the one that was measured without."""
+    gt, dt = random_case(seed)
+    kept: list[dict[str, Any]] = []
+    for row in sorted(dt, key=lambda row: -row["score"]):
+        rivals = [k for k in kept if (k["image_id"], k["category_id"]) == (row["image_id"], row["category_id"])]
+        boxes = np.array([[*row["bbox"]]] * len(rivals)).reshape(-1, 4)
+        if not (pair_iou(boxes, np.array([k["bbox"] for k in rivals]).reshape(-1, 4)) > 0.65).any():
+            kept.append(row)
+    assert len(kept) < len(dt)
+    before, after = evaluate(gt, dt).rank, evaluate(gt, kept).rank
+    assert before["misranked_nms65"] == after["misranked_nms65"] == after["misranked"]
 
 
 def test_best_box_missed_and_iou_lost() -> None:

@@ -24,7 +24,9 @@ SHOWN = {
     "rank.kendall": ("score-IoU Kendall", ""),
     "rank.pearson": ("score-IoU Pearson", ""),
     "rank.spearman_true": ("Spearman, true boxes", "one box for each object found"),
+    "rank.spearman_true_class_mean": ("  mean over classes", "no constant a class moves it"),
     "rank.misranked": ("mis-ranked pairs", "of boxes of one object; .5 is chance"),
+    "rank.misranked_nms65": ("  after NMS at .65", "the same for every detector"),
     "rank.best_box_missed": ("best box not chosen", "share of objects"),
     "rank.iou_lost": ("IoU lost by it", "mean over objects"),
     "rank_before_nms.misranked": ("mis-ranked before NMS", ""),
@@ -32,6 +34,9 @@ SHOWN = {
     "rank_before_nms.best_box_missed": ("best box not chosen before NMS", ""),
     "rank_before_nms.suppressed": ("best box suppressed", "by NMS, for a worse one: share of objects"),
     "rank.ap_lost_ranking": ("AP lost to ranking", "to AP with IoU as score"),
+    "rank.ap_lost_within": ("  within objects", "to the order of one object's boxes"),
+    "rank.ap_lost_between": ("  between objects", "to the order of objects' first boxes"),
+    "rank.ap_lost_false": ("  false boxes", "the rest: false boxes above true ones"),
     "rank.ap_lost_duplicates": ("AP lost to duplicates", "to AP with one box per object"),
     "rank.duplicates_70": ("duplicates, IoU > .7", "share of boxes above the threshold"),
     "rank.duplicates_90": ("duplicates, IoU > .9", ""),
@@ -40,7 +45,8 @@ SHOWN = {
 
 
 _PLACES = ("first", "second")
-_CLASS_HEADINGS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "lrp": "oLRP", "misranked": "mis-ranked"}
+_CLASS_HEADINGS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "lrp": "oLRP", "spearman_true": "true"}
+_CLASS_HEADINGS |= {"misranked": "mis-ranked"}
 
 
 def shown(value: float | None) -> str:
@@ -134,9 +140,9 @@ def _errors(errors: Mapping[str, Mapping[str, Any]]) -> Table:
 def _classes(per_class: Mapping[str, Mapping[Any, Any]]) -> Table:
     several = len(per_class) > 1
     names = [f"{name} " for name in per_class] if several else [""]
-    keys = (
-        ("ap", "lrp", "threshold") if several else ("ap", "ap50", "ap75", "lrp", "threshold", "spearman", "misranked")
-    )
+    keys: tuple[str, ...] = ("ap", "lrp", "threshold")
+    if not several:
+        keys = ("ap", "ap50", "ap75", "lrp", "threshold", "spearman", "spearman_true", "misranked")
     table = Table("class", *(f"{name}{_CLASS_HEADINGS.get(key, key)}" for name in names for key in keys), box=None)
     for category, first in next(iter(per_class.values())).items():
         cells = [shown(of[category][key]) for of in per_class.values() for key in keys]

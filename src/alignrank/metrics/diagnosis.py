@@ -5,20 +5,20 @@ Shape letters: I images, N detections, G objects, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 import numpy as np
 
 from alignrank.metrics import calibration as calibrations
 from alignrank.metrics.average_precision import IOU_THRESHOLDS, AveragePrecision, mean_ap, of_matching
-from alignrank.metrics.duplicates import OVERLAPS, duplicates
+from alignrank.metrics.duplicates import OVERLAPS, after_suppression, duplicates
 from alignrank.metrics.errors import Errors, errors
 from alignrank.metrics.inputs import Array, CocoInputs, Id
 from alignrank.metrics.localization_recall_precision import LocalizationRecallPrecision, localization_recall_precision
 from alignrank.metrics.matching import SIZES, match
 from alignrank.metrics.operating_point import OperatingPoint, operating_points
-from alignrank.metrics.oracle import with_oracle_scores, with_perfect_suppression
+from alignrank.metrics.oracle import with_oracle_scores, with_orders_put_right, with_perfect_suppression
 from alignrank.metrics.overlaps import find_overlaps
 from alignrank.metrics.ranking import CANDIDATE_IOU, GAP, candidate_fits, candidates, true_fits
 from alignrank.metrics.summary import Figures, Metrics
@@ -59,6 +59,7 @@ class Diagnosis:
         self.matching = match(self.overlaps, thresholds=tuple(IOU_THRESHOLDS), sizes=True, max_dets=max_dets)
         advance()
         self.oracle = with_oracle_scores(self.overlaps, self.matching, max_dets=max_dets)
+        self.orders = with_orders_put_right(self.overlaps, self.matching, max_dets=max_dets)
         self.suppressed = with_perfect_suppression(self.overlaps, self.matching)
         advance()
         self._lrp_matching = self.matching
@@ -68,6 +69,8 @@ class Diagnosis:
         self.matched = true_fits(self.matching)
         self.fits = candidate_fits(self.overlaps, self.matching.order)
         self.candidates = candidates(self.overlaps, self.matching.order, gap=gap)
+        has_pairs = np.append(self.candidates.pairs > 0, False)[self.overlaps.best_gt]  # the last: no object, -1
+        self.separate = candidates(self.overlaps, after_suppression(self.matching, has_pairs), gap=gap)
         self.duplicates = duplicates(self.matching, self.lrp.threshold[:, 0])
         advance()
         self.errors: Errors = errors(self.overlaps, self.matching)
@@ -84,6 +87,11 @@ class Diagnosis:
     @cached_property
     def calibration(self) -> calibrations.Calibration:
         return calibrations.calibration(self.matching, self.matched)
+
+    @cached_property
+    def spearman_true(self) -> list[float | None]:
+        """[K] Spearman's rho of score and IoU over each class's true detections."""
+        return self._spearman_true()
 
     @cached_property
     def operating_points(self) -> tuple[OperatingPoint, OperatingPoint | None]:
@@ -107,7 +115,8 @@ class Diagnosis:
 
     def resampled(self, weights: Array) -> tuple[Figures, dict[Id, Figures]]:
         """`Metrics.scalars` (what is before NMS left out), and {category id: {ap, lrp}}, with each image counted
-        weights [I] times. Score thresholds of classes stay those of the whole data."""
+        weights [I] times. Score thresholds of classes stay those of the whole data, and so do the places that
+        `ap_lost_between` gives to objects."""
         precision = of_matching(self.matching, weights=weights)
         lrp = localization_recall_precision(self._lrp_matching, tau=self.tau, weights=weights)
         rank = {f"rank.{name}": value for name, value in self.rank(precision, weights).items()}
@@ -122,18 +131,25 @@ class Diagnosis:
         of_dt = None if weights is None else weights[inputs.dt_image]
         ap = precision.figures()["ap"]
         ap_oracle = mean_ap(self.oracle, weights=weights)
+        within, between = (mean_ap(right, weights=weights) for right in self.orders)
         ap_suppressed = mean_ap(self.suppressed, weights=weights)
         calibration = self.calibration
         if weights is not None:
             calibration = calibrations.calibration(self.matching, self.matched, weights=weights)
+        of_gt = None if weights is None else weights[inputs.gt_image]
+        of_true = None if of_dt is None else of_dt[self.matched.dt]
+        true_by_class = self.spearman_true if of_true is None else self._spearman_true(of_true)
         return {
             **self.fits.correlation(repeats=None if of_dt is None else of_dt[self.fits.dt]),
-            "spearman_true": self.matched.correlation(repeats=None if of_dt is None else of_dt[self.matched.dt])[
-                "spearman"
-            ],
-            **self.candidates.figures(None if weights is None else weights[inputs.gt_image]),
+            "spearman_true": self.matched.spearman(repeats=of_true),
+            "spearman_true_class_mean": _mean(true_by_class),
+            **self.candidates.figures(of_gt),
+            "misranked_nms65": self.separate.figures(of_gt)["misranked"],
             "ap_oracle": ap_oracle,
             "ap_lost_ranking": _minus(ap_oracle, ap),
+            "ap_lost_within": _minus(within, ap),
+            "ap_lost_between": _minus(between, within),
+            "ap_lost_false": _minus(ap_oracle, between),
             "ap_suppressed": ap_suppressed,
             "ap_lost_duplicates": _minus(ap_suppressed, ap),
             **{f"duplicates_{round(100 * iou)}": self.duplicates.rate(iou, of_dt) for iou in OVERLAPS},
@@ -158,8 +174,19 @@ class Diagnosis:
     def _per_class(self) -> dict[Id, Figures]:
         rows = self.average_precision.per_class()
         for k, (category, row) in enumerate(self.lrp.per_class().items()):
-            rows[category] |= row | self._rank_where(category=k)
+            rows[category] |= row | self._rank_where(category=k) | {"spearman_true": self.spearman_true[k]}
         return rows
+
+    def _spearman_true(self, repeats: Array | None = None) -> list[float | None]:
+        """[K] values; repeats: of each of `matched`."""
+        label = self.inputs.dt_category[self.matched.dt]
+        return [self.matched.spearman(label == k, repeats) for k in range(len(self.inputs.category_ids))]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are defined."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def _minus(a: float | None, b: float | None) -> float | None:

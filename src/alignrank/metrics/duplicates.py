@@ -14,6 +14,7 @@ from alignrank.metrics.matching import Matching
 from alignrank.metrics.overlaps import pair_iou, rank_in_run
 
 OVERLAPS = (0.7, 0.9)
+SUPPRESSION_IOU = 0.65
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,39 @@ class Duplicates:
         weight = np.ones(len(self.dt)) if weights is None else weights[self.dt]
         total = float(weight.sum())
         return float(weight @ (self.overlap > above)) / total if total else None
+
+
+def after_suppression(matching: Matching, chosen: Array, *, above: float = SUPPRESSION_IOU) -> Array:
+    """Indices of the counted detections that greedy suppression within image and class leaves: from the best-scored
+    on, each drops those below it that overlap it with an IoU above `above`.
+
+    chosen [N] bool: only the images and classes of these are looked at; the others' detections all stay.
+    """
+    inputs = matching.inputs
+    group = inputs.dt_image * max(len(inputs.category_ids), 1) + inputs.dt_category
+    wanted = np.zeros(int(group.max(initial=0)) + 1, dtype=bool)
+    wanted[group[chosen]] = True
+    dt = matching.order[wanted[group[matching.order]]]
+    dt = dt[np.argsort(group[dt], kind="stable")]
+    boxes, place = inputs.dt_boxes[dt], rank_in_run(group[dt])
+    better, worse = [], []
+    rest, distance = np.flatnonzero(place >= 1), 1
+    while len(rest):
+        overlap = rest[pair_iou(boxes[rest], boxes[rest - distance]) > above]
+        worse.append(overlap)
+        better.append(overlap - distance)
+        distance += 1
+        rest = rest[place[rest] >= distance]
+    stays = np.ones(len(matching.scores), dtype=bool)
+    if worse:
+        i, j = np.concatenate(better), np.concatenate(worse)
+        by_place = np.argsort(place[i], kind="stable")
+        i, j = dt[i[by_place]], dt[j[by_place]]
+        turns = np.flatnonzero(np.diff(place[np.concatenate(better)[by_place]])) + 1
+        for a, b in zip(np.split(i, turns), np.split(j, turns), strict=True):
+            stays[b[stays[a]]] = False
+    result: Array = matching.order[stays[matching.order]]
+    return result
 
 
 def duplicates(matching: Matching, thresholds: Array) -> Duplicates:

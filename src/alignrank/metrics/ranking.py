@@ -37,18 +37,26 @@ class Fits:
 
         chosen [S] bool: only these. repeats [S]: how often each counts.
         """
-        index = np.arange(len(self.dt)) if chosen is None else np.flatnonzero(chosen)
-        if repeats is not None:
-            index = np.repeat(index, repeats[index].astype(np.int64))
-        scores, ious = self.scores[index], self.ious[index]
-        if len(index) < 2 or np.ptp(scores) == 0 or np.ptp(ious) == 0:
+        scores, ious = self._sample(chosen, repeats)
+        spearman = _spearman(scores, ious)
+        if spearman is None:
             return {"spearman": None, "kendall": None, "pearson": None}
-        stats = optional("report", "scipy.stats")  # imported where it is needed: more than a second
+        stats = optional("report", "scipy.stats")
         return {
-            "spearman": _pearson(stats.rankdata(scores), stats.rankdata(ious)),
+            "spearman": spearman,
             "kendall": float(stats.kendalltau(scores, ious).statistic),
             "pearson": _pearson(scores, ious),
         }
+
+    def spearman(self, chosen: Array | None = None, repeats: Array | None = None) -> float | None:
+        """That of `correlation` alone, several times as fast."""
+        return _spearman(*self._sample(chosen, repeats))
+
+    def _sample(self, chosen: Array | None, repeats: Array | None) -> tuple[Array, Array]:
+        index = np.arange(len(self.dt)) if chosen is None else np.flatnonzero(chosen)
+        if repeats is not None:
+            index = np.repeat(index, repeats[index].astype(np.int64))
+        return self.scores[index], self.ious[index]
 
 
 def true_fits(matching: Matching) -> Fits:
@@ -64,6 +72,13 @@ def candidate_fits(overlaps: Overlaps, counted: Array) -> Fits:
     """The candidates among the detections `counted` (indices), each with its object."""
     dt = counted[overlaps.best_iou[counted] >= CANDIDATE_IOU]
     return Fits(dt, overlaps.best_gt[dt], overlaps.inputs.dt_scores[dt], same_if_equal(overlaps.best_iou[dt]))
+
+
+def _spearman(scores: Array, ious: Array) -> float | None:
+    if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(ious) == 0:
+        return None
+    stats = optional("report", "scipy.stats")  # imported where it is needed: more than a second
+    return _pearson(stats.rankdata(scores), stats.rankdata(ious))
 
 
 def _pearson(a: Array, b: Array) -> float | None:

@@ -19,9 +19,10 @@ class Metrics:
     `max_dets` detections per image and class; ar_*: the last by area.
     lrp: optimal LRP, lower is better; lrp_loc, lrp_fp, lrp_fn: its parts; lrp_*: by area.
     per_class: {category id: {name, ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100, lrp, lrp_loc, lrp_fp, lrp_fn,
-    threshold, spearman, kendall, pearson, misranked, best_box_missed, iou_lost}}.
-    rank: {spearman, kendall, pearson, spearman_true, misranked, best_box_missed, iou_lost, ap_oracle, ap_lost_ranking,
-    ap_suppressed, ap_lost_duplicates, duplicates_70, duplicates_90, laece}; docs/rank-report.md defines each.
+    threshold, spearman, kendall, pearson, spearman_true, misranked, best_box_missed, iou_lost}}.
+    rank: {spearman, kendall, pearson, spearman_true, spearman_true_class_mean, misranked, best_box_missed, iou_lost,
+    misranked_nms65, ap_oracle, ap_lost_ranking, ap_lost_within, ap_lost_between, ap_lost_false, ap_suppressed,
+    ap_lost_duplicates, duplicates_70, duplicates_90, laece}; docs/rank-report.md defines each.
     rank_by_size: {small, medium, large: {spearman, kendall, pearson, misranked, best_box_missed, iou_lost}}.
     rank_before_nms: {misranked, best_box_missed, iou_lost, suppressed}, where the candidates were kept, else None.
     errors: {kind: {count, ap_lost, share}} at IoU .5. operating_points: {chosen, best} of {threshold, tp, fp, fn,

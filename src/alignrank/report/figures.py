@@ -43,6 +43,10 @@ FIGURES: Mapping[str, tuple[str, str]] = {
         "The same, true boxes",
         "Rank correlation of score and IoU over the true boxes alone, one for each object found; 1 is best.",
     ),
+    "rank.spearman_true_class_mean": (
+        "The same, mean over classes",
+        "Mean of each class's rank correlation over true boxes: classes scored higher as a whole do not move it.",
+    ),
     "rank.kendall": (
         "Kendall's tau",
         "Share of pairs of boxes on objects in the right order minus that in the wrong one: 1 is best, 0 is chance.",
@@ -51,6 +55,10 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "rank.misranked": (
         "Mis-ranked pairs",
         "Of two boxes on one object, how often the worse one scores higher: 0 is best, 0.5 is chance.",
+    ),
+    "rank.misranked_nms65": (
+        "Mis-ranked after NMS at 0.65",
+        "The same once every detector's boxes are suppressed at IoU 0.65, so that duplicates do not count: 0 is best.",
     ),
     "rank.best_box_missed": (
         "Best box not chosen",
@@ -64,6 +72,18 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "rank.ap_lost_ranking": (
         "AP lost to ranking",
         "AP that the same boxes would gain if they were scored by their IoU: lower is better.",
+    ),
+    "rank.ap_lost_within": (
+        "AP lost within objects",
+        "The part of it that the order of one object's boxes would bring: lower is better.",
+    ),
+    "rank.ap_lost_between": (
+        "AP lost between objects",
+        "The part that the order of different objects' first boxes would bring after that: lower is better.",
+    ),
+    "rank.ap_lost_false": (
+        "AP lost to false boxes",
+        "The rest: false boxes above true ones, less the duplicates that an order by IoU lifts; can be negative.",
     ),
     "rank.ap_suppressed": ("AP without duplicates", "AP if each object found kept one box alone; higher is better."),
     "rank.ap_lost_duplicates": (

@@ -37,6 +37,7 @@ _CLASS_NAMES = {
     "lrp_fn": "oLRP FN",
     "threshold": "Threshold",
     "rank.spearman": "Spearman",
+    "rank.spearman_true": "Spearman, true boxes",
     "rank.kendall": "Kendall",
     "rank.pearson": "Pearson",
     "rank.laece": "LaECE",
