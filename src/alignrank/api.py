@@ -128,13 +128,14 @@ class Detector:
         A detector that was neither trained nor given classes is one for those of the data.
 
         conf, iou: of the selection; where not given the recipe's, else 0.001 and 0.7. max_dets: detections per image
-        that count. options: imgsz, rect, batch, nms, oracle, see `evaluation.options.ValOptions`.
+        that count. options: imgsz, rect, batch, nms, oracle, agnostic, consensus, see
+        `evaluation.options.ValOptions`.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.evaluation.options import ValOptions
         from alignrank.evaluation.val import val_to_folder
 
-        known = ("imgsz", "rect", "batch", "nms", "oracle")
+        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus")
         for name in options:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")

@@ -42,7 +42,10 @@ def top_k(scores: Tensor, boxes: Tensor, k: int, *, agnostic: bool = False) -> t
 
 
 class TopK:
-    """For one-to-one heads: the best (point, class) pairs above `conf`; `iou` is not used. agnostic: a point has one class."""
+    """For one-to-one heads: the best (point, class) pairs above `conf`; `iou` is not used.
+
+    agnostic: a point has its best class only.
+    """
 
     thresholds: Thresholds | None = None
 

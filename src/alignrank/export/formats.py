@@ -24,6 +24,8 @@ def export_weights(
     imgsz: ImageSize | None = None,
     out: str | Path | None = None,
     nms: bool = False,
+    agnostic: bool = False,
+    consensus: float | None = None,
 ) -> Path:
     """Write weights in another format, beside them or to `out`, after comparing the two. Returns the path.
 
@@ -33,7 +35,7 @@ def export_weights(
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
     if isinstance(weights, Path):
         weights = of_recipe(str(weights)) if is_recipe(weights) else checkpoint.load(weights)
-    detector = deploy(weights, "cpu", nms=nms).resized(imgsz)
+    detector = deploy(weights, "cpu", nms=nms, agnostic=agnostic, consensus=consensus).resized(imgsz)
     beside = weights.path.with_suffix(".onnx") if weights.path.is_file() else Path(f"{weights.recipe.name}.onnx")
     return export_onnx(
         detector.network,

@@ -28,13 +28,15 @@ def predict_to_folder(
     out: str | None = None,
     device: str = "auto",
     nms: bool = False,
+    agnostic: bool = False,
+    consensus: float | None = None,
     collect: bool = False,
 ) -> dict[str, Any]:
     """Detect in everything `sources` name and write the results to a new folder, with pictures if `keep_images`.
 
     Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
     """
-    detector = deploy(weights, device, nms=nms)
+    detector = deploy(weights, device, nms=nms, agnostic=agnostic, consensus=consensus)
     opened = Sources([*sources])
     found = predict(detector, opened, replace(options, report_skipped=False))
     images: list[dict[str, Any]] = []

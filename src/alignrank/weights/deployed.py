@@ -40,17 +40,24 @@ class Deployed:
 
 
 def deploy(
-    weights: Path | checkpoint.Checkpoint, device: str | torch.device = "auto", *, nms: bool = False
+    weights: Path | checkpoint.Checkpoint,
+    device: str | torch.device = "auto",
+    *,
+    nms: bool = False,
+    agnostic: bool = False,
+    consensus: float | None = None,
 ) -> Deployed:
     """Load weights for inference: unused head dropped, norms folded. Raises InputError for unusable files.
 
-    nms: the one-to-many output and NMS, also where there is an NMS-free output.
+    nms: the one-to-many output and NMS, also where there is an NMS-free output. agnostic, consensus: see
+    `Checkpoint.with_selection`.
     """
     settle_threads()
     chosen = choose_device(device) if isinstance(device, str) else device
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     if nms:
         loaded = loaded.with_nms()
+    loaded = loaded.with_selection(agnostic=agnostic, consensus=consensus)
     network = split_top_down(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
