@@ -14,7 +14,7 @@ from alignrank.detectors.postprocess import NonMaximumSuppression
 from alignrank.errors import InputError
 from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
-from alignrank.weights.deployed import Deployed, deploy
+from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
 from alignrank.weights.recipe import load_recipe
 
 
@@ -32,7 +32,7 @@ def deployed(
     path = folder / "w.safetensors"
     model = DETECTORS[recipe.detector].model(recipe.architecture)
     checkpoint.save(path, model.state_dict(), recipe=recipe, classes=["a", "b"], metrics={})
-    return deploy(path, "cpu", nms=nms, agnostic=agnostic, consensus=consensus)
+    return deploy(path, "cpu", selection=SelectionOptions(nms, agnostic, consensus))
 
 
 @pytest.mark.parametrize(

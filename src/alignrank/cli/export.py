@@ -27,9 +27,10 @@ def export(
         weights_file(weights)
     from alignrank.export.formats import export_weights
     from alignrank.terminal.progress import say
+    from alignrank.weights.deployed import SelectionOptions
 
     path = export_weights(
-        Path(weights), format, imgsz=read_size(imgsz), out=out, nms=nms, agnostic=agnostic, consensus=consensus
+        Path(weights), format, imgsz=read_size(imgsz), out=out, selection=SelectionOptions(nms, agnostic, consensus)
     )
     say(f"wrote {path}, equal to the weights within tolerance")
     if as_json:

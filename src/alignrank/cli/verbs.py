@@ -220,14 +220,15 @@ def predict(
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
+    from alignrank.weights.deployed import SelectionOptions
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
         rect=rect, batch=batch, keep_images=pictures,
     )  # fmt: skip
     result = predict_to_folder(
-        sources, Path(weights), options, out=out, device=device, nms=nms, agnostic=agnostic, consensus=consensus,
-        collect=as_json,
+        sources, Path(weights), options, out=out, device=device,
+        selection=SelectionOptions(nms, agnostic, consensus), collect=as_json,
     )  # fmt: skip
     if as_json:
         print_json(result)
