@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alignrank.metrics import Metrics
     from alignrank.metrics.inputs import Id, Source
     from alignrank.weights.checkpoint import Checkpoint
-    from alignrank.weights.deployed import Deployed
+    from alignrank.weights.deployed import Deployed, SelectionOptions
     from alignrank.weights.recipe import Recipe
 
 
@@ -68,7 +68,7 @@ class Detector:
         self._model: nn.Module | None = None
         self._model_as_made = 0
         self._deployed: Deployed | None = None
-        self._deployed_as: tuple[bool, int | None] = (False, None)
+        self._deployed_as: tuple[SelectionOptions, int | None] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -128,13 +128,13 @@ class Detector:
         A detector that was neither trained nor given classes is one for those of the data.
 
         conf, iou: of the selection; where not given the recipe's, else 0.001 and 0.7. max_dets: detections per image
-        that count. options: imgsz, rect, batch, nms, oracle, see `evaluation.options.ValOptions`.
+        that count. options: imgsz, rect, batch, nms, oracle, ..., see `evaluation.options.ValOptions`.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.evaluation.options import ValOptions
         from alignrank.evaluation.val import val_to_folder
 
-        known = ("imgsz", "rect", "batch", "nms", "oracle")
+        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus")
         for name in options:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
@@ -149,7 +149,8 @@ class Detector:
         self, source: Any, *, stream: Literal[False] = ...,
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
-        device: str = ..., nms: bool = ..., keep_images: bool | None = ...,
+        device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
+        keep_images: bool | None = ...,
     ) -> list[Detections]: ...  # fmt: skip
 
     @overload
@@ -157,7 +158,8 @@ class Detector:
         self, source: Any, *, stream: Literal[True],
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
-        device: str = ..., nms: bool = ..., keep_images: bool | None = ...,
+        device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
+        keep_images: bool | None = ...,
     ) -> Generator[Detections, None, None]: ...  # fmt: skip
 
     def predict(
@@ -174,6 +176,8 @@ class Detector:
         batch: int = 1,
         device: str = "auto",
         nms: bool = False,
+        agnostic: bool = False,
+        consensus: float | None = None,
         keep_images: bool | None = None,
     ) -> list[Detections] | Generator[Detections, None, None]:
         """Detections of every image of `source`, in a list; stream=True: one by one, in constant memory.
@@ -184,49 +188,50 @@ class Detector:
         conf, iou, max_dets: where not given the recipe's (`postprocess` section), else 0.25, 0.7 and 300. imgsz: the
         longer side, or (shorter, longer); rect: an input of the image's own shape, not a square one; both as trained
         where not given. nms: from the one-to-many output, with NMS, also where the model has an NMS-free one.
+        agnostic: one object, one class. consensus: overlap above which boxes are merged; where not given as trained.
         keep_images: detections carry their image, for `plot` and `save`; where not given they do in a list only.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.inference.options import PredictOptions
         from alignrank.inference.predict import gathered, predict
         from alignrank.inference.sources import Sources
+        from alignrank.weights.deployed import SelectionOptions
 
         options = PredictOptions(
-            thresholds=WantedThresholds(conf, iou, max_dets),
-            classes=classes,
-            imgsz=imgsz,
-            rect=rect,
-            batch=batch,
+            thresholds=WantedThresholds(conf, iou, max_dets), classes=classes, imgsz=imgsz, rect=rect, batch=batch,
             keep_images=not stream if keep_images is None else keep_images,
-        )
-        stream, nms = switch("stream", stream), switch("nms", nms)
+        )  # fmt: skip
+        stream, selection = switch("stream", stream), SelectionOptions(nms, agnostic, consensus)
         sources = Sources(source)
         if sources.live is not None and not stream:
             raise InputError(f"{sources.live}: does not end, and so would no list of its detections; use stream=True")
-        found = predict(self._ready(device, nms), sources, options)
+        found = predict(self._ready(device, selection), sources, options)
         return found if stream else gathered(found)
 
     def export(
-        self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None, nms: bool = False
-    ) -> Path:
+        self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None,
+        nms: bool = False, agnostic: bool = False, consensus: float | None = None,
+    ) -> Path:  # fmt: skip
         """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path.
 
         Random weights go to RECIPE.onnx in the working folder.
         """
         from alignrank.export.formats import export_weights
+        from alignrank.weights.deployed import SelectionOptions
 
-        return export_weights(self._checkpoint(), format, imgsz=imgsz, out=out, nms=nms)
+        selection = SelectionOptions(nms, agnostic, consensus)
+        return export_weights(self._checkpoint(), format, imgsz=imgsz, out=out, selection=selection)
 
-    def _ready(self, device: Any, nms: bool) -> Deployed:
+    def _ready(self, device: Any, selection: SelectionOptions) -> Deployed:
         """The network on `device`, made anew where the one of the last call is another."""
         from alignrank.weights.deployed import deploy
 
         device = "auto" if device is None else str(device)
         model = self._model if self._loaded is not None else self.model
-        wanted = nms, None if model is None else _changes(model)
+        wanted = selection, None if model is None else _changes(model)
         moved = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
         if self._deployed is None or moved or self._deployed_as != wanted:
-            self._deployed, self._deployed_as = deploy(self._checkpoint(), device, nms=nms), wanted
+            self._deployed, self._deployed_as = deploy(self._checkpoint(), device, selection=selection), wanted
         return self._deployed
 
     def _checkpoint(self) -> Checkpoint:

@@ -248,6 +248,19 @@ def test_deploy_and_export(form: str, nms: bool, tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
+def test_consensus_changes_evaluation_only(tmp_path: Path) -> None:
+    """Training is bit-equal with consensus and across classes; evaluation merges boxes, exported too (as above)."""
+    plain, merging = tiny({}), tiny({"head.consensus_iou": 0.3, "postprocess.agnostic": True})
+    with torch.no_grad():
+        models = [stirred(plain).train(), stirred(merging).train()]
+        a, b = (model(pictures()) for model in models)
+        assert same(a, b)
+        a, b = (model.eval()(pictures()) for model in models)
+    assert (a.boxes - b.boxes).abs().max() > 0.1
+    pytest.importorskip("onnxruntime")
+    export_onnx(models[1], merging.postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
+
+
 def test_ranking_terms_of_both_outputs() -> None:
     """Alignment and pairs for one-to-many and refined scores; none before the fade-in; weights scale them."""
     built = tiny({"loss.align": 0.5, "loss.rank": 0.2, "loss.cls": 1.0, "loss.fade_start": 0.2, "loss.fade_end": 0.6})

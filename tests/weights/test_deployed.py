@@ -10,20 +10,29 @@ import torch
 from tiny_forms import tiny_form
 
 from alignrank.detectors import DETECTORS
+from alignrank.detectors.postprocess import NonMaximumSuppression
 from alignrank.errors import InputError
 from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
-from alignrank.weights.deployed import Deployed, deploy
+from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
 from alignrank.weights.recipe import load_recipe
 
 
-def deployed(folder: Path, name: str = "yolov10-n", *, nms: bool = False, **overrides: Any) -> Deployed:
+def deployed(
+    folder: Path,
+    name: str = "yolov10-n",
+    *,
+    nms: bool = False,
+    agnostic: bool = False,
+    consensus: float | None = None,
+    **overrides: Any,
+) -> Deployed:
     """Fresh weights of a tiny form, through a file."""
     recipe = load_recipe(name, num_classes=2, overrides={"model.size": "t", **overrides})
     path = folder / "w.safetensors"
     model = DETECTORS[recipe.detector].model(recipe.architecture)
     checkpoint.save(path, model.state_dict(), recipe=recipe, classes=["a", "b"], metrics={})
-    return deploy(path, "cpu", nms=nms)
+    return deploy(path, "cpu", selection=SelectionOptions(nms, agnostic, consensus))
 
 
 @pytest.mark.parametrize(
@@ -88,3 +97,14 @@ def test_only_what_is_used_is_left(tmp_path: Path) -> None:
 def test_networks_that_need_nms_anyway_have_no_other_output(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="retinanet-r50 has no output for NMS; leave out --nms"):
         deployed(tmp_path, "retinanet-r50", nms=True, **tiny_form("retinanet-r50"))
+
+
+def test_options_of_the_selection(tmp_path: Path) -> None:
+    """They reach the network's own suppression, or NMS; a model without either says so."""
+    free = deployed(tmp_path, "alignrank-n", agnostic=True, consensus=0.7, **tiny_form("alignrank-n"))
+    assert (free.network.suppression.consensus, free.network.suppression.agnostic) == (0.7, True)
+    many = deployed(tmp_path, nms=True, agnostic=True, consensus=0.7)
+    assert isinstance(many.postprocess, NonMaximumSuppression)
+    assert (many.postprocess.consensus, many.postprocess.agnostic) == (0.7, True)
+    with pytest.raises(InputError, match=r"--consensus is of suppression, .* it takes --nms, too"):
+        deployed(tmp_path, consensus=0.7)

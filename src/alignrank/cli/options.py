@@ -18,6 +18,13 @@ Data = Annotated[str, typer.Option(help=DATA_HELP)]
 WEIGHTS_HELP = "a .safetensors file or a run's folder"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
+Agnostic = Annotated[bool, typer.Option("--agnostic", help="one object, one class: suppression across classes")]
+Consensus = Annotated[
+    float | None,
+    typer.Option(min=0, max=0.99, help="overlap above which boxes of an object are merged [default: recipe's, 0: off]"),
+]
+ValConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")]
+PredictConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")]
 Iou = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="NMS threshold, not used by NMS-free models [default: recipe's or 0.7]"),
@@ -40,6 +47,11 @@ def examples(*lines: str) -> str:
 def print_json(value: Any) -> None:
     """One object on stdout."""
     sys.stdout.write(json.dumps(value) + "\n")
+
+
+def read_batch(text: str | None) -> int | str | None:
+    """A number, or a word such as `auto`."""
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
 
 
 def read_overrides(items: list[str] | None) -> dict[str, Any]:

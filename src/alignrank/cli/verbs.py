@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.data import data_app
+from alignrank.cli.export import export
 from alignrank.cli.field import field
 from alignrank.cli.layers import layers
 from alignrank.cli.maps import maps
@@ -18,7 +19,8 @@ from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
-    WEIGHTS_HELP,
+    Agnostic,
+    Consensus,
     Data,
     Device,
     Imgsz,
@@ -26,16 +28,19 @@ from alignrank.cli.options import (
     Json,
     Nms,
     Overrides,
+    PredictConf,
     Rect,
+    ValConf,
     Weights,
     examples,
     print_json,
+    read_batch,
     read_overrides,
 )
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
-from alignrank.weights.catalog import check_recipe, is_recipe, weights_file
+from alignrank.weights.catalog import check_recipe, weights_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,7 +97,7 @@ def train(
     from alignrank.training.options import read_options
 
     given = {
-        "model": model, "data": data, "val": val, "weights": weights, "epochs": epochs, "batch": _batch(batch),
+        "model": model, "data": data, "val": val, "weights": weights, "epochs": epochs, "batch": read_batch(batch),
         "imgsz": read_size(imgsz), "lr": lr, "seed": seed, "workers": workers, "device": device, "devices": devices,
         "out": out,
     }  # fmt: skip
@@ -111,10 +116,6 @@ def train(
         print_json(result)
 
 
-def _batch(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
-
-
 @app.command(epilog=examples("alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/"))
 def val(
     weights: Weights,
@@ -123,12 +124,12 @@ def val(
     imgsz: Imgsz = None,
     rect: Rect = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
-    conf: Annotated[
-        float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")
-    ] = None,
+    conf: ValConf = None,
     iou: Iou = None,
     max_dets: Annotated[int, typer.Option(min=1, help="detections per image that count in COCO's figures")] = 100,
     nms: Nms = False,
+    agnostic: Agnostic = False,
+    consensus: Consensus = None,
     oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
@@ -143,7 +144,7 @@ def val(
 
     options = ValOptions(
         thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, imgsz=read_size(imgsz), rect=rect,
-        batch=batch, nms=nms, oracle=oracle,
+        batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus,
     )  # fmt: skip
     metrics = val_to_folder(Path(weights), data, options, split=split, out=out, device=device)
     say_figures({"value": metrics})
@@ -197,9 +198,7 @@ def predict(
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
     ],
     weights: Weights,
-    conf: Annotated[
-        float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")
-    ] = None,
+    conf: PredictConf = None,
     iou: Iou = None,
     classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,
     max_dets: Annotated[
@@ -209,6 +208,8 @@ def predict(
     rect: Rect = None,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 8,
     nms: Nms = False,
+    agnostic: Agnostic = False,
+    consensus: Consensus = None,
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
     pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
@@ -219,35 +220,21 @@ def predict(
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
+    from alignrank.weights.deployed import SelectionOptions
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
         rect=rect, batch=batch, keep_images=pictures,
     )  # fmt: skip
-    result = predict_to_folder(sources, Path(weights), options, out=out, device=device, nms=nms, collect=as_json)
+    result = predict_to_folder(
+        sources, Path(weights), options, out=out, device=device,
+        selection=SelectionOptions(nms, agnostic, consensus), collect=as_json,
+    )  # fmt: skip
     if as_json:
         print_json(result)
 
 
-@app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))
-def export(
-    weights: Annotated[str, typer.Option(help=f"{WEIGHTS_HELP}; or a recipe's name, for random weights")],
-    format: Annotated[str, typer.Option(help="onnx")] = "onnx",
-    imgsz: Imgsz = None,
-    nms: Nms = False,
-    out: Annotated[str | None, typer.Option(help="file to write [default: beside the weights]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Export weights, and check that the exported model says the same as the original."""
-    if not is_recipe(Path(weights)):
-        weights_file(weights)
-    from alignrank.export.formats import export_weights
-    from alignrank.terminal.progress import say
-
-    path = export_weights(Path(weights), format, imgsz=read_size(imgsz), out=out, nms=nms)
-    say(f"wrote {path}, equal to the weights within tolerance")
-    if as_json:
-        print_json({"out": str(path), "format": format})
+app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))(export)
 
 
 @app.command(

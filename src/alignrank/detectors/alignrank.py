@@ -23,6 +23,7 @@ from torch.nn.functional import silu
 
 from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
 from alignrank.contracts import Predictions
+from alignrank.detectors.consensus import masked_consensus
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
     STRIDES,
@@ -31,6 +32,7 @@ from alignrank.detectors.yolo import (
     YoloConfig,
     columns,
     dense_predictions,
+    selection,
 )
 from alignrank.detectors.yolo_pyramid import build_pyramid
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
@@ -58,6 +60,8 @@ class AlignRankHeadConfig(HeadConfig):
     """Best cells that `topk` refines, and that the NMS-free output decodes."""
     duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
     """Overlap with a better candidate above which a refined one is a duplicate."""
+    consensus_iou: float = Field(default=0.0, ge=0, lt=1)
+    """In evaluation, overlap above which refined candidates enter the mean that a kept box becomes; 0: off."""
 
 
 class AlignRankConfig(YoloConfig):
@@ -92,22 +96,50 @@ class Suppression(nn.Module):
     chain of more than three overlapping boxes can end differently). The amount is learned: it says how rarely such a
     candidate is an object's one positive after all. Above `CERTAIN`, evaluation lowers by `STRONGEST`: one in a hundred
     is right for a probability, but the ten duplicates of an object are no detections. What is left keeps its order.
+
+    agnostic: in evaluation, better candidates of other classes count, too. consensus: overlap for `merge`, 0: off.
     """
 
-    def __init__(self, iou: float) -> None:
+    def __init__(self, iou: float, *, consensus: float = 0.0, agnostic: bool = False) -> None:
         super().__init__()
-        self.iou = iou
+        self.iou, self.consensus, self.agnostic = iou, consensus, agnostic
         self.strength = nn.Parameter(torch.zeros(()))
 
     def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
         score, labels = logits.max(-1)
-        first = torch.ones(score.shape[1], score.shape[1], device=logits.device).tril(-1) > 0  # of equal scores
+        duplicate = self._duplicates(score, self._together(labels), mutual_iou(boxes))
+        return self._lowered(logits, duplicate)
+
+    def merge(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowered logits [B,K,C], and the boxes [B,K,4], those of no duplicates merged with what overlaps them by
+        more than `consensus`. Merged boxes are suppressed once more; every duplicate is lowered once.
+        """
+        score, labels = logits.max(-1)
+        together, overlap = self._together(labels), mutual_iou(boxes)
+        duplicate = self._duplicates(score, together, overlap)
+        merged = masked_consensus(boxes, score.sigmoid(), overlap * together.to(overlap.dtype), self.consensus)
+        boxes = torch.where(duplicate[..., None], boxes, merged)
+        left = ~duplicate
+        again = self._duplicates(score, together & left[:, None] & left[:, :, None], mutual_iou(boxes))
+        return self._lowered(logits, duplicate | again), boxes
+
+    def _together(self, labels: Tensor) -> Tensor:
+        """labels [B,K] -> [B,K,K], whether two candidates can be one object."""
+        same = labels[:, None] == labels[:, :, None]
+        return torch.ones_like(same) if self.agnostic and not self.training else same
+
+    def _duplicates(self, score: Tensor, together: Tensor, mutual: Tensor) -> Tensor:
+        """score [B,K], together and mutual (IoU) [B,K,K] -> [B,K], true for duplicates."""
+        first = torch.ones(score.shape[1], score.shape[1], device=score.device).tril(-1) > 0  # of equal scores
         ahead, equal = score[:, None] > score[:, :, None], score[:, None] == score[:, :, None]
-        better = (ahead | (equal & first)) & (labels[:, None] == labels[:, :, None])
-        overlap = mutual_iou(boxes) * better.to(boxes.dtype)  # [B,K,K], row: candidate, column: a better one
+        better = (ahead | (equal & first)) & together
+        overlap = mutual * better.to(mutual.dtype)  # [B,K,K], row: candidate, column: a better one
         duplicate = overlap.amax(-1) > self.iou
         for _ in range(ROUNDS):
             duplicate = (overlap * (~duplicate[:, None]).to(overlap.dtype)).amax(-1) > self.iou
+        return duplicate
+
+    def _lowered(self, logits: Tensor, duplicate: Tensor) -> Tensor:
         amount = STRONGEST * torch.tanh(STRENGTH_RATE * self.strength)
         if not self.training:
             amount = torch.where(amount > CERTAIN, STRONGEST, amount)
@@ -152,7 +184,9 @@ class AlignRank(nn.Module):
             )
         if head.sampling == "topk":
             self.refinement = Refinement(head.width, config.num_classes)
-            self.suppression = Suppression(head.duplicate_iou)
+            self.suppression = Suppression(
+                head.duplicate_iou, consensus=head.consensus_iou, agnostic=config.postprocess.agnostic
+            )
         self.candidates = head.candidates
         self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
@@ -198,7 +232,10 @@ class AlignRank(nn.Module):
         with outside_autocast(logits):
             refined = self.refinement(features, chosen)
             # What is a duplicate says nothing about how well a box fits: the quality does not learn from it.
-            final = self.suppression(refined.detach(), boxes)
+            if self.suppression.consensus and not self.training:
+                final, boxes = self.suppression.merge(refined.detach(), boxes)
+            else:
+                final = self.suppression(refined.detach(), boxes)
         main = Predictions(final, boxes, points, strides, fixed_boxes=True)
         if self.training:
             main.auxiliary["unsuppressed"] = Predictions(refined, boxes, points, strides, fixed_boxes=True)
@@ -218,4 +255,4 @@ class AlignRank(nn.Module):
 
 def postprocess(config: AlignRankConfig) -> TopK | NonMaximumSuppression:
     """Top k, or NMS where the one-to-many output is asked for."""
-    return NonMaximumSuppression() if config.postprocess.nms else TopK()
+    return selection(config.postprocess, nms_free=not config.postprocess.nms)

@@ -15,20 +15,24 @@ from torch import Tensor
 from alignrank.boxes import pairwise_iou
 from alignrank.config import Config
 from alignrank.contracts import Predictions, Selection, Thresholds
+from alignrank.detectors.consensus import consensus
 from alignrank.detectors.nms import batched_nms
 
 # Candidates an image may bring into NMS; its cost grows with their square.
 MAX_CANDIDATES = 3000
 
 
-def top_k(scores: Tensor, boxes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def top_k(scores: Tensor, boxes: Tensor, k: int, *, agnostic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """scores [B,A,C], boxes [B,A,4] -> boxes [B,K,4], scores [B,K], labels [B,K], best first; K = min(k, A).
 
     Two stages, as YOLOv10's: the k points with the best class, then the k best of (point, class) among them.
-    Plain operations only, so it exports.
+    agnostic: a point has its best class only. Plain operations only, so it exports.
     """
     num_classes = scores.shape[-1]
     k = min(k, scores.shape[1])
+    if agnostic:
+        best, points = scores.amax(-1).topk(k)
+        return boxes.gather(1, points[..., None].expand(-1, -1, 4)), best, scores.argmax(-1).gather(1, points)
     points = scores.amax(-1).topk(k).indices  # [B,K]
     scores = scores.gather(1, points[..., None].expand(-1, -1, num_classes))
     boxes = boxes.gather(1, points[..., None].expand(-1, -1, 4))
@@ -38,15 +42,21 @@ def top_k(scores: Tensor, boxes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor
 
 
 class TopK:
-    """For one-to-one heads: the best (point, class) pairs above `conf`; `iou` is not used."""
+    """For one-to-one heads: the best (point, class) pairs above `conf`; `iou` is not used.
+
+    agnostic: a point has its best class only.
+    """
 
     thresholds: Thresholds | None = None
+
+    def __init__(self, *, agnostic: bool = False) -> None:
+        self.agnostic = agnostic
 
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
         scores = _of_classes(predictions.scores(), classes)
-        boxes, scores, labels = top_k(scores, predictions.boxes, max_dets)
+        boxes, scores, labels = top_k(scores, predictions.boxes, max_dets, agnostic=self.agnostic)
         keep = scores > conf
         return [Selection(b[m], s[m], c[m]) for b, s, c, m in zip(boxes, scores, labels, keep, strict=True)]
 
@@ -67,12 +77,22 @@ class NmsConfig(Config):
     """Points of each pyramid level that enter, the best by class score; 0: all."""
     soft: bool = False
     """Boxes that overlap a better one lose score instead of being dropped."""
+    consensus: float = Field(default=0.0, ge=0, lt=1)
+    """Overlap above which candidates enter the mean that a kept box becomes; 0: off. Not with `soft`."""
+    agnostic: bool = False
+    """Suppression across classes: one object, one class."""
 
 
 class NonMaximumSuppression:
-    """For one-to-many heads: every (point, class) above `conf`, then class-wise suppression at `iou`."""
+    """For one-to-many heads: every (point, class) above `conf`, then class-wise suppression at `iou`.
 
-    def __init__(self, config: NmsConfig | None = None) -> None:
+    consensus: the best `max_dets` become means of the candidates that overlap them by more (see `consensus.py`), and
+    are suppressed once more; 0: off, also with soft suppression. agnostic: as if there were one class. Both are the
+    config's where one is given.
+    """
+
+    def __init__(self, config: NmsConfig | None = None, *, consensus: float = 0.0, agnostic: bool = False) -> None:
+        self.consensus, self.agnostic = (config.consensus, config.agnostic) if config else (consensus, agnostic)
         self.per_level, self.soft = (config.per_level, config.soft) if config else (0, False)
         self.thresholds = Thresholds(config.conf, config.iou, config.max_dets) if config else None
 
@@ -82,11 +102,17 @@ class NonMaximumSuppression:
         all_scores = self._of_levels(predictions, _of_classes(predictions.scores(), classes))
         selections = []
         for found in _candidates(predictions, all_scores, conf):
+            groups = torch.zeros_like(found.labels) if self.agnostic else found.labels
             if self.soft:
-                selections.append(soft_nms(found, conf=conf, iou=iou, max_dets=max_dets))
+                selections.append(soft_nms(found, conf=conf, iou=iou, max_dets=max_dets, groups=groups))
                 continue
-            keep = batched_nms(found.boxes, found.scores, found.labels, iou)[:max_dets]
-            selections.append(Selection(found.boxes[keep], found.scores[keep], found.labels[keep]))
+            keep = batched_nms(found.boxes, found.scores, groups, iou)[:max_dets]
+            boxes = found.boxes[keep]
+            if self.consensus:
+                boxes = consensus(keep, found.boxes, found.scores, groups, self.consensus)
+                again = batched_nms(boxes, found.scores[keep], groups[keep], iou)
+                boxes, keep = boxes[again], keep[again]
+            selections.append(Selection(boxes, found.scores[keep], found.labels[keep]))
         return selections
 
     def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
@@ -109,10 +135,12 @@ def best_of_levels(scores: Tensor, strides: Tensor, count: int) -> Tensor:
     return scores * keep[..., None]
 
 
-def soft_nms(found: Selection, *, conf: float, iou: float, max_dets: int) -> Selection:
+def soft_nms(found: Selection, *, conf: float, iou: float, max_dets: int, groups: Tensor | None = None) -> Selection:
     """Linear soft-NMS (Bodla et al. 2017, eq. 2): by class, best first, a chosen box multiplies the scores of those
     that it overlaps by more than `iou` by 1 - IoU. Ends when no score is above `conf`.
+    groups [N]: what counts as a class, the labels where not given.
     """
+    groups = found.labels if groups is None else groups
     scores = found.scores.clone()
     chosen: list[Tensor] = []
     final: list[Tensor] = []
@@ -122,7 +150,7 @@ def soft_nms(found: Selection, *, conf: float, iou: float, max_dets: int) -> Sel
             break
         chosen.append(best)
         final.append(scores[best].clone())
-        overlap = pairwise_iou(found.boxes[best][None], found.boxes)[0] * (found.labels == found.labels[best])
+        overlap = pairwise_iou(found.boxes[best][None], found.boxes)[0] * (groups == groups[best])
         scores = torch.where(overlap > iou, scores * (1 - overlap), scores)
         scores[best] = -1
     if not chosen:

@@ -96,6 +96,10 @@ class PostprocessConfig(Config):
 
     nms: bool = False
     """Take the one-to-many output and NMS, also where there is an NMS-free one."""
+    consensus: float = Field(default=0.0, ge=0, lt=1)
+    """With NMS: overlap above which candidates enter the mean that a kept box becomes; 0: off."""
+    agnostic: bool = False
+    """Suppression across classes: one object, one class."""
 
 
 class YoloConfig(Config):
@@ -227,4 +231,11 @@ def dense_predictions(head: DecoupledHead, maps: Sequence[Tensor]) -> Prediction
 
 def postprocess(config: YoloConfig) -> TopK | NonMaximumSuppression:
     """Top k where the main output is one-to-one, NMS otherwise."""
-    return TopK() if config.head.dual and not config.postprocess.nms else NonMaximumSuppression()
+    return selection(config.postprocess, nms_free=config.head.dual and not config.postprocess.nms)
+
+
+def selection(config: PostprocessConfig, *, nms_free: bool) -> TopK | NonMaximumSuppression:
+    """Top k or NMS with the section's options."""
+    if nms_free:
+        return TopK(agnostic=config.agnostic)
+    return NonMaximumSuppression(consensus=config.consensus, agnostic=config.agnostic)

@@ -85,6 +85,7 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
     if options.oracle:
         recipe = loaded.recipe.without_pretrained()
         correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
+    loaded = loaded.with_selection(agnostic=options.agnostic, consensus=options.consensus)
     detector = deploy(loaded, device).resized(options.imgsz, options.rect)
     with batches_of(split, detector, options.batch) as batches:
         return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)

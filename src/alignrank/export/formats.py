@@ -11,7 +11,7 @@ from alignrank.input_size import ImageSize
 from alignrank.weights import checkpoint
 from alignrank.weights.catalog import is_recipe
 from alignrank.weights.checkpoint import Checkpoint
-from alignrank.weights.deployed import deploy
+from alignrank.weights.deployed import SelectionOptions, deploy
 from alignrank.weights.untrained import of_recipe
 
 FORMATS = ("onnx",)
@@ -23,7 +23,7 @@ def export_weights(
     *,
     imgsz: ImageSize | None = None,
     out: str | Path | None = None,
-    nms: bool = False,
+    selection: SelectionOptions | None = None,
 ) -> Path:
     """Write weights in another format, beside them or to `out`, after comparing the two. Returns the path.
 
@@ -33,7 +33,7 @@ def export_weights(
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
     if isinstance(weights, Path):
         weights = of_recipe(str(weights)) if is_recipe(weights) else checkpoint.load(weights)
-    detector = deploy(weights, "cpu", nms=nms).resized(imgsz)
+    detector = deploy(weights, "cpu", selection=selection).resized(imgsz)
     beside = weights.path.with_suffix(".onnx") if weights.path.is_file() else Path(f"{weights.recipe.name}.onnx")
     return export_onnx(
         detector.network,

@@ -90,8 +90,9 @@ def _output(shapes: Shapes, postprocess: Postprocess, nms: dict[str, Any] | None
 
 def _nms(postprocess: NonMaximumSuppression, level_points: Sequence[int]) -> dict[str, Any]:
     return {
-        "class_wise": True,
+        "class_wise": not postprocess.agnostic,
         "soft": postprocess.soft,
+        **({"consensus": postprocess.consensus} if postprocess.consensus else {}),
         "candidates": MAX_CANDIDATES,
         "per_level": postprocess.per_level or None,
         "level_points": list(level_points),

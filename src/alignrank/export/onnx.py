@@ -42,13 +42,15 @@ class ExportGraph(nn.Module):
     otherwise boxes [B,A,4] and scores [B,A,C] in 0..1, which still need NMS.
     """
 
-    def __init__(self, model: nn.Module, *, nms_free: bool, max_dets: int) -> None:
+    def __init__(self, model: nn.Module, *, nms_free: bool, max_dets: int, agnostic: bool = False) -> None:
         super().__init__()
-        self.model, self.nms_free, self.max_dets = model, nms_free, max_dets
+        self.model, self.nms_free, self.max_dets, self.agnostic = model, nms_free, max_dets, agnostic
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         boxes, scores = self.raw(images)
-        return top_k(scores, boxes, self.max_dets) if self.nms_free else (boxes, scores)
+        if not self.nms_free:
+            return boxes, scores
+        return top_k(scores, boxes, self.max_dets, agnostic=self.agnostic)
 
     def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B,A,4] and scores [B,A,C] of every point."""
@@ -87,7 +89,9 @@ def export_onnx(
     require("export", "onnx", "onnxscript", "onnxruntime")
     model = copy.deepcopy(model).cpu().float().eval()
     model = split_top_down(deployed(model))
-    graph = ExportGraph(model, nms_free=isinstance(postprocess, TopK), max_dets=max_dets).eval()
+    nms_free = isinstance(postprocess, TopK)
+    agnostic = isinstance(postprocess, TopK) and postprocess.agnostic
+    graph = ExportGraph(model, nms_free=nms_free, max_dets=max_dets, agnostic=agnostic).eval()
     fitted = InputSize.of(given, rect=False, step=model.stride, corner=corner)
     size = fitted.landscape
     exported = _to_onnx(graph, size)

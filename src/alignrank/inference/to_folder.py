@@ -17,7 +17,7 @@ from alignrank.inference.results import write_results
 from alignrank.inference.sources import Sources
 from alignrank.terminal.progress import say
 from alignrank.terminal.skipped import say_processed
-from alignrank.weights.deployed import deploy
+from alignrank.weights.deployed import SelectionOptions, deploy
 
 
 def predict_to_folder(
@@ -27,14 +27,14 @@ def predict_to_folder(
     *,
     out: str | None = None,
     device: str = "auto",
-    nms: bool = False,
+    selection: SelectionOptions | None = None,
     collect: bool = False,
 ) -> dict[str, Any]:
     """Detect in everything `sources` name and write the results to a new folder, with pictures if `keep_images`.
 
     Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
     """
-    detector = deploy(weights, device, nms=nms)
+    detector = deploy(weights, device, selection=selection)
     opened = Sources([*sources])
     found = predict(detector, opened, replace(options, report_skipped=False))
     images: list[dict[str, Any]] = []

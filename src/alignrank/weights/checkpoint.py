@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from alignrank.detectors import DETECTORS
+from alignrank.detectors.postprocess import NonMaximumSuppression
 from alignrank.errors import InputError
 from alignrank.folders import replacing
 from alignrank.version import __version__
@@ -53,6 +55,30 @@ class Checkpoint:
         if "nms" not in values.get("postprocess", {}):
             raise InputError(f"{self.path}: {self.recipe.name} has no output for NMS; leave out --nms")
         values["postprocess"] = values["postprocess"] | {"nms": True}
+        return replace(self, recipe=Recipe.parse(values, where=str(self.path)))
+
+    def with_selection(self, *, agnostic: bool = False, consensus: float | None = None) -> Checkpoint:
+        """The same weights with other options of the selection: one class an object, consensus boxes above an overlap.
+
+        False and None leave things as the recipe says. Raises InputError for models without such an option.
+        """
+        if not agnostic and consensus is None:
+            return self
+        values, name = self.recipe.to_dict(), self.recipe.name
+        section = values.get("postprocess", {})
+        if agnostic:
+            if "agnostic" not in section:
+                raise InputError(f"{self.path}: {name} has no suppression; leave out --agnostic")
+            section["agnostic"] = True
+        if consensus is not None:
+            found = DETECTORS[self.recipe.detector].postprocess(self.recipe.without_pretrained().architecture)
+            if isinstance(found, NonMaximumSuppression):
+                section["consensus"] = consensus
+            elif values["head"].get("sampling") == "topk":
+                values["head"]["consensus_iou"] = consensus
+            else:
+                where = "leave out --consensus" if "nms" not in section else "it takes --nms, too"
+                raise InputError(f"{self.path}: --consensus is of suppression, {name} has none here; {where}")
         return replace(self, recipe=Recipe.parse(values, where=str(self.path)))
 
     def build_model(self) -> Any:

@@ -8,12 +8,38 @@ from typing import Any
 
 import torch
 
+from alignrank.arguments import share, switch
 from alignrank.contracts import Postprocess
 from alignrank.detectors import DETECTORS, deployed
 from alignrank.device import choose_device, settle_threads
 from alignrank.input_size import ImageSize, InputSize, check_size, plain_size
 from alignrank.nn.pan import split_top_down
 from alignrank.weights import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionOptions:
+    """nms: the one-to-many output and NMS, also where there is an NMS-free output. agnostic: one object has one class.
+    consensus: overlap above which the boxes of an object are merged; None: as the weights say.
+
+    Raises InputError naming the option that is out of range.
+    """
+
+    nms: bool = False
+    agnostic: bool = False
+    consensus: float | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("nms", "agnostic"):
+            object.__setattr__(self, option, switch(option, getattr(self, option)))
+        if self.consensus is not None:
+            object.__setattr__(self, "consensus", share("consensus", self.consensus))
+
+    def of(self, loaded: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+        """The same weights, read with these. Raises InputError where they have no such output."""
+        if self.nms:
+            loaded = loaded.with_nms()
+        return loaded.with_selection(agnostic=self.agnostic, consensus=self.consensus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +66,20 @@ class Deployed:
 
 
 def deploy(
-    weights: Path | checkpoint.Checkpoint, device: str | torch.device = "auto", *, nms: bool = False
+    weights: Path | checkpoint.Checkpoint,
+    device: str | torch.device = "auto",
+    *,
+    selection: SelectionOptions | None = None,
 ) -> Deployed:
     """Load weights for inference: unused head dropped, norms folded. Raises InputError for unusable files.
 
-    nms: the one-to-many output and NMS, also where there is an NMS-free output.
+    selection: where it is not as the weights say.
     """
     settle_threads()
     chosen = choose_device(device) if isinstance(device, str) else device
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
-    if nms:
-        loaded = loaded.with_nms()
+    if selection is not None:
+        loaded = selection.of(loaded)
     network = split_top_down(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)

@@ -1,0 +1,151 @@
+"""Consensus boxes and suppression across classes: after NMS, and in AlignRank's network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from alignrank.boxes import mutual_iou
+from alignrank.contracts import Predictions
+from alignrank.detectors.alignrank import STRONGEST, Suppression
+from alignrank.detectors.consensus import consensus, masked_consensus
+from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression, TopK
+
+# 10 x 10 px in a row: IoU with the first is 2/3 at 2 px, 9/11 at 1 px, 0 for the last.
+BOXES = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [1, 0, 11, 10], [50, 0, 60, 10]])
+SCORES = torch.tensor([0.9, 0.6, 0.33, 0.8])
+# Weights .9, .6 * 2/3 = .4 and .33 * 9/11 = .27: the mean shift is (.4 * 2 + .27 * 1) / 1.57 px.
+SHIFT = 1.07 / 1.57
+MERGED = torch.tensor([SHIFT, 0, 10 + SHIFT, 10])
+
+
+def predictions(scores: Tensor, boxes: Tensor = BOXES) -> Predictions:
+    """One image; scores [A,C]."""
+    return Predictions(scores[None].logit(), boxes[None])
+
+
+def suppression(*, agnostic: bool = False) -> Suppression:
+    made = Suppression(0.6, consensus=0.5, agnostic=agnostic).eval()
+    torch.nn.init.ones_(made.strength)
+    return made
+
+
+def test_mean_worked() -> None:
+    """By both forms; the threshold leaves out the second box between 2/3 and 9/11."""
+    labels = torch.zeros(4, dtype=torch.int64)
+    masked = masked_consensus(BOXES[None], SCORES[None], mutual_iou(BOXES)[None], 0.5)[0]
+    assert_close(masked[0], MERGED)
+    assert torch.equal(masked[3], BOXES[3])
+    found = consensus(torch.tensor([0, 3]), BOXES, SCORES, labels, 0.5)
+    assert_close(found, masked[[0, 3]])
+    nearer = consensus(torch.tensor([0]), BOXES, SCORES, labels, 0.7)
+    assert nearer[0, 0].item() == pytest.approx(0.27 / 1.17, rel=1e-5)
+
+
+def test_both_forms_agree_on_random_boxes_in_any_order() -> None:
+    """More boxes than a chunk; two labels."""
+    generator = torch.Generator().manual_seed(0)
+    corner, side = torch.rand(150, 2, generator=generator) * 80, torch.rand(150, 2, generator=generator) * 20 + 20
+    boxes, scores = torch.cat([corner, corner + side], -1), torch.rand(150, generator=generator)
+    labels = torch.arange(150) % 2
+    apart = mutual_iou(boxes) * (labels[:, None] == labels)
+    masked = masked_consensus(boxes[None], scores[None], apart[None], 0.5)[0]
+    assert_close(consensus(torch.arange(150), boxes, scores, labels, 0.5), masked, atol=1e-4, rtol=1e-5)
+    assert (masked - boxes).abs().max() > 1
+    order = torch.randperm(150, generator=generator)
+    moved = consensus(torch.arange(150), boxes[order], scores[order], labels[order], 0.5)
+    assert_close(moved, masked[order], atol=1e-4, rtol=1e-5)
+
+
+def test_nms_merges_and_keeps_scores() -> None:
+    (found,) = NonMaximumSuppression(consensus=0.5)(predictions(SCORES[:, None]), conf=0.1, iou=0.6, max_dets=10)
+    assert_close(found.boxes, torch.stack([MERGED, BOXES[3]]))
+    assert_close(found.scores, SCORES[[0, 3]])
+    config = NmsConfig(consensus=0.5, agnostic=True)
+    made = NonMaximumSuppression(config)
+    assert (made.consensus, made.agnostic) == (0.5, True)
+
+
+def test_merged_boxes_are_suppressed_once_more() -> None:
+    """Two kept boxes 5 px apart (IoU 1/3), and one between them that draws them together above .4."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [2.5, 0, 12.5, 10]])
+    scores = torch.tensor([0.5, 0.45, 0.44])
+    plain = NonMaximumSuppression()(predictions(scores[:, None], boxes), conf=0.1, iou=0.4, max_dets=9)[0]
+    merged = NonMaximumSuppression(consensus=0.5)(predictions(scores[:, None], boxes), conf=0.1, iou=0.4, max_dets=9)[0]
+    assert (len(plain.scores), len(merged.scores)) == (2, 1)
+    made = Suppression(0.4, consensus=0.5).eval()
+    torch.nn.init.ones_(made.strength)
+    logits = scores.logit()[None, :, None]
+    lowered = (logits - made.merge(logits, boxes[None])[0])[0, :, 0]
+    assert_close(lowered, STRONGEST * torch.tensor([0.0, 1, 1]), atol=1e-3, rtol=0)
+
+
+def test_isolated_boxes_and_empty_images_stay() -> None:
+    boxes = BOXES[[0, 3]] + 0.1
+    made, plain = NonMaximumSuppression(consensus=0.5), NonMaximumSuppression()
+    for scores in (torch.tensor([[0.3], [0.7]]), torch.full((2, 1), 0.01)):
+        a, b = (nms(predictions(scores, boxes), conf=0.1, iou=0.6, max_dets=10)[0] for nms in (made, plain))
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.equal(a.scores, b.scores)
+    logits, same = suppression().merge(torch.zeros(1, 2, 1), boxes[None])
+    assert torch.equal(same[0], boxes)
+    assert torch.equal(logits, torch.zeros(1, 2, 1))
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_classes_mix_only_where_asked(agnostic: bool) -> None:
+    """The second box is of another class than the first: two objects, or one with one merged box."""
+    scores = torch.tensor([[0.9, 0.01], [0.01, 0.6]])
+    nms = NonMaximumSuppression(consensus=0.5, agnostic=agnostic)
+    (found,) = nms(predictions(scores, BOXES[:2]), conf=0.1, iou=0.6, max_dets=10)
+    shift = 0.4 * 2 / 1.3  # weights .9 and .6 * 2/3
+    expected = torch.tensor([[shift, 0, 10 + shift, 10]]) if agnostic else BOXES[:2]
+    assert_close(found.boxes, expected)
+    logits, boxes = suppression(agnostic=agnostic).merge(scores.logit()[None], BOXES[None, :2])
+    assert_close(boxes[0, 0], expected[0])
+    lowered = (scores.logit() - logits[0])[:, 0]
+    assert_close(lowered, torch.tensor([0, STRONGEST if agnostic else 0.0]), atol=1e-3, rtol=0)
+
+
+def test_agnostic_top_k_gives_a_point_one_class() -> None:
+    made = predictions(torch.tensor([[0.9, 0.8], [0.1, 0.7]]), BOXES[[0, 3]])
+    (both,) = TopK()(made, conf=0.3, iou=0.6, max_dets=2)
+    (one,) = TopK(agnostic=True)(made, conf=0.3, iou=0.6, max_dets=2)
+    assert both.labels.tolist() == [0, 1]
+    assert torch.equal(both.boxes[0], both.boxes[1])
+    assert one.labels.tolist() == [0, 1]
+    assert torch.equal(one.boxes, BOXES[[0, 3]])
+
+
+class Merge(torch.nn.Module):
+    """Logits and boxes -> lowered logits, merged boxes."""
+
+    def __init__(self, *, agnostic: bool) -> None:
+        super().__init__()
+        self.suppression = suppression(agnostic=agnostic)
+
+    def forward(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        return self.suppression.merge(logits, boxes)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_onnx_runtime_says_the_same(agnostic: bool) -> None:
+    """On random boxes of three images, after an export with two."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    generator = torch.Generator().manual_seed(0)
+    corner, side = (torch.rand(3, 40, 2, generator=generator) for _ in range(2))
+    boxes = torch.cat([corner * 60, corner * 60 + side * 20 + 20], -1)
+    logits = torch.randn(3, 40, 2, generator=generator)
+    graph, any_batch = Merge(agnostic=agnostic).eval(), {0: torch.export.Dim("batch")}
+    program = torch.onnx.export(
+        graph, (logits[:2], boxes[:2]), dynamo=True, input_names=["logits", "boxes"], verbose=False,
+        dynamic_shapes={"logits": any_batch, "boxes": any_batch},
+    )  # fmt: skip
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    outputs = session.run(None, {"logits": logits.numpy(), "boxes": boxes.numpy()})
+    for actual, expected in zip(outputs, graph(logits, boxes), strict=True):
+        assert_close(torch.from_numpy(actual), expected.detach(), atol=1e-4, rtol=1e-5)
+    assert (torch.from_numpy(outputs[1]) - boxes).abs().max() > 1
