@@ -66,6 +66,8 @@ def test_nms_merges_and_keeps_scores() -> None:
     config = NmsConfig(consensus=0.5, agnostic=True)
     made = NonMaximumSuppression(config)
     assert (made.consensus, made.agnostic) == (0.5, True)
+    with pytest.raises(ValueError, match="soft and consensus exclude each other"):
+        NmsConfig(consensus=0.5, soft=True)
 
 
 def test_merged_boxes_are_suppressed_once_more() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from alignrank.boxes import pairwise_iou
@@ -82,12 +82,18 @@ class NmsConfig(Config):
     agnostic: bool = False
     """Suppression across classes: one object, one class."""
 
+    @model_validator(mode="after")
+    def _one_of_both(self) -> NmsConfig:
+        if self.soft and self.consensus:
+            raise ValueError("soft and consensus exclude each other: soft suppression leaves all boxes")
+        return self
+
 
 class NonMaximumSuppression:
     """For one-to-many heads: every (point, class) above `conf`, then class-wise suppression at `iou`.
 
     consensus: the best `max_dets` become means of the candidates that overlap them by more (see `consensus.py`), and
-    are suppressed once more; 0: off, also with soft suppression. agnostic: as if there were one class. Both are the
+    are suppressed once more; 0: off. agnostic: as if there were one class. Both are the
     config's where one is given.
     """
 
