@@ -30,7 +30,7 @@ from alignrank.nn.yolov12 import (
     convolution_blocks,
     inner_chain,
 )
-from alignrank.weights.models import multiply_adds, num_parameters, shapes
+from alignrank.weights.models import multiply_adds, num_parameters
 from alignrank.weights.recipe import build_detector, load_recipe
 
 BACKBONES = ("yolov5", "yolov6", "yolov12")
@@ -50,7 +50,7 @@ def settle(model: nn.Module) -> nn.Module:
 def whole(backbone: str, size: str) -> Any:
     """Deployed, without memory."""
     overrides = {"model.backbone": backbone, "model.size": size, "head.separable": backbone == "yolov12"}
-    return deployed(shapes(load_recipe("yolov8-n", overrides=overrides)).eval())
+    return deployed(load_recipe("yolov8-n", overrides=overrides).meta_network().eval())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_yolov6_with_its_own_head(size: str, parameters: float, flops: float) ->
 )
 def test_fine_sees_raw_maps(backbone: str, channels: tuple[tuple[int, int], ...]) -> None:
     """(finer, coarser) of s, where strides 32 and 16 meet and where 16 and 8 do: before a neck narrows them."""
-    model = shapes(load_recipe(f"{backbone}-s", overrides={"neck.fine": True}))
+    model = load_recipe(f"{backbone}-s", overrides={"neck.fine": True}).meta_network()
     for fine, (low, high) in zip((model.neck.fine4, model.neck.fine3), channels, strict=True):
         assert fine.query.in_features == low
         assert (low if fine.project is None else fine.project.conv.in_channels) == high
