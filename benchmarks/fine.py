@@ -161,7 +161,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for row in arguments.rows:
             table.record(row, seed, run(row, seed, arguments.threads))
-    against: dict[str, Any] = {}
+    against: dict[str, Any] = dict(table.read().get("against_host", {}))  # kept where runs are not here
     for row, host in ((row, about.against) for row, about in ROWS.items() if about.against):
         seeds = [s for s in table.seeds(row, host) if all((folder(r, s) / "val").exists() for r in (row, host))]
         if seeds:

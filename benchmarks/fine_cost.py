@@ -1,7 +1,7 @@
 """What FINE costs: the paper's comparison of five attentions (its table 3), and the latency of whole detectors.
 
     python benchmarks/fine_cost.py                     # everything, about 10 minutes on an idle machine
-    python benchmarks/fine_cost.py --minutes 1
+    python benchmarks/fine_cost.py --only module
 
 All attentions in one run. `module`: the two modules as they are in RT-DETR at 640 px (256 channels; strides 32 and 16,
 16 and 8): operations that they add (two per multiply-add, beside the printed figure where there is one), peak memory of
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import timeit
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,12 +58,18 @@ def operations(attention: str) -> float:
 
 
 def memory(attention: str) -> float:
-    """MiB by which the peak of this process rises in a forward and backward: call it in a fresh one."""
+    """MiB by which the peak of this process rises in a forward and backward: call it in a fresh one (Linux)."""
     modules, inputs = pair(attention)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of importing is forgotten
+    before = _peak()
     outputs = [module(low, high) for module, (low, high) in zip(modules, inputs, strict=True)]
     torch.stack([output.sum() for output in outputs]).sum().backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _peak() - before
+
+
+def _peak() -> float:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def module_table() -> dict[str, Any]:
@@ -113,24 +119,20 @@ def detector_table(minutes: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=6.0, help="at most, of the detectors' rounds")
+    parser.add_argument("--only", choices=("module", "detector"), help="measure one part, keep the other")
     parser.add_argument("--memory", choices=ATTENTIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print(memory(arguments.memory))
         return
-    modules = module_table()
-    detectors = detector_table(arguments.minutes)
-    ratio = detectors["rows"][f"{HOST}+aats"][f"ratio_to_{HOST}"]
-    result = {
-        "command": "python benchmarks/fine_cost.py",
-        "commit": commit(),
-        "device": f"cpu ({torch.get_num_threads()} threads)",
-        "torch": torch.__version__,
-        "module": modules,
-        "detector": detectors,
-        "bound": BOUND,
-        "within": ratio <= BOUND,
-    }
+    result: dict[str, Any] = json.loads(RESULTS.read_text()) if arguments.only else {}
+    about = {"commit": commit(), "device": f"cpu ({torch.get_num_threads()} threads)", "torch": torch.__version__}
+    if arguments.only != "detector":
+        result["module"] = about | {"attentions": module_table()}
+    if arguments.only != "module":
+        result["detector"] = about | detector_table(arguments.minutes)
+        ratio = result["detector"]["rows"][f"{HOST}+aats"][f"ratio_to_{HOST}"]
+        result |= {"command": "python benchmarks/fine_cost.py", "bound": BOUND, "within": ratio <= BOUND}
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

@@ -80,7 +80,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for row in arguments.rows:
             table.record(row, seed, run(row, seed, arguments.threads))
-    against: dict[str, Any] = {}
+    against: dict[str, Any] = dict(table.read().get("against_host", {}))  # kept where runs are not here
     for row, host in PAIRS.items():
         seeds = table.seeds(row, host)
         places = [(folder(host, seed) / "val", folder(row, seed) / "val") for seed in seeds]
