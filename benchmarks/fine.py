@@ -14,9 +14,7 @@ over images and seeds. `false_positives`: detections that are wrong at IoU .5 wh
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,6 @@ import numpy as np
 from paired import (
     ROOT,
     SHARED,
-    Rows,
     change,
     diagnosis,
     differences,
@@ -34,6 +31,7 @@ from paired import (
     learning_curve,
     mean,
     measured,
+    recorded,
     trained,
 )
 
@@ -149,18 +147,9 @@ def bypassed(out: Path, data: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
-    arguments = parser.parse_args()
-    for path in (WEIGHTS, *(SHARED / "data" / row.data for row in ROWS.values())):
-        if not path.exists():
-            sys.exit(f"{path} is not there: set ALIGNRANK_SHARED")
-    table = Rows(RESULTS)
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            table.record(row, seed, run(row, seed, arguments.threads))
+    table = recorded(
+        str(__doc__), RESULTS, list(ROWS), [WEIGHTS, *(SHARED / "data" / row.data for row in ROWS.values())], run
+    )
     against: dict[str, Any] = dict(table.read().get("against_host", {}))  # kept where runs are not here
     for row, host in ((row, about.against) for row, about in ROWS.items() if about.against):
         seeds = [s for s in table.seeds(row, host) if all((folder(r, s) / "val").exists() for r in (row, host))]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,32 @@ class Rows:
         """Those that all of these rows have."""
         table = self.read()["rows"]
         return sorted(int(seed) for seed in set.intersection(*(set(table.get(row, {})) for row in rows)))
+
+
+def recorded(
+    about: str,
+    results: Path,
+    rows: Sequence[str],
+    needed: Sequence[Path],
+    run: Callable[[str, int, int], dict[str, Any]],
+) -> Rows:
+    """The command line of a comparison: record what `run` (row, seed, threads) gives for the rows and seeds asked for.
+
+    Ends where a path that is needed is not there.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", default=list(rows), choices=list(rows))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
+    arguments = parser.parse_args()
+    for path in needed:
+        if not path.exists():
+            sys.exit(f"{path} is not there: set ALIGNRANK_SHARED")
+    table = Rows(results)
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            table.record(row, seed, run(row, seed, arguments.threads))
+    return table
 
 
 def figure(entry: dict[str, Any], name: str) -> float:

@@ -13,14 +13,12 @@ ALIGNRANK_SHARED, else ../shared.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, Rows, alignrank, change, diagnosis, differences, figure, mean, measured, trained
+from paired import ROOT, SHARED, alignrank, change, diagnosis, differences, figure, mean, measured, recorded, trained
 
 DATA = SHARED / "data" / "bloodcells"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -68,18 +66,7 @@ def densities(out: Path, threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
-    arguments = parser.parse_args()
-    for path in (DATA, WEIGHTS):
-        if not path.exists():
-            sys.exit(f"{path} is not there: set ALIGNRANK_SHARED")
-    table = Rows(RESULTS)
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            table.record(row, seed, run(row, seed, arguments.threads))
+    table = recorded(str(__doc__), RESULTS, list(ROWS), [DATA, WEIGHTS], run)
     against: dict[str, Any] = dict(table.read().get("against_host", {}))  # kept where runs are not here
     for row, host in PAIRS.items():
         seeds = table.seeds(row, host)
