@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from alignrank.config import Config
-from alignrank.nn.fine import FINE
+from alignrank.nn.fine import FINE, Attention, Pooling, Variant, modulation_of
 
 
 class FineConfig(Config):
@@ -17,13 +17,13 @@ class FineConfig(Config):
 
     fine: bool = False
     """Where levels meet, the finer map is modulated by the coarser one (FINE)."""
-    fine_variant: Literal["paper", "equations", "prerelease"] = "paper"
+    fine_variant: Variant = "paper"
     """Of FINE: as most of the paper's tables count it, as its equations, or as a file that circulated before."""
-    fine_attention: Literal["aats", "vanilla", "window", "area", "linear"] = "aats"
+    fine_attention: Attention = "aats"
     """Of FINE: between pooled tokens of one grid (`aats`), or one that the paper compares it with."""
     fine_modulation: Literal["", "residual", "direct", "none"] = ""
     """Of FINE: product and map, product alone, or a sum; empty: the variant's own."""
-    fine_pooling: Literal["avg", "max", "depthwise"] = "avg"
+    fine_pooling: Pooling = "avg"
     """Of FINE: how cells make a token."""
     fine_ratio: int = Field(default=2, ge=1, le=16)
     """Of FINE: pooling of the finer map over that of the coarser one; 2 gives both the same grid."""
@@ -34,8 +34,7 @@ class FineConfig(Config):
 
     @model_validator(mode="after")
     def _keeps_the_map(self) -> FineConfig:
-        direct = self.fine_modulation == "direct" or (self.fine_variant == "prerelease" and not self.fine_modulation)
-        if self.fine_zero_init and direct:
+        if self.fine_zero_init and modulation_of(self.fine_variant, self.fine_modulation or None) == "direct":
             raise ValueError("fine_zero_init needs fine_modulation=residual or none: a direct product would be 0")
         return self
 

@@ -26,7 +26,7 @@ from alignrank.nn.conv import ConvNormAct
 
 Variant = Literal["paper", "equations", "prerelease"]
 Pooling = Literal["avg", "max", "depthwise"]
-Attention = Literal["vanilla", "window", "area", "linear", "aats"]
+Attention = Literal["aats", "vanilla", "window", "area", "linear"]
 Modulation = Literal["none", "direct", "residual"]
 Spreading = Literal["nearest", "bilinear"]
 
@@ -35,6 +35,11 @@ FEED_FORWARD: dict[Variant, int] = {"paper": 2, "equations": 0, "prerelease": 4}
 # Longest side of a window of the coarse map (Swin's), and number of areas from top to bottom (YOLOv12's).
 WINDOW, AREAS = 7, 4
 TEMPERATURE = 10_000.0
+
+
+def modulation_of(variant: Variant, modulation: Modulation | None = None) -> Modulation:
+    """`modulation`, or the variant's own."""
+    return modulation or ("direct" if variant == "prerelease" else "residual")
 
 
 class Pool(nn.Module):
@@ -179,7 +184,7 @@ class FINE(nn.Module):
     ) -> None:
         super().__init__()
         early = variant == "prerelease"
-        self.modulation: Modulation = modulation or ("direct" if early else "residual")
+        self.modulation = modulation_of(variant, modulation)
         self.upsample: Spreading = upsample or ("bilinear" if early else "nearest")
         self.positions = early
         if zero_init and self.modulation == "direct":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignrank.errors import InputError, nearest
-from alignrank.nn.fine import FINE, Attention, Modulation, Pooling, Variant
+from alignrank.nn.fine import FINE, Attention, Modulation, Pooling, Variant, modulation_of
 from alignrank.plug.modulated import HOSTS, Modulated, host_of, release
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -52,7 +52,7 @@ def add_fine(
     for name, value in (("head_dim", head_dim), ("ratio", ratio), ("pools", pools[0]), ("pools", pools[1])):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if zero_init and (modulation or ("direct" if variant == "prerelease" else "residual")) == "direct":
+    if zero_init and modulation_of(variant, modulation) == "direct":
         raise InputError("zero_init needs modulation='residual' or 'none': a direct product would be 0")
 
     def make(like: Tensor, fusion: int) -> FINE:
