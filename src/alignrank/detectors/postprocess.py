@@ -93,8 +93,7 @@ class NonMaximumSuppression:
     """For one-to-many heads: every (point, class) above `conf`, then class-wise suppression at `iou`.
 
     consensus: the best `max_dets` become means of the candidates that overlap them by more (see `consensus.py`), and
-    are suppressed once more; 0: off. agnostic: as if there were one class. Both are the
-    config's where one is given.
+    are suppressed once more; 0: off. agnostic: as if there were one class. Both are the config's where one is given.
     """
 
     def __init__(self, config: NmsConfig | None = None, *, consensus: float = 0.0, agnostic: bool = False) -> None:
