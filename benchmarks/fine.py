@@ -81,6 +81,7 @@ ROWS = {
     "fcos+fine": Row("nuclei", [*FCOS_NUCLEI, FINE_ON], "fcos"),
     "nuclei+fine, direct": Row("nuclei", [*YOLO_NUCLEI, FINE_ON, "neck.fine_modulation=direct"], "nuclei"),
     "nuclei+fine, zero_init": Row("nuclei", [*YOLO_NUCLEI, FINE_ON, "neck.fine_zero_init=true"], "nuclei"),
+    "cars+fine, zero_init": Row("aerialcars", [*YOLO_CARS, FINE_ON, "neck.fine_zero_init=true"], "cars", judged="car"),
     "fcos+fine, zero_init": Row("nuclei", [*FCOS_NUCLEI, FINE_ON, "neck.fine_zero_init=true"], "fcos"),
     "nuclei+fine, none": Row("nuclei", [*YOLO_NUCLEI, FINE_ON, "neck.fine_modulation=none"], "nuclei"),
 }
