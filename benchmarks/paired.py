@@ -8,36 +8,26 @@ import os
 import platform
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from alignrank.metrics import Diagnosis, read_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 REPLICATES = 300
+Gap = dict[str, float | None]
+Array = NDArray[np.float64]
 FIGURES = (
-    *(
-        "ap",
-        "ap50",
-        "ap75",
-        "ap_small",
-        "ap_medium",
-        "ap_large",
-        "lrp",
-        "lrp_loc",
-        "lrp_fp",
-        "lrp_fn",
-        "rank.spearman",
-        "rank.spearman_true",
-    ),
-    *("rank.misranked", "rank.best_box_missed", "rank.ap_lost_ranking", "rank.ap_lost_duplicates"),
-    *("rank.duplicates_70", "rank.duplicates_90"),
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "lrp", "lrp_loc", "lrp_fp", "lrp_fn"),
+    *("rank.spearman", "rank.spearman_true", "rank.spearman_true_class_mean", "rank.misranked", "rank.misranked_nms65"),
+    *("rank.best_box_missed", "rank.ap_lost_ranking", "rank.ap_lost_within", "rank.ap_lost_between"),
+    *("rank.ap_lost_false", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.duplicates_90"),
 )
 
 
@@ -171,38 +161,53 @@ def mean(values: list[float]) -> str:
     return f"{sum(values) / len(values):.3f}" if values else ""
 
 
-def change(gap: dict[str, float]) -> str:
-    """A difference and its interval."""
+def change(gap: Gap) -> str:
+    """A difference and its interval; nothing of an undefined one."""
+    if gap["difference"] is None:
+        return ""
     return f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
 
 
-def differences(pairs: Sequence[tuple[Diagnosis, Diagnosis]]) -> dict[str, dict[str, float]]:
+def differences(pairs: Sequence[tuple[Diagnosis, Diagnosis]]) -> dict[str, Gap]:
     """Second minus first, mean over the pairs (one for each seed), with 95 % intervals over images and seeds."""
+    return pooled_differences([pairs])
+
+
+def pooled_differences(groups: Sequence[Sequence[tuple[Diagnosis, Diagnosis]]]) -> dict[str, Gap]:
+    """As `differences`, mean over groups of pairs, one for each data set: images and seeds are drawn within each."""
+    replicates = np.mean([_replicates(pairs, np.random.default_rng(0)) for pairs in groups], 0)  # [R, figures]
+    points = np.mean([np.mean([_gaps(a.metrics.scalars(), b.metrics.scalars()) for a, b in p], 0) for p in groups], 0)
+    defined = ~np.isnan(replicates).all(0)
+    low, high = np.full((2, len(FIGURES)), np.nan)
+    low[defined], high[defined] = np.nanpercentile(replicates[:, defined], (2.5, 97.5), axis=0)
+    columns = zip(FIGURES, points, low, high, strict=True)
+    return {
+        name: {"difference": _rounded(point), "low": _rounded(below), "high": _rounded(above)}
+        for name, point, below, above in columns
+    }
+
+
+def _replicates(pairs: Sequence[tuple[Diagnosis, Diagnosis]], rng: np.random.Generator) -> Array:
+    """[R, figures]: differences with images drawn with replacement, and seeds."""
     num_images = len(pairs[0][0].inputs.image_ids)
-    rng = np.random.default_rng(0)
-    drawn: dict[str, list[float]] = defaultdict(list)
+    drawn = []
     for _ in range(REPLICATES):
         weights = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images).astype(float)
         gaps = [
             _gaps(first.resampled(weights)[0], second.resampled(weights)[0])
             for first, second in (pairs[i] for i in rng.integers(0, len(pairs), len(pairs)))
         ]
-        for name in FIGURES:
-            drawn[name].append(float(np.mean([gap[name] for gap in gaps])))
-    points = [_gaps(first.metrics.scalars(), second.metrics.scalars()) for first, second in pairs]
-    return {
-        name: {
-            "difference": round(float(np.mean([point[name] for point in points])), 4),
-            "low": round(float(np.nanpercentile(drawn[name], 2.5)), 4),
-            "high": round(float(np.nanpercentile(drawn[name], 97.5)), 4),
-        }
-        for name in FIGURES
-    }
+        drawn.append(np.mean(gaps, 0))
+    return np.stack(drawn)
 
 
-def _gaps(first: Any, second: Any) -> dict[str, float]:
+def _gaps(first: Any, second: Any) -> list[float]:
+    """Second minus first by figure; NaN where one of them is undefined."""
     undefined = float("nan")
-    return {
-        name: undefined if first[name] is None or second[name] is None else second[name] - first[name]
-        for name in FIGURES
-    }
+    return [
+        undefined if first[name] is None or second[name] is None else second[name] - first[name] for name in FIGURES
+    ]
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

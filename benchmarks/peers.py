@@ -32,35 +32,38 @@ EPOCHS, SIDE, BATCH = 60, 320, 16
 
 # Run by the other environment's Python.
 RUNNER = """
-import json, sys, torch
+import json, os, sys, torch
 from ultralytics import YOLO, settings
 spec = json.loads(sys.argv[1])
 if spec["threads"]: torch.set_num_threads(spec["threads"])
 settings.update({"sync": False})
 same = {"data": spec["data"], "imgsz": spec["imgsz"], "batch": spec["batch"], "device": "cpu", "workers": 0,
         "project": spec["project"], "plots": False, "exist_ok": True}
-last = f"{spec['project']}/train/weights/best.pt"
-if spec["train"]:
+weights = f"{spec['project']}/train/weights"
+if spec["train"] and os.path.exists(f"{weights}/last.pt"):
+    YOLO(f"{weights}/last.pt").train(resume=True)
+elif spec["train"]:
     YOLO(spec["model"] + ".yaml").train(epochs=spec["epochs"], pretrained=False, seed=spec["seed"], cache="ram",
                                         name="train", amp=False, **same)
-dual = hasattr(YOLO(last).model.model[-1], "one2one_cv2")
+best = f"{weights}/best.pt"
+dual = hasattr(YOLO(best).model.model[-1], "one2one_cv2")
 for name, end2end in spec["outputs"].items():
     if dual or not end2end:
         choice = {"end2end": end2end} if dual else {}
-        YOLO(last).val(save_json=True, name=name, **choice, **same)
+        YOLO(best).val(save_json=True, name=name, **choice, **same)
 """
 
 
-def train(model: str, data: str, seed: int, threads: int) -> Path:
-    """Train (unless that is done) and predict with every output; the folder of the results."""
-    python, out = ultralytics_python(), RUNS / f"{model}-{data}-seed{seed}"
+def train(model: str, data: str, seed: int, threads: int, *, epochs: int = EPOCHS, runs: Path = RUNS) -> Path:
+    """Train or go on (unless that is done) and predict with every output; the folder of the results."""
+    python, out = ultralytics_python(), runs / f"{model}-{data}-seed{seed}"
     converted = CACHE / f"{data}-yolo"  # training_speed.py uses the same
     if not converted.exists():
         convert(read(SHARED / "data" / data), converted, "yolo")
     out.mkdir(parents=True, exist_ok=True)
     spec = {
         "model": model, "data": str(converted / "data.yaml"), "project": str(out), "seed": seed, "threads": threads,
-        "epochs": EPOCHS, "imgsz": SIDE, "batch": BATCH, "outputs": OUTPUTS, "train": not (out / "trained").exists(),
+        "epochs": epochs, "imgsz": SIDE, "batch": BATCH, "outputs": OUTPUTS, "train": not (out / "trained").exists(),
     }  # fmt: skip
     environment = os.environ | {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(out)}
     if threads:
@@ -72,6 +75,8 @@ def train(model: str, data: str, seed: int, threads: int) -> Path:
     if ended.returncode:
         sys.exit(f"{model}: failed, see {out / 'log.txt'}")
     (out / "trained").touch()
+    if "NMS time limit" in (out / "log.txt").read_text():
+        sys.exit(f"{model}: its suppression ran out of time and left boxes out, see {out / 'log.txt'}")
     return out
 
 
