@@ -151,10 +151,11 @@ def main() -> None:
     table = recorded(
         str(__doc__), RESULTS, list(ROWS), [WEIGHTS, *(SHARED / "data" / row.data for row in ROWS.values())], run
     )
-    against: dict[str, Any] = dict(table.read().get("against_host", {}))  # kept where runs are not here
+    # Kept where runs are not here, and while the seeds are the same.
+    against: dict[str, Any] = dict(table.read().get("against_host", {}))
     for row, host in ((row, about.against) for row, about in ROWS.items() if about.against):
         seeds = [s for s in table.seeds(row, host) if all((folder(r, s) / "val").exists() for r in (row, host))]
-        if seeds:
+        if seeds and seeds != against.get(row, {}).get("seeds"):
             pairs = [(judged(host, seed), judged(row, seed)) for seed in seeds]
             against[row] = {"host": host, "seeds": seeds} | differences(pairs)
     table.update(against_host=against)
