@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from alignrank.errors import InputError
-from alignrank.input_size import InputSize, check_size, read_size, up_to_step
+from alignrank.input_size import Fit, InputSize, check_size, read_size, up_to_step
 
 # (height, width) throughout.
+CORNER = Fit(corner=True)
 
 
 @pytest.mark.parametrize("rect", [False, True])
@@ -89,8 +90,19 @@ def test_what_imgsz_means() -> None:
     assert InputSize.of(640, rect=True).imgsz == 640
     assert InputSize.of([800, 1333], rect=False).imgsz == (800, 1333)
     assert (InputSize.of(640, rect=True).side, InputSize.of([800, 1333], rect=False).side) == (640, 800)
-    assert InputSize.of(640, rect=False, corner=True) == InputSize(640, None, False, 32, True)
-    assert InputSize.of((800, 1333), rect=False, corner=True) == InputSize(1333, 800, True, 32, True)
+    assert InputSize.of(640, rect=False, fit=CORNER) == InputSize(640, None, False, 32, CORNER)
+    assert InputSize.of((800, 1333), rect=False, fit=CORNER) == InputSize(1333, 800, True, 32, CORNER)
+    assert InputSize.of(640, rect=True, fit=CORNER).for_stride(64) == InputSize(640, None, True, 64, CORNER)
+    with pytest.raises(InputError, match="imgsz: must be a multiple of 56 up to 8192, got 640"):
+        InputSize.of(640, rect=True).for_stride(56)
+
+
+def test_another_side() -> None:
+    """The side that `imgsz` is about; the most that the longer may have stays, but of a canvas that is filled."""
+    assert InputSize.of(640, rect=True).of_side(320) == InputSize.of(320, rect=True)
+    assert InputSize.of((800, 1333), rect=True).of_side(400) == InputSize.of((400, 1333), rect=True)
+    filled = Fit("stretch")
+    assert InputSize.of((96, 161), rect=True, fit=filled).of_side(48) == InputSize.of((48, 80), rect=True, fit=filled)
 
 
 def test_landscape() -> None:

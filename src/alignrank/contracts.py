@@ -58,7 +58,9 @@ class Targets:
 
 @dataclass(slots=True)
 class Batch:
-    """images [B,3,H,W] (uint8 0..255 as loaded, float 0..1 for the model), one target and frame per image."""
+    """images [B,3,H,W] (0..255 as loaded, uint8 or float32, see `input_size.Fit`; float 0..1 for the model), one target
+    and frame per image.
+    """
 
     images: Tensor
     targets: list[Targets]
@@ -86,8 +88,9 @@ class Batch:
         return torch.tensor(contents, dtype=torch.float32, device=self.images.device).reshape(-1, 2)
 
     def network_input(self) -> Tensor:
-        """The images, uint8 0..255 -> float 0..1, channels last (a fifth faster in convolutions on CPU and GPU)."""
-        return self.images.contiguous(memory_format=torch.channels_last).float().div_(255)
+        """The images, 0..255 -> float 0..1, channels last (a fifth faster in convolutions on CPU and GPU)."""
+        images = self.images.contiguous(memory_format=torch.channels_last).float()
+        return images / 255 if images is self.images else images.div_(255)
 
 
 def _content(frame: Frame, most: tuple[int, int]) -> tuple[int, int]:

@@ -6,13 +6,17 @@ Detectron's family trains.
 
 The canvas that the image lies on is a square of that side, or, `rect`, the image's own shape with both sides rounded up
 to a multiple of the network's stride. A pair has no square: its canvas is always the image's own.
+
+How exactly is a `Fit`. Ours is the default; the others give the pixels of other libraries' own processors, whose
+networks are used with their weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from alignrank.arguments import whole
 from alignrank.errors import InputError
@@ -26,27 +30,59 @@ GREY = 114
 
 ImageSize: TypeAlias = "int | Sequence[int]"
 Size: TypeAlias = tuple[int, int]
+Sides: TypeAlias = Literal["nearest", "floor", "detr", "stretch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How an image is resized, and where it lies on its canvas.
+
+    sides: lengths that one factor gives become whole pixels, at least one: `nearest`, halves to even; `floor`, rounded
+    down, as in torchvision's detectors; `detr`, as in DETR and its successors: the shorter side to the nearest, the
+    longer one down, and the image as it is where the shorter side is right. Or there are two factors, and `stretch`
+    gives every image the shape of the canvas, of a pair as a landscape (shorter high, longer wide): RT-DETR, D-FINE.
+    antialias: bilinear with a filter as wide as the reduction, to whole numbers of 0..255; else between the four
+    nearest pixels, to floats that are not rounded: torchvision's detectors, RF-DETR.
+    corner: in the canvas's upper left corner, not in its middle.
+    """
+
+    sides: Sides = "nearest"
+    antialias: bool = True
+    corner: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InputSize:
     """longer: px; shorter: px, None where `imgsz` is one number; rect: the canvas has the image's own shape;
-    corner: the image lies in the canvas's upper left corner, not in its middle.
+    step: the sides of such a canvas are multiples of it, px.
     """
 
     longer: int
     shorter: int | None = None
     rect: bool = False
     step: int = SIDE_STEP
-    corner: bool = False
+    fit: Fit = Fit()
 
     @classmethod
-    def of(cls, imgsz: ImageSize, *, rect: bool, step: int = SIDE_STEP, corner: bool = False) -> InputSize:
-        """From an `imgsz` that has been checked; a pair is always `rect`."""
+    def of(cls, imgsz: ImageSize, *, rect: bool, step: int = SIDE_STEP, fit: Fit = Fit()) -> InputSize:
+        """From an `imgsz` that has been checked; a pair is always `rect`, what is stretched never."""
+        rect = (rect or not isinstance(imgsz, int)) and fit.sides != "stretch"
         if isinstance(imgsz, int):
-            return cls(imgsz, None, rect, step, corner)
+            return cls(imgsz, None, rect, step, fit)
         shorter, longer = imgsz
-        return cls(longer, shorter, True, step, corner)
+        return cls(longer, shorter, rect, step, fit)
+
+    def for_stride(self, stride: int) -> InputSize:
+        """The same for a network of this stride. Raises InputError where `imgsz` does not suit it."""
+        check_size(self.imgsz, stride)
+        return replace(self, step=stride)
+
+    def of_side(self, side: int) -> InputSize:
+        """The same fit at another `side`, px."""
+        if self.shorter is None:
+            return replace(self, longer=side)
+        longer = round(self.longer * side / self.shorter) if self.fit.sides == "stretch" else self.longer
+        return replace(self, shorter=side, longer=longer)
 
     @property
     def imgsz(self) -> ImageSize:
@@ -59,21 +95,47 @@ class InputSize:
         return self.longer if self.shorter is None else self.shorter
 
     def scale(self, size: Size) -> float:
-        """The factor by which an image of (height, width) is resized."""
+        """The factor by which an image of (height, width) is resized, but for what is rounded; not of `stretch`."""
         factor = self.longer / max(size)
         return factor if self.shorter is None else min(factor, self.shorter / min(size))
 
+    def content(self, size: Size) -> Size:
+        """(height, width) px that an image of (height, width) is resized to."""
+        if self.fit.sides == "stretch":
+            return self.side, self.longer
+        if self.fit.sides == "detr":
+            height, width = self._as_detr(size)
+        else:
+            factor, whole = self.scale(size), math.floor if self.fit.sides == "floor" else round
+            height, width = (whole(length * factor) for length in size)
+        return max(height, 1), max(width, 1)
+
+    def _as_detr(self, size: Size) -> Size:
+        least, most = min(size), max(size)
+        # The order of these products decides about the last pixel.
+        if self.shorter is not None and most / least * self.shorter <= self.longer:
+            exact, shorter = float(self.shorter), self.shorter
+        else:
+            exact = self.longer * least / most
+            shorter = round(exact)
+        if least == shorter and self.shorter is not None:
+            return size
+        longer = int(exact * most / least)
+        return (shorter, longer) if size[0] <= size[1] else (longer, shorter)
+
+    def around(self, content: Size) -> Size:
+        """(height, width) of the canvas for an image that has been resized to `content`."""
+        if not self.rect:
+            return self.landscape
+        return up_to_step(content[0], self.step), up_to_step(content[1], self.step)
+
     def canvas(self, size: Size) -> Size:
         """(height, width) of the canvas for an image of (height, width)."""
-        if not self.rect:
-            return self.longer, self.longer
-        factor = self.scale(size)
-        height, width = (up_to_step(max(round(length * factor), 1), self.step) for length in size)
-        return height, width
+        return self.around(self.content(size))
 
     @property
     def landscape(self) -> Size:
-        """(height, width) of the one canvas that an exported graph has."""
+        """(height, width) of the one canvas that there is of squares, of `stretch` and of an exported graph."""
         if self.shorter is None:
             return self.longer, self.longer
         return up_to_step(self.shorter, self.step), up_to_step(self.longer, self.step)

@@ -13,10 +13,10 @@ from torch.testing import assert_close
 
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.augment import augment, flipped, resize_batch
-from alignrank.data.letterbox import letterbox, resize
+from alignrank.data.letterbox import letterbox
 from alignrank.data.picture import MIN_VISIBLE, Picture, clip
 from alignrank.errors import InputError
-from alignrank.input_size import GREY, InputSize
+from alignrank.input_size import GREY, Fit, InputSize
 from alignrank.weights.settings import AugmentConfig
 
 SIDE = 160
@@ -172,7 +172,7 @@ def test_same_generator_same_picture() -> None:
 
 def test_off_is_letterboxing() -> None:
     """No augmentation: the pixels and boxes of `letterbox`, also when `strong`."""
-    for strong, size in itertools.product((True, False), (InputSize(SIDE), InputSize(SIDE, corner=True))):
+    for strong, size in itertools.product((True, False), (InputSize(SIDE), InputSize(SIDE, fit=Fit(corner=True)))):
         rng = np.random.default_rng(0)
         result = augment(Drawn(picture, 6), 2, size, AugmentConfig.off(), strong=strong, rng=rng)
         own = picture(2)
@@ -349,12 +349,12 @@ def test_letterbox_in_the_corner() -> None:
     """As in the middle, but begun at the upper left; squares and canvases of the image's shape."""
     pixels = torch.full((3, 50, 100), 7, dtype=torch.uint8)
     for rect, height in ((False, 64), (True, 32)):
-        canvas, scale, offset = letterbox(pixels, InputSize(64, rect=rect, corner=True))
+        canvas, scale, offset = letterbox(pixels, InputSize(64, rect=rect, fit=Fit(corner=True)))
         assert canvas.shape == (3, height, 64)
         assert (scale, offset) == ((0.64, 0.64), (0, 0))
         assert (canvas[:, :32] == 7).all()
         assert (canvas[:, 32:] == GREY).all()
-    tall, _, offset = letterbox(pixels.transpose(1, 2).contiguous(), InputSize(64, corner=True))
+    tall, _, offset = letterbox(pixels.transpose(1, 2).contiguous(), InputSize(64, fit=Fit(corner=True)))
     assert offset == (0, 0)
     assert (tall[:, :, :32] == 7).all()
     assert (tall[:, :, 32:] == GREY).all()
@@ -385,11 +385,11 @@ def test_letterboxed_pixels_are_where_the_frame_says() -> None:
     assert_close(back, own.boxes, atol=1.5, rtol=0)
 
 
-def test_resize_reports_the_factors_it_used() -> None:
-    """7 x 5 by .5: round(3.5) = 4 wide (banker's rounding to even), round(2.5) = 2 high: factors 4/7 and 2/5."""
-    pixels, scale = resize(torch.zeros(3, 5, 7, dtype=torch.uint8), 0.5)
-    assert pixels.shape == (3, 2, 4)
-    assert scale == (4 / 7, 2 / 5)
+def test_letterbox_reports_the_factors_it_used() -> None:
+    """10 x 5 by .5: 5 wide, round(2.5) = 2 high (banker's rounding to even): factors 5/10 and 2/5."""
+    canvas, scale, _ = letterbox(torch.zeros(3, 5, 10, dtype=torch.uint8), InputSize(5, rect=True, step=1))
+    assert canvas.shape == (3, 2, 5)
+    assert scale == (5 / 10, 2 / 5)
 
 
 @pytest.mark.parametrize("size", [(120, 160), (160, 120)])

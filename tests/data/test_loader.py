@@ -24,7 +24,7 @@ from alignrank.data.loader import (
 from alignrank.data.order import Share
 from alignrank.data.samples import Sample, Split
 from alignrank.errors import InputError
-from alignrank.input_size import GREY, InputSize
+from alignrank.input_size import GREY, Fit, InputSize
 from alignrank.weights.settings import AugmentConfig
 
 SIZES = [(60, 80), (50, 50), (200, 120), (64, 96), (30, 100)]  # height, width
@@ -317,7 +317,7 @@ def test_evaluation_in_the_images_own_shapes(
 @pytest.mark.parametrize("size", [InputSize(SIDE), OWN_SHAPE, PAIR], ids=["square", "rect", "pair"])
 def test_sizes_of_what_is_in_the_corner(tmp_path: Path, size: InputSize) -> None:
     """Evaluated pictures, also at another size: right of and below the content there is grey, in it none."""
-    corner = Images(split(tmp_path), replace(size, corner=True))
+    corner = Images(split(tmp_path), replace(size, fit=Fit(corner=True)))
     for item in (EvaluationSet(corner)[index] for index in range(5)):
         batch = collate([item])
         whole = batch.images.shape[-2:]
@@ -345,7 +345,7 @@ def test_sizes_of_what_is_in_the_middle(tmp_path: Path) -> None:
 def test_sizes_of_training_pictures(tmp_path: Path) -> None:
     """Of their own size, padded to the largest of the batch: each is what it was before."""
     config = AugmentConfig(**AugmentConfig.off().model_dump() | {"shortest": 0.5, "crop": 0.5})
-    dataset = TrainingSet(Images(split(tmp_path), replace(PAIR, corner=True)), config, seed=0, epochs=1)
+    dataset = TrainingSet(Images(split(tmp_path), replace(PAIR, fit=Fit(corner=True))), config, seed=0, epochs=1)
     items = [dataset[0, index] for index in range(5)]
     batch = collate(items)
     assert batch.sizes().tolist() == [list(pixels.shape[1:]) for pixels, _, _ in items]

@@ -19,7 +19,7 @@ from alignrank.contracts import Batch, Detections, Predictions
 from alignrank.data.letterbox import letterbox
 from alignrank.detectors.postprocess import MAX_CANDIDATES, NmsConfig, NonMaximumSuppression, TopK
 from alignrank.export.onnx import export_onnx
-from alignrank.input_size import InputSize
+from alignrank.input_size import Fit, InputSize
 from alignrank.weights import checkpoint
 from alignrank.weights.recipe import load_recipe
 
@@ -220,7 +220,7 @@ def test_a_pair_of_sides_scales_as_predict_does(tmp_path: Path) -> None:
 def test_pictures_in_the_corner(tmp_path: Path) -> None:
     """Wide, tall, and of the canvas's own shape: the script places them where `letterbox` does."""
     for corner, place in ((True, "upper left corner"), (False, "centre, an odd pixel more at the right and bottom")):
-        size = InputSize.of(96, rect=False, corner=corner)
+        size = InputSize.of(96, rect=False, fit=Fit(corner=corner))
         path = export_onnx(Points(), TopK(), tmp_path / f"{corner}.onnx", imgsz=size, names=["a", "b"])
         about = described(path)
         assert about["imgsz"] == 96
@@ -233,6 +233,31 @@ def test_pictures_in_the_corner(tmp_path: Path) -> None:
             )
             assert found["offset"] == offset
             assert np.array_equal(np.asarray(found["canvas"]), canvas.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("imgsz", [96, (48, 90)])
+def test_stretched_pictures(imgsz: Any, tmp_path: Path) -> None:
+    """Wide and tall: the script's are of the size that `letterbox` gives, and lie where they lie there."""
+    size = InputSize.of(imgsz, rect=False, fit=Fit("stretch"))
+    path = export_onnx(Points(), TopK(), tmp_path / "m.onnx", imgsz=size, names=["a", "b"])
+    given = described(path)["preprocessing"]
+    assert (given["keep_aspect"], given["rounding"]) == (False, "none, every picture is of longer x shorter px")
+    for width, height in ((180, 61), (61, 180), (96, 96)):
+        Image.new("RGB", (width, height), (255, 0, 0)).save(tmp_path / "p.png")
+        found = script(path, tmp_path / "p.png")
+        red = torch.tensor([255, 0, 0]).byte()[:, None, None].repeat(1, height, width)
+        canvas, scale, offset = letterbox(red, size)
+        assert np.array_equal(np.asarray(found["canvas"]), canvas.permute(1, 2, 0).numpy())
+        assert (tuple(found["factors"]), found["offset"]) == (pytest.approx(scale), offset)
+
+
+def test_other_fits_are_told(tmp_path: Path) -> None:
+    for sides, rounding in (("floor", "down, at least 1"), ("detr", "the shorter side to the nearest, ")):
+        size = InputSize.of(96, rect=False, fit=Fit(sides, antialias=False))
+        path = export_onnx(Points(), TopK(), tmp_path / f"{sides}.onnx", imgsz=size, names=["a", "b"])
+        given = described(path)["preprocessing"]
+        assert (given["keep_aspect"], given["antialias"]) == (True, False)
+        assert given["rounding"].startswith(rounding)
 
 
 def keys(value: Any) -> set[str]:

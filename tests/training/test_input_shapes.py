@@ -101,6 +101,27 @@ def test_train_val_predict_export(
     assert json.loads(session.get_modelmeta().custom_metadata_map["imgsz"]) == recorded[0]
 
 
+def test_another_fit_everywhere(seen: Shapes, tmp_path: Path) -> None:
+    """Stretched and without antialias: in training, its evaluations, `val`, `predict` and the exported file."""
+    data, out = write_squares(tmp_path / "data", turned=True), tmp_path / "run"
+    options = ["--imgsz", "64,96", "data.fit=stretch", "data.antialias=false"]
+    trained = done("train", "--data", str(data), "--epochs", "1", *TINY, *options, "--out", str(out))
+    measured = done("val", "--weights", str(out), "--data", str(data))
+    assert measured["ap"] == trained["metrics"]["ap"]
+    picture = str(data / "images" / "val0.png")
+    done("predict", picture, "--weights", str(out), "--out", str(tmp_path / "found"))
+    assert {shape[2:] for shape in seen} == {(64, 96)}
+    done("predict", picture, "--weights", str(out), "--imgsz", "128", "--out", str(tmp_path / "larger"))
+    assert seen[-1][2:] == (128, 128)
+    data_options = checkpoint.load(out / "best.safetensors").recipe.data
+    assert (data_options.fit, data_options.antialias) == ("stretch", False)
+    path = done("export", "--weights", str(out), "--out", str(tmp_path / "m.onnx"))["out"]
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_inputs()[0].shape == ["batch", 3, 64, 96]
+    given = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
+    assert (given["keep_aspect"], given["antialias"]) == (False, False)
+
+
 def test_squares_where_they_are_asked_for(seen: Shapes, tmp_path: Path) -> None:
     """Trained on squares, images are used in their own shape; `data.rect=false` and `--square` keep to squares."""
     data = write_squares(tmp_path / "data", turned=True)

@@ -12,7 +12,7 @@ from tiny_forms import tiny_form
 from alignrank.detectors import DETECTORS
 from alignrank.detectors.postprocess import NonMaximumSuppression
 from alignrank.errors import InputError
-from alignrank.input_size import InputSize
+from alignrank.input_size import Fit, InputSize
 from alignrank.weights import checkpoint
 from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
 from alignrank.weights.recipe import load_recipe
@@ -65,12 +65,13 @@ def test_another_size(tmp_path: Path) -> None:
     assert square.resized(640).network is square.network
 
 
-def test_another_size_lies_where_it_lay(tmp_path: Path) -> None:
-    detector = deployed(tmp_path, **{"train.imgsz": 320, "data.place": "corner"})
-    assert detector.size == InputSize(320, None, True, corner=True)
+def test_another_size_is_fitted_as_before(tmp_path: Path) -> None:
+    own = {"data.place": "corner", "data.fit": "detr", "data.antialias": False}
+    detector, fit = deployed(tmp_path, **{"train.imgsz": 320, **own}), Fit("detr", antialias=False, corner=True)
+    assert detector.size == InputSize(320, None, True, fit=fit)
     assert detector.resized(None) == detector
-    assert detector.resized(640, False).size == InputSize(640, None, False, corner=True)
-    assert detector.resized((64, 96)).size == InputSize(96, 64, True, corner=True)
+    assert detector.resized(640, False).size == InputSize(640, None, False, fit=fit)
+    assert detector.resized((64, 96)).size == InputSize(96, 64, True, fit=fit)
 
 
 def test_sizes_that_cannot_be(tmp_path: Path) -> None:

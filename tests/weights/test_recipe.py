@@ -10,7 +10,7 @@ import pytest
 
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.errors import InputError
-from alignrank.input_size import SIDE_STEP, InputSize
+from alignrank.input_size import SIDE_STEP, Fit, InputSize
 from alignrank.weights.catalog import recipe_names
 from alignrank.weights.recipe import Recipe, build_detector, load_recipe
 
@@ -75,6 +75,9 @@ def test_mistakes_in_options(overrides: dict[str, Any], said: str) -> None:
     assert said in str(caught.value)
 
 
+CORNER = Fit(corner=True)
+
+
 @pytest.mark.parametrize(
     ("overrides", "training", "use"),
     [
@@ -84,11 +87,17 @@ def test_mistakes_in_options(overrides: dict[str, Any], said: str) -> None:
         ({"data.rect": False}, InputSize(320), InputSize(320)),
         ({"train.imgsz": [800, 1333]}, InputSize(1333, 800, rect=True), InputSize(1333, 800, rect=True)),
         ({"data.place": "middle"}, InputSize(320), InputSize(320, rect=True)),
-        ({"data.place": "corner"}, InputSize(320, corner=True), InputSize(320, rect=True, corner=True)),
+        ({"data.place": "corner"}, InputSize(320, fit=CORNER), InputSize(320, rect=True, fit=CORNER)),
+        ({"data.fit": "stretch"}, InputSize(320, fit=Fit("stretch")), InputSize(320, fit=Fit("stretch"))),
+        (
+            {"train.imgsz": [800, 1333], "data.fit": "floor", "data.antialias": False},
+            InputSize(1333, 800, rect=True, fit=Fit("floor", antialias=False)),
+            InputSize(1333, 800, rect=True, fit=Fit("floor", antialias=False)),
+        ),
         (
             {"train.imgsz": [800, 1333], "data.place": "corner"},
-            InputSize(1333, 800, rect=True, corner=True),
-            InputSize(1333, 800, rect=True, corner=True),
+            InputSize(1333, 800, rect=True, fit=CORNER),
+            InputSize(1333, 800, rect=True, fit=CORNER),
         ),
     ],
 )

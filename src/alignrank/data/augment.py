@@ -4,7 +4,8 @@ Everything is "place images on a canvas": an image is resized by one factor and 
 position, so boxes follow exactly and no canvas of four times the area is ever warped. Colour is one 3x3
 matrix, 20 times cheaper than v2's hue on uint8 (docs/decisions/0002).
 
-Boxes [T,4] float32 xyxy. Images [3,H,W] uint8. Random numbers come only from the generator passed in.
+Boxes [T,4] float32 xyxy. Images [3,H,W] uint8, or float32 0..255 where they are resized without antialias. Random
+numbers come only from the generator passed in.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.letterbox import resize, shape_of
 from alignrank.data.picture import Picture, clip
 from alignrank.data.rescale import rescaled
-from alignrank.input_size import GREY, InputSize, Size
+from alignrank.input_size import GREY, Fit, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
 
 
 class Pictures(Protocol):
-    """Pictures by number; each is about as large as the network's input shows it."""
+    """Pictures by number, each resized already as the network's input shows it."""
 
     def __len__(self) -> int: ...
 
@@ -55,7 +56,7 @@ def augment(
 def _scene(
     pictures: Pictures, first: Picture, size: InputSize, config: AugmentConfig, strong: bool, rng: np.random.Generator
 ) -> Picture:
-    scenes = _Scenes(pictures, size, size.canvas(shape_of(first.pixels)), config, strong)
+    scenes = _Scenes(pictures, size.fit, size.around(shape_of(first.pixels)), config, strong)
     result = scenes.draw(first, rng)
     if strong and rng.random() < config.mixup:
         other = scenes.draw(pictures[int(rng.integers(len(pictures)))], rng)
@@ -83,7 +84,7 @@ class _Scenes:
     """Pictures placed at random on canvases of one size, one by one or (when `strong`) four together."""
 
     pictures: Pictures
-    size: InputSize
+    fit: Fit
     canvas: Size
     config: AugmentConfig
     strong: bool
@@ -94,15 +95,14 @@ class _Scenes:
         zoom = float(rng.uniform(1 - config.scale, 1 + config.scale))
         right, down = (float(v) for v in rng.uniform(-config.translate, config.translate, 2))
         middle_x, middle_y = width / 2 + right * width, height / 2 + down * height
-        canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
+        canvas = torch.full((3, height, width), GREY, dtype=own.pixels.dtype)
         if self.strong and rng.random() < config.mosaic:
             return self._mosaic(canvas, own, zoom, (middle_x, middle_y), rng)
-        factor = self.size.scale(shape_of(own.pixels)) * zoom
-        own_height, own_width = (length * factor for length in shape_of(own.pixels))
+        own_height, own_width = (length * zoom for length in shape_of(own.pixels))
         place = middle_x - own_width / 2, middle_y - own_height / 2
-        if self.size.corner:
+        if self.fit.corner:
             place = right * width, down * height
-        return _joined(canvas, [_paste(canvas, own, factor, place, (0, 0, width, height))])
+        return _joined(canvas, [_paste(canvas, own, zoom, place, (0, 0, width, height), self.fit)])
 
     def _mosaic(
         self, canvas: Tensor, first: Picture, zoom: float, middle: tuple[float, float], rng: np.random.Generator
@@ -114,29 +114,39 @@ class _Scenes:
         others = rng.integers(len(self.pictures), size=3).tolist()
         placed = []
         for corner, own in enumerate([first, *(self.pictures[index] for index in others)]):
-            factor = self.size.scale(shape_of(own.pixels)) * zoom
-            own_height, own_width = (max(round(length * factor), 1) for length in shape_of(own.pixels))
+            own_height, own_width = _zoomed(shape_of(own.pixels), zoom)
             right, below = corner % 2 == 1, corner >= 2
             place = x if right else x - own_width, y if below else y - own_height
             quadrant = (x if right else 0, y if below else 0, width if right else x, height if below else y)
-            placed.append(_paste(canvas, own, factor, place, quadrant))
+            placed.append(_paste(canvas, own, zoom, place, quadrant, self.fit))
         return _joined(canvas, placed)
 
 
+def _zoomed(shape: Size, zoom: float) -> Size:
+    height, width = (max(round(length * zoom), 1) for length in shape)
+    return height, width
+
+
 def _paste(
-    canvas: Tensor, picture: Picture, factor: float, place: tuple[float, float], window: tuple[int, int, int, int]
+    canvas: Tensor,
+    picture: Picture,
+    zoom: float,
+    place: tuple[float, float],
+    window: tuple[int, int, int, int],
+    fit: Fit,
 ) -> Picture:
-    """Paste the scaled picture at `place` (left, top) where the window (x0,y0,x1,y1) shows it; its visible objects."""
+    """Paste the zoomed picture at `place` (left, top) where the window (x0,y0,x1,y1) shows it; its visible objects."""
     left, top = (round(v) for v in place)
-    height, width = (max(round(length * factor), 1) for length in picture.pixels.shape[-2:])
+    shape = shape_of(picture.pixels)
+    height, width = _zoomed(shape, zoom)
     x0, y0 = max(left, window[0], 0), max(top, window[1], 0)
     x1 = min(left + width, window[2], canvas.shape[-1])
     y1 = min(top + height, window[3], canvas.shape[-2])
     if x0 >= x1 or y0 >= y1:
         return Picture(canvas, picture.boxes[:0], picture.labels[:0])
-    resized, (scale_x, scale_y) = resize(picture.pixels, factor)
+    resized = resize(picture.pixels, (height, width), fit)
     canvas[:, y0:y1, x0:x1] = resized[:, y0 - top : y1 - top, x0 - left : x1 - left]
-    boxes = picture.boxes * picture.boxes.new_tensor([scale_x, scale_y] * 2)
+    boxes = picture.boxes * picture.boxes.new_tensor([width / shape[1], height / shape[0]] * 2)
     boxes = boxes + boxes.new_tensor([left, top] * 2)
     boxes, kept = clip(boxes, (x0, y0, x1, y1))
     return Picture(canvas, boxes, picture.labels[kept])
@@ -148,7 +158,8 @@ def _joined(canvas: Tensor, pictures: Sequence[Picture]) -> Picture:
 
 def _mix(a: Picture, b: Picture, weight: float) -> Picture:
     """Mixup (Zhang et al. 2018) with the objects of both pictures at full weight, as detectors use it."""
-    pixels = torch.lerp(b.pixels.float(), a.pixels.float(), weight).round_().to(torch.uint8)
+    pixels = torch.lerp(b.pixels.float(), a.pixels.float(), weight)
+    pixels = pixels if a.pixels.is_floating_point() else pixels.round_().to(a.pixels.dtype)
     return Picture(pixels, torch.cat([a.boxes, b.boxes]), torch.cat([a.labels, b.labels]))
 
 
@@ -165,7 +176,7 @@ def _colour(pixels: Tensor, config: AugmentConfig, rng: np.random.Generator) -> 
     chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     matrix = torch.from_numpy((1 + brightness) * _RGB @ chroma @ _YIQ).float()
     mixed = matrix @ pixels.flatten(1).float()
-    return mixed.clamp_(0, 255).to(torch.uint8).reshape(pixels.shape)
+    return mixed.clamp_(0, 255).to(pixels.dtype).reshape(pixels.shape)
 
 
 def resize_batch(batch: Batch, size: Size) -> Batch:

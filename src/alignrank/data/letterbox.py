@@ -1,4 +1,4 @@
-"""Fitting an image into the network's input: resized by one factor, on a grey canvas.
+"""Fitting an image into the network's input: resized, on a grey canvas.
 
 What prediction needs of the pictures; it knows PyTorch alone, whose import is most of a prediction's time already.
 """
@@ -9,19 +9,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from alignrank.input_size import GREY, InputSize, Size
+from alignrank.input_size import GREY, Fit, InputSize, Size
 
 
 def letterbox(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float], tuple[float, float]]:
     """[3,H,W] uint8 -> `size`'s canvas with it, grey around it, and the (x,y) scale and offset of `Frame`."""
-    shape = shape_of(pixels)
-    resized, scale = resize(pixels, size.scale(shape))
-    height, width = size.canvas(shape)
-    new_height, new_width = resized.shape[-2:]
-    top, left = (0, 0) if size.corner else ((height - new_height) // 2, (width - new_width) // 2)
-    canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
-    canvas[:, top : top + new_height, left : left + new_width] = resized
-    return canvas, scale, (float(left), float(top))
+    resized = fitted(pixels, size)
+    canvas, offset = placed(resized, size)
+    (height, width), (new_height, new_width) = shape_of(pixels), shape_of(resized)
+    return canvas, (new_width / width, new_height / height), offset
+
+
+def fitted(pixels: Tensor, size: InputSize) -> Tensor:
+    """[3,H,W] uint8 at the size at which it lies on the canvas; of `Fit.antialias` uint8, else float32 0..255."""
+    return resize(pixels, size.content(shape_of(pixels)), size.fit)
+
+
+def placed(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float]]:
+    """The canvas with what `fitted` gave, and the (x,y) offset at which it begins."""
+    new_height, new_width = shape_of(pixels)
+    height, width = size.around((new_height, new_width))
+    top, left = (0, 0) if size.fit.corner else ((height - new_height) // 2, (width - new_width) // 2)
+    canvas = torch.full((3, height, width), GREY, dtype=pixels.dtype)
+    canvas[:, top : top + new_height, left : left + new_width] = pixels
+    return canvas, (float(left), float(top))
 
 
 def shape_of(pixels: Tensor) -> Size:
@@ -29,13 +40,13 @@ def shape_of(pixels: Tensor) -> Size:
     return pixels.shape[-2], pixels.shape[-1]
 
 
-def resize(pixels: Tensor, factor: float) -> tuple[Tensor, tuple[float, float]]:
-    """Scale [3,H,W] uint8 by `factor` to whole pixels; also returns the exact (x,y) factors that this came to.
+def resize(pixels: Tensor, shape: Size, fit: Fit) -> Tensor:
+    """[3,H,W] -> [3,*shape], as `fit` interpolates.
 
-    Bilinear, with all pixels that a smaller one covers (antialias): as `torchvision.transforms.v2.resize`, bit for bit.
+    With antialias as `torchvision.transforms.v2.resize` of uint8, bit for bit.
     """
-    height, width = pixels.shape[-2:]
-    new_height, new_width = max(round(height * factor), 1), max(round(width * factor), 1)
-    if (new_height, new_width) != (height, width):
-        pixels = interpolate(pixels[None], (new_height, new_width), mode="bilinear", antialias=True)[0]
-    return pixels, (new_width / width, new_height / height)
+    if not fit.antialias:
+        pixels = pixels.float()
+    if shape == shape_of(pixels):
+        return pixels
+    return interpolate(pixels[None], shape, mode="bilinear", antialias=fit.antialias)[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from alignrank.contracts import Batch, Frame, Targets
 from alignrank.cores import usable_cores
 from alignrank.data.augment import augment
 from alignrank.data.decode import decode
-from alignrank.data.letterbox import letterbox, resize, shape_of
+from alignrank.data.letterbox import fitted, placed, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.picture import Picture
 from alignrank.data.records import without_name
@@ -37,7 +38,8 @@ Item = tuple[Tensor, Targets, Frame]
 class Images:
     """Decoded images of a split, as large as `size` shows them, kept in memory when they all fit.
 
-    Holding them at network size costs longer side^2 * 3 bytes at most each; decoding happens once.
+    Holding them at network size costs longer side^2 * 3 bytes at most each, four times that of floats; decoding happens
+    once.
     """
 
     def __init__(self, split: Split, size: InputSize) -> None:
@@ -49,11 +51,8 @@ class Images:
 
     def num_bytes(self) -> int:
         """What keeping all images would take."""
-        total = 0.0
-        for sample in self.split.samples:
-            factor = self.size.scale(sample.size)
-            total += sample.size[0] * sample.size[1] * factor**2 * 3
-        return int(total)
+        contents = (self.size.content(sample.size) for sample in self.split.samples)
+        return sum(height * width for height, width in contents) * (3 if self.size.fit.antialias else 12)
 
     def keep_all(self, advance: Callable[[], object] = lambda: None) -> list[Skipped]:
         """Decode every image now; those that do not decode are left out of the split and returned."""
@@ -106,12 +105,11 @@ class Images:
             )
         # Kept channels-last in memory: v2's uint8 resize is twice as fast on it.
         pixels = torch.from_numpy(array).permute(2, 0, 1)
-        factor = self.size.scale(sample.size)
-        return resize(pixels, factor)[0] if factor != 1 else pixels
+        return fitted(pixels, self.size)
 
 
 class TrainingSet(Dataset[Item]):
-    """Augmented pictures [3,H,W] uint8, addressed by (epoch, index)."""
+    """Augmented pictures [3,H,W], 0..255, addressed by (epoch, index)."""
 
     def __init__(self, images: Images, config: AugmentConfig, *, seed: int, epochs: int) -> None:
         self.images, self.config = images, config
@@ -131,7 +129,7 @@ class TrainingSet(Dataset[Item]):
 
 
 class EvaluationSet(Dataset[Item]):
-    """Letterboxed pictures [3,H,W] uint8, addressed by index."""
+    """Letterboxed pictures [3,H,W], 0..255, addressed by index."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -141,29 +139,28 @@ class EvaluationSet(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         picture, sample = self.images[index], self.images.split.samples[index]
-        height, width = picture.pixels.shape[-2:]
-        canvas, scale, offset = letterbox(picture.pixels, self.images.size)
-        boxes = picture.boxes * picture.boxes.new_tensor(scale * 2) + picture.boxes.new_tensor(offset * 2)
-        to_kept = width / sample.size[1], height / sample.size[0]
-        whole = (scale[0] * to_kept[0], scale[1] * to_kept[1])
+        height, width = shape_of(picture.pixels)
+        canvas, offset = placed(picture.pixels, self.images.size)
+        boxes = picture.boxes + picture.boxes.new_tensor(offset * 2)
+        scale = width / sample.size[1], height / sample.size[0]
         return (
             canvas,
             Targets(boxes, picture.labels),
-            Frame(str(sample.image), sample.size, whole, offset, sample.image_id),
+            Frame(str(sample.image), sample.size, scale, offset, sample.image_id),
         )
 
 
-def collate(items: Sequence[Item]) -> Batch:
+def collate(items: Sequence[Item], step: int = SIDE_STEP) -> Batch:
     """Stack pictures into a Batch (images stay uint8 until they are on the device); smaller ones are padded with grey
-    on the right and below, all to multiples of 32.
+    on the right and below, all to multiples of `step`.
     """
     images, targets, frames = zip(*items, strict=True)
-    return Batch(torch.stack(padded(images)), list(targets), list(frames))
+    return Batch(torch.stack(padded(images, step)), list(targets), list(frames))
 
 
-def padded(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images [3,H,W] uint8 -> all of the largest height and width, up to multiples of 32."""
-    height, width = (up_to_step(max(image.shape[axis] for image in images), SIDE_STEP) for axis in (-2, -1))
+def padded(images: Sequence[Tensor], step: int) -> list[Tensor]:
+    """Images [3,H,W] -> all of the largest height and width, up to multiples of `step`."""
+    height, width = (up_to_step(max(image.shape[axis] for image in images), step) for axis in (-2, -1))
     return [
         image if shape_of(image) == (height, width) else pad(image, [0, width - w, 0, height - h], value=GREY)
         for image in images
@@ -188,7 +185,7 @@ def training_loader(
         batch,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, step=dataset.images.size.step),
         pin_memory=pin,
         drop_last=len(sampler) > batch and len(sampler) % batch == 1,
         persistent_workers=workers > 0,
@@ -203,7 +200,8 @@ def _ignore_interrupts(worker: int) -> None:
 
 def evaluation_loader(dataset: EvaluationSet, batch: int, *, workers: int, pin: bool = False) -> DataLoader[Item]:
     """Batches in order; where canvases have the images' shapes, those of one shape together."""
-    options: dict[str, Any] = {"num_workers": workers, "collate_fn": collate, "pin_memory": pin}
+    stack = partial(collate, step=dataset.images.size.step)
+    options: dict[str, Any] = {"num_workers": workers, "collate_fn": stack, "pin_memory": pin}
     if dataset.images.size.rect:
         return DataLoader(dataset, batch_sampler=batches_by_shape(dataset.images.canvases(), batch), **options)
     return DataLoader(dataset, batch, **options)

@@ -1,8 +1,8 @@
 """Pictures of random sizes, cut at random, as DETR and its successors train (Carion et al. 2020, appendix A.4).
 
-There is no canvas: a picture keeps its aspect ratio and has a size of its own; a batch is padded on the right and
-below. Sides are told in parts of `imgsz`: of its shorter side, or of the longer where it is one number.
-Of [800, 1333] a first size is 400, 500 or 600 px, and a cut from 384 to 600 px high and wide.
+There is no canvas: a picture keeps its aspect ratio, unless it is stretched, and has a size of its own; a batch is
+padded on the right and below. Sides are told in parts of `imgsz`: of its shorter side, or of the longer where it is one
+number. Of [800, 1333] a first size is 400, 500 or 600 px, and a cut from 384 to 600 px high and wide.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from alignrank.data.letterbox import resize, shape_of
 from alignrank.data.picture import Picture, clip
-from alignrank.input_size import SIDE_STEP, InputSize, Size
+from alignrank.input_size import SIDE_STEP, Fit, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
 
 FIRST_SIZES = (0.5, 0.625, 0.75)
@@ -23,9 +23,7 @@ def rescaled(picture: Picture, size: InputSize, config: AugmentConfig, rng: np.r
     if rng.random() < config.crop:
         picture = _cut(picture, size, rng)
     side = int(rng.choice(sides(size, config.shortest)))
-    shape = shape_of(picture.pixels)
-    factor = side / _side(size, shape)
-    return _resized(picture, min(factor, size.longer / max(shape)))
+    return _resized(picture, size.of_side(side).content(shape_of(picture.pixels)), size.fit)
 
 
 def sides(size: InputSize, shortest: float) -> list[int]:
@@ -52,14 +50,16 @@ def _cut(picture: Picture, size: InputSize, rng: np.random.Generator) -> Picture
         first = min(round(begin), length - 1)
         window.append((first, max(round(begin + part), first + 1)))
     (top, bottom), (left, right) = window
+    height, width = (max(round((last - first) * factor), 1) for first, last in window)
     boxes, kept = clip(picture.boxes, (left, top, right, bottom))
     boxes = boxes - boxes.new_tensor([left, top] * 2)
-    return _resized(Picture(picture.pixels[:, top:bottom, left:right], boxes, picture.labels[kept]), factor)
+    cut = Picture(picture.pixels[:, top:bottom, left:right], boxes, picture.labels[kept])
+    return _resized(cut, (height, width), size.fit)
 
 
-def _resized(picture: Picture, factor: float) -> Picture:
-    pixels, scale = resize(picture.pixels, factor)
-    height, width = shape_of(pixels)
-    boxes = picture.boxes * picture.boxes.new_tensor(scale * 2)
+def _resized(picture: Picture, shape: Size, fit: Fit) -> Picture:
+    (own_height, own_width), (height, width) = shape_of(picture.pixels), shape
+    pixels = resize(picture.pixels, shape, fit)
+    boxes = picture.boxes * picture.boxes.new_tensor([width / own_width, height / own_height] * 2)
     # Products are rounded: what ends at the edge must not end beyond it.
     return Picture(pixels, boxes.minimum(boxes.new_tensor([width, height] * 2)), picture.labels)

@@ -35,7 +35,7 @@ def write_sheet(split: Split, path: Path, options: SheetOptions) -> None:
     plain = EvaluationSet(images)
     for index in chosen:
         pixels, targets, frame = training[0, index] if options.augmented else plain[index]
-        image = pixels.permute(1, 2, 0).numpy()
+        image = (pixels.round().byte() if pixels.is_floating_point() else pixels).permute(1, 2, 0).numpy()
         boxes, labels = targets.boxes.numpy(), targets.labels.numpy()
         tiles.append(draw_boxes(image, boxes, labels, split.classes, enlarge=True))
         captions.append(f"{Path(frame.source).name}: {len(targets.labels)} objects")

@@ -38,7 +38,7 @@ def sheet_options(overrides: Mapping[str, Any], *, imgsz: Any, seed: int, count:
     train = TrainConfig.parse(values["train"], where="command line: train")
     augment = AugmentConfig.parse(values["augment"], where="command line: augment")
     data = DataConfig.parse(values["data"], where="command line: data")
-    size = InputSize.of(train.imgsz, rect=data.rect_in_training, corner=data.corner)
+    size = InputSize.of(train.imgsz, rect=data.rect_in_training, fit=data.fitting)
     return SheetOptions(size, augment, train.seed, count, augmented)
 
 

@@ -9,8 +9,15 @@ from typing import Any
 
 from alignrank.contracts import USUAL_THRESHOLDS, Postprocess
 from alignrank.detectors.postprocess import MAX_CANDIDATES, NonMaximumSuppression
-from alignrank.input_size import GREY, InputSize, Size
+from alignrank.input_size import GREY, InputSize, Sides, Size
 from alignrank.version import __version__
+
+ROUNDING: dict[Sides, str] = {
+    "nearest": "nearest, halves to even, at least 1",
+    "floor": "down, at least 1",
+    "detr": "the shorter side to the nearest, the longer one down, at least 1",
+    "stretch": "none, every picture is of longer x shorter px",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ def metadata(
 
 
 def _preprocessing(shapes: Shapes, size: InputSize) -> dict[str, Any]:
-    place = "upper left corner" if size.corner else "centre, an odd pixel more at the right and bottom"
+    fit = size.fit
+    place = "upper left corner" if fit.corner else "centre, an odd pixel more at the right and bottom"
     return {
         "input": "images",
         "size": list(shapes.canvas),
@@ -55,12 +63,12 @@ def _preprocessing(shapes: Shapes, size: InputSize) -> dict[str, Any]:
         "orientation": "EXIF applied",
         "shorter": size.side,
         "longer": size.longer,
-        "keep_aspect": True,
-        "rounding": "nearest, halves to even, at least 1",
+        "keep_aspect": fit.sides != "stretch",
+        "rounding": ROUNDING[fit.sides],
         "interpolation": "bilinear",
-        "antialias": True,
+        "antialias": fit.antialias,
         "place": place,
-        "align": 0.0 if size.corner else 0.5,
+        "align": 0.0 if fit.corner else 0.5,
         "padding": GREY,
         "scale": 1 / 255,
         "mean": [0.0, 0.0, 0.0],

@@ -24,7 +24,7 @@ from alignrank.errors import InputError
 from alignrank.export.metadata import Shapes, metadata
 from alignrank.extras import require
 from alignrank.folders import replacing
-from alignrank.input_size import ImageSize, InputSize, Size, check_size
+from alignrank.input_size import Fit, ImageSize, InputSize, Size, check_size
 from alignrank.nn.pan import split_top_down
 
 # Largest differences between ONNX Runtime and PyTorch: of boxes relative to their largest coordinate (at least 1 px),
@@ -76,13 +76,13 @@ def export_onnx(
     """Write `model` as ONNX to `path`, replacing what is there; the model itself stays as it is.
 
     Input `images` [B,3,H,W] float 0..1 RGB, letterboxed, any B; H = W = imgsz, of a pair the canvas of a landscape
-    picture. An InputSize also tells the metadata where pictures lie, else it is the middle. Outputs by `postprocess`,
+    picture. An InputSize also tells the metadata its `fit`, else it is ours. Outputs by `postprocess`,
     see ExportGraph: NMS-free for TopK, raw otherwise. Metadata: see docs/deploy.md.
     Raises InputError for a size that does not fit and for missing packages, ExportError where ONNX Runtime
     and PyTorch disagree; `path` is then left as it was.
     """
     path = Path(path)
-    given, corner = (imgsz.imgsz, imgsz.corner) if isinstance(imgsz, InputSize) else (imgsz, False)
+    given, fit = (imgsz.imgsz, imgsz.fit) if isinstance(imgsz, InputSize) else (imgsz, Fit())
     check_size(given, model.stride)
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
@@ -92,7 +92,7 @@ def export_onnx(
     nms_free = isinstance(postprocess, TopK)
     agnostic = isinstance(postprocess, TopK) and postprocess.agnostic
     graph = ExportGraph(model, nms_free=nms_free, max_dets=max_dets, agnostic=agnostic).eval()
-    fitted = InputSize.of(given, rect=False, step=model.stride, corner=corner)
+    fitted = InputSize.of(given, rect=False, step=model.stride, fit=fit)
     size = fitted.landscape
     exported = _to_onnx(graph, size)
     described = metadata(_shapes(graph, size), postprocess, size=fitted, names=names, recipe=recipe)

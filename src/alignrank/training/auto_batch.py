@@ -47,7 +47,7 @@ def _memory_of_step(recipe: Recipe, batch: int, device: torch.device) -> int:
     """Peak bytes of one forward and backward of random images with objects."""
     built = recipe.build()
     model = built.model.to(device, memory_format=torch.channels_last).train()
-    height, width = recipe.size_in_training.landscape
+    height, width = recipe.size_in_training.for_stride(built.model.stride).landscape
     images = torch.rand(batch, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
     corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * height / 2
     boxes = torch.cat([corners, corners + height / 4], 1)

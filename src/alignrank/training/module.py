@@ -17,7 +17,6 @@ from alignrank.data.opening import opened
 from alignrank.data.order import Share
 from alignrank.detectors import predictions_of
 from alignrank.errors import TrainingError
-from alignrank.input_size import SIDE_STEP
 from alignrank.training.optimizer import frozen_modules, parameter_groups, schedule
 from alignrank.training.plan import Plan
 from alignrank.training.state import progress_of
@@ -33,6 +32,7 @@ class TrainingModule(L.LightningModule):
         # A state holds all weights: the file that a run began with may be gone by now.
         built = (plan.recipe.without_pretrained() if plan.resume else plan.recipe).build()
         self.model: nn.Module = built.model.to(memory_format=torch.channels_last)
+        self.size = plan.recipe.size_in_training.for_stride(built.model.stride)
         self.criterion = built.criterion
         self.postprocess = built.postprocess
         self._sums: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ class TrainingModule(L.LightningModule):
         epoch, batches = progress_of(plan.resume) if plan.resume else (0, 0)
         images = opened(
             plan.train,
-            plan.recipe.size_in_training,
+            self.size,
             cache=self.settings.cache,
             processes=plan.devices,
             quiet=self.global_rank > 0,
@@ -121,7 +121,8 @@ class TrainingModule(L.LightningModule):
         if spread == 0:
             return batch
         factor = np.random.default_rng([self.settings.seed, self.global_step]).uniform(1 - spread, 1 + spread)
-        height, width = (max(round(side * factor / SIDE_STEP), 1) * SIDE_STEP for side in shape_of(batch.images))
+        step = self.size.step
+        height, width = (max(round(side * factor / step), 1) * step for side in shape_of(batch.images))
         return batch if (height, width) == shape_of(batch.images) else resize_batch(batch, (height, width))
 
     def mean_losses(self) -> dict[str, float]:

@@ -163,7 +163,8 @@ class Recorder(L.Callback):
     def _evaluate(self, module: TrainingModule, row: dict[str, float], epoch: int) -> None:
         plan, settings = self.plan, self.plan.recipe.train
         if self._loader is None:
-            dataset = EvaluationSet(opened(plan.val, plan.recipe.size_in_use, cache=settings.cache))
+            size = plan.recipe.size_in_use.for_stride(module.size.step)
+            dataset = EvaluationSet(opened(plan.val, size, cache=settings.cache))
             self._loader = evaluation_loader(dataset, int(settings.batch), workers=0)
         assert self.averaged.model is not None
         options = ValOptions(before_nms=False)

@@ -61,7 +61,7 @@ class Deployed:
         given: Any = plain_size(imgsz) if imgsz is not None else self.size.imgsz
         check_size(given, self.network.stride)
         wanted = self.size.rect if rect is None else rect
-        size = InputSize.of(given, rect=wanted, step=self.network.stride, corner=self.size.corner)
+        size = InputSize.of(given, rect=wanted, step=self.network.stride, fit=self.size.fit)
         return replace(self, size=size)
 
 

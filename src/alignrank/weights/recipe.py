@@ -74,12 +74,12 @@ class Recipe:
     @property
     def size_in_training(self) -> InputSize:
         """How training pictures are fitted into the network's input."""
-        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_training, corner=self.data.corner)
+        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_training, fit=self.data.fitting)
 
     @property
     def size_in_use(self) -> InputSize:
         """How images are fitted in evaluation and prediction, where nothing else is asked for."""
-        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_use, corner=self.data.corner)
+        return InputSize.of(self.train.imgsz, rect=self.data.rect_in_use, fit=self.data.fitting)
 
     def build(self) -> Built:
         """Fresh network, criterion and postprocess."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from alignrank.config import Config
-from alignrank.input_size import plain_size, problem_of
+from alignrank.input_size import Fit, Sides, plain_size, problem_of
 
 
 def _size(imgsz: Any) -> Any:
@@ -88,6 +88,10 @@ class DataConfig(Config):
     """The input has the image's own shape, not a square; `auto`: in use and evaluation, not in training."""
     place: Literal["middle", "corner"] = "middle"
     """Where the image lies on its canvas; `corner`: the upper left, which masks of the padding need."""
+    fit: Sides = "nearest"
+    """How sides become whole pixels, see `input_size.Fit`; `stretch`: each with its own factor, to fill the canvas."""
+    antialias: bool = True
+    """Resized with a filter as wide as the reduction, to whole numbers; else between four pixels, to floats."""
 
     @property
     def rect_in_training(self) -> bool:
@@ -100,9 +104,9 @@ class DataConfig(Config):
         return self.rect is not False
 
     @property
-    def corner(self) -> bool:
-        """Images lie in the upper left corner of their canvas."""
-        return self.place == "corner"
+    def fitting(self) -> Fit:
+        """Of all pictures, in training and in use."""
+        return Fit(self.fit, self.antialias, self.place == "corner")
 
 
 class AugmentConfig(Config):
