@@ -19,6 +19,7 @@ from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.letterbox import letterbox
 from alignrank.data.loader import EvaluationSet, Images, TrainingSet, collate, evaluation_loader, training_loader
 from alignrank.data.samples import Sample, Split
+from alignrank.data.sheet import SheetOptions, write_sheet
 from alignrank.input_size import Fit, InputSize
 from alignrank.weights.settings import AugmentConfig
 
@@ -284,3 +285,12 @@ def test_random_sizes_of_other_fits(tmp_path: Path) -> None:
     for batch in training_loader(TrainingSet(Images(data, FITS[4]), config, seed=0, epochs=1), 4, workers=0, seed=0):
         assert batch.images.dtype == torch.float32
         assert [length % 32 for length in batch.images.shape[2:]] == [0, 0]
+
+
+def test_a_sheet_of_floats(tmp_path: Path) -> None:
+    """Drawn as whole numbers."""
+    for augmented in (True, False):
+        options = SheetOptions(FITS[4], AugmentConfig(), count=2, augmented=augmented)
+        write_sheet(split(tmp_path), tmp_path / "sheet.png", options)
+        with Image.open(tmp_path / "sheet.png") as drawn:
+            assert len(np.unique(np.asarray(drawn))) > 100
