@@ -149,21 +149,24 @@ def recorded(
     return table
 
 
-def figure(entry: dict[str, Any], name: str) -> float:
-    """`lrp` or `rank.spearman` of an entry, which may have them flat or in sections."""
+def figure(entry: dict[str, Any], name: str) -> float | None:
+    """`lrp` or `rank.spearman` of an entry, which may have them flat or in sections. None where it is undefined, or
+    the entry was measured before there was such a figure.
+    """
     section, _, key = name.rpartition(".")
-    value: float = entry[name] if name in entry or not section else entry[section][key]
+    value: float | None = entry.get(name) if name in entry or not section else entry.get(section, {}).get(key)
     return value
 
 
-def mean(values: list[float]) -> str:
-    """Three decimals; nothing of nothing."""
-    return f"{sum(values) / len(values):.3f}" if values else ""
+def mean(values: Sequence[float | None]) -> str:
+    """Three decimals, of those that are there; nothing of nothing."""
+    defined = [value for value in values if value is not None]
+    return f"{sum(defined) / len(defined):.3f}" if defined else ""
 
 
-def change(gap: Gap) -> str:
-    """A difference and its interval; nothing of an undefined one."""
-    if gap["difference"] is None:
+def change(gap: Gap | None) -> str:
+    """A difference and its interval; nothing of an undefined one, or one that was not measured."""
+    if gap is None or gap["difference"] is None:
         return ""
     return f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
 

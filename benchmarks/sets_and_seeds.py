@@ -39,6 +39,7 @@ from paired import (
     commit,
     diagnosis,
     differences,
+    figure,
     mean,
     measured,
     pooled_differences,
@@ -213,14 +214,14 @@ def markdown(table: dict[str, Any]) -> list[str]:
         for row in ROWS:
             entries = list(table["rows"].get(f"{data}/{row}", {}).values())
             for output in entries[0]["outputs"] if entries else ():
-                values = [mean([entry["outputs"][output][name] for entry in entries]) for name in COLUMNS]
+                values = [mean([figure(entry["outputs"][output], name) for entry in entries]) for name in COLUMNS]
                 lines.append(f"| {data} | {row} | {output} | {len(entries)} | " + " | ".join(values) + " |")
     lines += ["", "| difference | set | seeds | " + " | ".join(COLUMNS.values()) + " |"]
     lines += ["|---" * (len(COLUMNS) + 3) + "|"]
     for name, by_set in table["compared"].items():
         for data, gaps in by_set.items():
             counted = len(gaps["seeds"]) if "seeds" in gaps else f"{gaps['sets']} sets"
-            lines.append(f"| {name} | {data} | {counted} | " + " | ".join(change(gaps[c]) for c in COLUMNS) + " |")
+            lines.append(f"| {name} | {data} | {counted} | " + " | ".join(change(gaps.get(c)) for c in COLUMNS) + " |")
     return lines
 
 

@@ -9,7 +9,7 @@ from cases import FAR, A, B, C, Found, Objects, cut, inputs, random_case
 from alignrank.metrics import CocoInputs, read_inputs
 from alignrank.metrics import overlaps as overlaps_module
 from alignrank.metrics.matching import match
-from alignrank.metrics.overlaps import best_of_other_class, find_overlaps, pair_iou, rank_in_run
+from alignrank.metrics.overlaps import best_of_other_class, edges, find_overlaps, pair_iou, rank_in_run, touching
 
 
 def test_pair_iou() -> None:
@@ -22,6 +22,16 @@ def test_pair_iou() -> None:
     np.testing.assert_allclose(pair_iou(a, np.array(others, dtype=float)), expected, atol=1e-15)
     point = np.array([[5.0, 5, 0, 0]])
     assert pair_iou(point, point).tolist() == [0]
+
+
+def test_what_touches_has_an_iou_and_nothing_else() -> None:
+    """Boxes of whole numbers, many of them with an edge in common or without area."""
+    rng = np.random.default_rng(0)
+    a, b = (np.c_[rng.integers(0, 6, (300, 2)), rng.integers(0, 4, (300, 2))].astype(float) for _ in range(2))
+    i, j = rng.permutation(300), rng.permutation(300)
+    touch = np.flatnonzero(pair_iou(a[i], b[j]) > 0)
+    assert 20 < len(touch) < 280
+    assert touching(edges(a), edges(b), i, j).tolist() == touch.tolist()
 
 
 def test_overlap_with_a_crowd_region_is_over_the_detections_area() -> None:

@@ -1,8 +1,5 @@
 """COCO's twelve figures from one matching, without a loop over detections, thresholds or classes.
 
-Between two true detections recall stands still and precision only falls, so the whole curve is known from the true
-ones. Each needs its place among the detections that count, which is a cumulative sum.
-
 Array axes: T IoU thresholds, R 101 recalls 0:.01:1, K categories, A sizes (all, small, medium, large) or all only,
 H detections that overlap an object, I images.
 """
@@ -14,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from alignrank.metrics.accumulation import Accumulation
 from alignrank.metrics.inputs import Array, CocoInputs, Id
 from alignrank.metrics.matching import SIZES, Matching, match
 from alignrank.metrics.overlaps import find_overlaps
@@ -90,28 +88,32 @@ def average_precision(inputs: CocoInputs, *, max_dets: int = 100) -> AveragePrec
     return of_matching(matching)
 
 
-def of_matching(matching: Matching, *, weights: Array | None = None) -> AveragePrecision:
-    """The same from a matching. weights [I]: how often each image counts (once, unless resampled)."""
+def of_matching(
+    matching: Matching, *, weights: Array | None = None, accumulation: Accumulation | None = None
+) -> AveragePrecision:
+    """The same from a matching. weights [I]: how often each image counts (once, unless resampled).
+
+    accumulation: the matching's, for those who ask often.
+    """
     inputs = matching.inputs
-    num_gt, true, seen = running(matching, weights)
-    label = inputs.dt_category[matching.order[matching.position]]
-    recalled = true.last / np.where(num_gt > 0, num_gt, np.nan)[:, None, :]
+    curves = accumulation or Accumulation(matching)
+    num_gt = count_objects(matching, weights)
+    here, total, seen = curves.weighted(weights)
+    objects = np.where(num_gt > 0, num_gt, np.nan)[:, None, :]
+    recalled = curves.sums(here) / objects
 
     precision = np.zeros((len(matching.thresholds), len(RECALLS), *num_gt.shape))
-    h, t, a = np.nonzero(true.here)
-    k = label[h]
-    total = true.upto[h, t, a]
+    counted = np.flatnonzero(here)
+    t, k, a, total, seen = (x[counted] for x in (curves.threshold, curves.label, curves.size, total, seen))
     # A true detection gives its precision to every recall up to its own; the curve is the best that a recall gets.
     reached = np.searchsorted(RECALLS, total / num_gt[k, a], side="right") - 1
-    np.maximum.at(precision, (t, reached, k, a), total / seen[h, t, a])
+    np.maximum.at(precision.reshape(-1), np.ravel_multi_index((t, reached, k, a), precision.shape), total / seen)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision[:, :, num_gt == 0] = -1
 
-    rank = matching.rank[matching.position]
-    fewer = []
-    for allowed in (1, 10):
-        within = sum_by_class(np.where((rank < allowed)[:, None, None], true.here, 0), label, len(num_gt))
-        fewer.append(_undefined_as_minus_one((within / np.where(num_gt > 0, num_gt, np.nan)[:, None, :]).mean(1)))
+    fewer = [
+        _undefined_as_minus_one((curves.sums(here, curves.rank < allowed) / objects).mean(1)) for allowed in (1, 10)
+    ]
     return AveragePrecision(
         matching.thresholds,
         precision,
@@ -122,9 +124,10 @@ def of_matching(matching: Matching, *, weights: Array | None = None) -> AverageP
     )
 
 
-def mean_ap(matching: Matching, *, weights: Array | None = None) -> float | None:
+def mean_ap(accumulation: Accumulation, *, weights: Array | None = None) -> float | None:
     """AP alone, over the matching's thresholds and all sizes."""
-    return mean_defined(of_matching(matching, weights=weights).precision[:, :, :, 0])
+    found = of_matching(accumulation.matching, weights=weights, accumulation=accumulation)
+    return mean_defined(found.precision[:, :, :, 0])
 
 
 def mean_defined(values: Array) -> float | None:
@@ -140,62 +143,6 @@ def count_objects(matching: Matching, weights: Array | None = None) -> Array:
     kinds = len(inputs.category_ids)
     columns = [np.bincount(inputs.gt_category, weight[:, a], minlength=kinds) for a in range(weight.shape[1])]
     return np.stack(columns, axis=1)
-
-
-def sum_by_class(values: Array, label: Array, kinds: int) -> Array:
-    """values [H,...] with rising labels [H] -> [K,...]."""
-    total = np.zeros((kinds, *values.shape[1:]))
-    if len(label):
-        starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
-        total[label[starts]] = np.add.reduceat(values, starts, axis=0)
-    return total
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """here [H,T,A]: weight of a true detection, else 0; upto [H,T,A]: running sum in its class; last [K,T,A]."""
-
-    here: Array
-    upto: Array
-    last: Array
-
-
-def running(
-    matching: Matching, weights: Array | None = None, *, threshold: int | None = None
-) -> tuple[Array, Running, Array]:
-    """num_gt [K,A], the true detections, and seen [H,T,A]: counting detections of the class up to each of the H.
-
-    threshold: index of the only threshold wanted (T is then 1).
-    """
-    chosen = slice(None) if threshold is None else slice(threshold, threshold + 1)
-    inputs = matching.inputs
-    num_gt = count_objects(matching, weights)
-    kinds = len(num_gt)
-    label = inputs.dt_category[matching.order]
-    weight = np.ones(len(label)) if weights is None else weights[inputs.dt_image[matching.order]]
-    counts = np.concatenate([np.zeros((1, num_gt.shape[1])), np.cumsum(matching.in_range * weight[:, None], axis=0)])
-    first = np.searchsorted(label, np.arange(kinds))
-
-    position = matching.position
-    hit_label, hit_weight = label[position], weight[position][:, None, None]
-    in_range = matching.in_range[position][:, None, :]
-    true, taken, ignored = matching.true[:, chosen], matching.gt_index[:, chosen] >= 0, matching.ignored[:, chosen]
-    here = true * hit_weight
-    # What the H add to or take from the count of detections by area alone.
-    change = (np.where(taken, true, in_range & ~ignored) - in_range.astype(float)) * hit_weight
-    seen = (counts[position + 1] - counts[first[hit_label]])[:, None, :] + running_sum(change, hit_label)
-    return num_gt, Running(here, running_sum(here, hit_label), sum_by_class(here, hit_label, kinds)), seen
-
-
-def running_sum(values: Array, label: Array) -> Array:
-    """values [H,...] with rising labels [H] -> cumulative sums that begin anew with each label."""
-    total = np.cumsum(values, axis=0)
-    if not len(label):
-        return total
-    starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
-    before = np.concatenate([np.zeros((1, *values.shape[1:])), total[starts[1:] - 1]])
-    result: Array = total - np.repeat(before, np.diff(np.r_[starts, len(label)]), axis=0)
-    return result
 
 
 def _undefined_as_minus_one(values: Array) -> Array:

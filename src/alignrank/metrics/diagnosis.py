@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from alignrank.metrics import calibration as calibrations
+from alignrank.metrics.accumulation import Accumulation
 from alignrank.metrics.average_precision import IOU_THRESHOLDS, AveragePrecision, mean_ap, of_matching
 from alignrank.metrics.duplicates import OVERLAPS, after_suppression, duplicates
 from alignrank.metrics.errors import Errors, errors
@@ -77,8 +78,12 @@ class Diagnosis:
         advance()
 
     @cached_property
+    def _accumulations(self) -> list[Accumulation]:
+        return [Accumulation(m) for m in (self.matching, self.oracle, *self.orders, self.suppressed)]
+
+    @cached_property
     def average_precision(self) -> AveragePrecision:
-        return of_matching(self.matching)
+        return of_matching(self.matching, accumulation=self._accumulations[0])
 
     @cached_property
     def lrp(self) -> LocalizationRecallPrecision:
@@ -117,7 +122,7 @@ class Diagnosis:
         """`Metrics.scalars` (what is before NMS left out), and {category id: {ap, lrp}}, with each image counted
         weights [I] times. Score thresholds of classes stay those of the whole data, and so do the places that
         `ap_lost_between` gives to objects."""
-        precision = of_matching(self.matching, weights=weights)
+        precision = of_matching(self.matching, weights=weights, accumulation=self._accumulations[0])
         lrp = localization_recall_precision(self._lrp_matching, tau=self.tau, weights=weights)
         rank = {f"rank.{name}": value for name, value in self.rank(precision, weights).items()}
         rows = {category: {"ap": row["ap"]} for category, row in precision.per_class().items()}
@@ -130,9 +135,7 @@ class Diagnosis:
         inputs = self.inputs
         of_dt = None if weights is None else weights[inputs.dt_image]
         ap = precision.figures()["ap"]
-        ap_oracle = mean_ap(self.oracle, weights=weights)
-        within, between = (mean_ap(right, weights=weights) for right in self.orders)
-        ap_suppressed = mean_ap(self.suppressed, weights=weights)
+        ap_oracle, within, between, ap_suppressed = (mean_ap(a, weights=weights) for a in self._accumulations[1:])
         calibration = self.calibration
         if weights is not None:
             calibration = calibrations.calibration(self.matching, self.matched, weights=weights)

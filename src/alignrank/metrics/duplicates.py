@@ -11,7 +11,7 @@ import numpy as np
 
 from alignrank.metrics.inputs import Array
 from alignrank.metrics.matching import Matching
-from alignrank.metrics.overlaps import pair_iou, rank_in_run
+from alignrank.metrics.overlaps import edges, pair_iou, rank_in_run, touching
 
 OVERLAPS = (0.7, 0.9)
 SUPPRESSION_IOU = 0.65
@@ -48,10 +48,12 @@ def after_suppression(matching: Matching, chosen: Array, *, above: float = SUPPR
     dt = matching.order[wanted[group[matching.order]]]
     dt = dt[np.argsort(group[dt], kind="stable")]
     boxes, place = inputs.dt_boxes[dt], rank_in_run(group[dt])
+    sides = edges(boxes)
     better, worse = [], []
     rest, distance = np.flatnonzero(place >= 1), 1
     while len(rest):
-        overlap = rest[pair_iou(boxes[rest], boxes[rest - distance]) > above]
+        near = rest[touching(sides, sides, rest, rest - distance)]
+        overlap = near[pair_iou(boxes[near], boxes[near - distance]) > above]
         worse.append(overlap)
         better.append(overlap - distance)
         distance += 1
@@ -76,10 +78,12 @@ def duplicates(matching: Matching, thresholds: Array) -> Duplicates:
     group = inputs.dt_image * max(len(thresholds), 1) + label
     dt = dt[np.lexsort((dt, -scores[dt], group[dt]))]
     place = rank_in_run(group[dt])
-    overlap = np.zeros(len(dt))
-    distance = 1
-    while len(i := np.flatnonzero(place >= distance)):
-        iou = pair_iou(inputs.dt_boxes[dt[i]], inputs.dt_boxes[dt[i - distance]])
-        overlap[i] = np.maximum(overlap[i], iou)
+    boxes, overlap = inputs.dt_boxes[dt], np.zeros(len(dt))
+    sides = edges(boxes)
+    rest, distance = np.flatnonzero(place >= 1), 1
+    while len(rest):
+        near = rest[touching(sides, sides, rest, rest - distance)]
+        overlap[near] = np.maximum(overlap[near], pair_iou(boxes[near], boxes[near - distance]))
         distance += 1
+        rest = rest[place[rest] >= distance]
     return Duplicates(dt, overlap)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from alignrank.metrics.average_precision import running, running_sum
+from alignrank.metrics.average_precision import count_objects
 from alignrank.metrics.inputs import Array, Id
 from alignrank.metrics.matching import SIZES, Matching
 from alignrank.metrics.overlaps import pair_iou
@@ -71,22 +71,23 @@ def localization_recall_precision(
     """LRP from a matching that has the threshold `tau`, between 0 and 1. weights [I]: how often each image counts."""
     t = matching.threshold_index(tau)
     inputs = matching.inputs
-    num_gt, true, seen = running(matching, weights, threshold=t)
+    num_gt = count_objects(matching, weights)
     kinds = num_gt.shape[0]
     hit = matching.order[matching.position]
     label = inputs.dt_category[hit]
+    here, seen = _weighted(matching, t, weights)
 
-    h, a = np.nonzero(true.here[:, 0])
+    h, a = np.nonzero(here)
     gt = matching.gt_index[h, t, a]
     miss = np.zeros((len(hit), num_gt.shape[1]))
     iou = pair_iou(inputs.dt_boxes[hit[h]], inputs.gt_boxes[gt]).clip(max=1)  # equal boxes may come out above it
-    miss[h, a] = (1 - iou) * true.here[h, 0, a]
-    tp, fp = true.upto[:, 0], seen[:, 0] - true.upto[:, 0]
-    missed = num_gt[label] - tp
-    loc = running_sum(miss, label)
+    miss[h, a] = (1 - iou) * here[h, a]
+    tp = _running_sum(here, label)
+    fp, missed = seen - tp, num_gt[label] - tp
+    loc = _running_sum(miss, label)
     with np.errstate(invalid="ignore", divide="ignore"):
         lrp = (loc / (1 - tau) + fp + missed) / (num_gt[label] + fp)
-    lrp[true.here[:, 0] == 0] = np.inf
+    lrp[here == 0] = np.inf
 
     best = {name: np.full(num_gt.shape, np.nan) for name in ("lrp", "loc", "fp", "fn", "threshold")}
     best["lrp"][num_gt > 0] = best["fn"][num_gt > 0] = 1.0
@@ -102,6 +103,36 @@ def localization_recall_precision(
         best["fn"][k, a] = missed[at, a] / num_gt[k, a]
         best["threshold"][k, a] = matching.scores[hit[at]]
     return LocalizationRecallPrecision(**best, category_ids=inputs.category_ids)
+
+
+def _weighted(matching: Matching, t: int, weights: Array | None) -> tuple[Array, Array]:
+    """At threshold index t: here [H,A], the weight of a true detection, else 0; and seen [H,A], that of all counting
+    detections of the class up to each of the H.
+    """
+    inputs, position = matching.inputs, matching.position
+    label = inputs.dt_category[matching.order]
+    weight = np.ones(len(label)) if weights is None else weights[inputs.dt_image[matching.order]]
+    in_range = matching.in_range * weight[:, None]
+    counts = np.concatenate([np.zeros((1, in_range.shape[1])), np.cumsum(in_range, axis=0)])
+    first = np.searchsorted(label, np.arange(len(inputs.category_ids)))[label[position]]
+
+    by_area, taken, ignored = matching.in_range[position], matching.gt_index[:, t] >= 0, matching.ignored[:, t]
+    true = taken & ~ignored
+    # What the H add to or take from the count of detections by area alone.
+    change = (np.where(taken, true, by_area & ~ignored) - by_area.astype(float)) * weight[position, None]
+    seen = counts[position + 1] - counts[first] + _running_sum(change, label[position])
+    return true * weight[position, None], seen
+
+
+def _running_sum(values: Array, label: Array) -> Array:
+    """values [H,A] with rising labels [H] -> cumulative sums that begin anew with each label."""
+    total = np.cumsum(values, axis=0)
+    if not len(label):
+        return total
+    starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
+    before = np.concatenate([np.zeros((1, values.shape[1])), total[starts[1:] - 1]])
+    result: Array = total - np.repeat(before, np.diff(np.r_[starts, len(label)]), axis=0)
+    return result
 
 
 def _mean(values: Array) -> float | None:

@@ -37,13 +37,16 @@ class Overlaps:
 
 
 def find_overlaps(inputs: CocoInputs, *, minimum: float = 0.5, same_class: bool = True) -> Overlaps:
-    """The overlaps of all detections, with objects of their own class or of any class."""
+    """The overlaps of all detections, with objects of their own class or of any class. minimum: above 0."""
     kinds = max(len(inputs.category_ids), 1)
     dt_group = inputs.dt_image * kinds + (inputs.dt_category if same_class else 0)
     gt_group = inputs.gt_image * kinds + (inputs.gt_category if same_class else 0)
     best = _Best(len(inputs.dt_scores))
+    dt_edges, gt_edges = edges(inputs.dt_boxes), edges(inputs.gt_boxes)
     kept = []
     for dt, gt in pairs_of_group(dt_group, gt_group):
+        near = touching(dt_edges, gt_edges, dt, gt)
+        dt, gt = dt[near], gt[near]
         iou = pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt], inputs.gt_crowd[gt])
         best.add(dt, gt, np.where(inputs.gt_crowd[gt], 0.0, iou))
         enough = iou >= min(minimum, _ALMOST_ONE)
@@ -57,18 +60,43 @@ def find_overlaps(inputs: CocoInputs, *, minimum: float = 0.5, same_class: bool 
 def best_of_other_class(inputs: CocoInputs) -> tuple[Array, Array]:
     """best_iou [N], best_gt [N] as in `Overlaps`, among objects of other classes than the detection's."""
     best = _Best(len(inputs.dt_scores))
-    for dt, gt in pairs_of_group(inputs.dt_image, inputs.gt_image):
-        iou = pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt])
-        left_out = inputs.gt_crowd[gt] | (inputs.gt_category[gt] == inputs.dt_category[dt])
-        best.add(dt, gt, np.where(left_out, 0.0, iou))
+    if len(inputs.category_ids) < 2:
+        return best.iou, best.gt
+    dt_edges, gt_edges = edges(inputs.dt_boxes), edges(inputs.gt_boxes)
+    objects = np.flatnonzero(~inputs.gt_crowd)
+    for dt, place in pairs_of_group(inputs.dt_image, inputs.gt_image[objects]):
+        gt = objects[place]
+        other = inputs.gt_category[gt] != inputs.dt_category[dt]
+        dt, gt = dt[other], gt[other]
+        near = touching(dt_edges, gt_edges, dt, gt)
+        dt, gt = dt[near], gt[near]
+        best.add(dt, gt, pair_iou(inputs.dt_boxes[dt], inputs.gt_boxes[gt]))
     return best.iou, best.gt
+
+
+def edges(boxes: Array) -> Array:
+    """[N,4] left, top, width, height -> [4,N] left, right, top, bottom: rows, for fast reading."""
+    left, top, width, height = boxes.T
+    return np.stack([left, left + width, top, top + height])
+
+
+def touching(a: Array, b: Array, i: Array, j: Array) -> Array:
+    """Places of the pairs (i, j) [P], rising, that have area in common; a, b: `edges`. Few of an image's pairs have,
+    and this is quicker than their IoU.
+    """
+    near = np.flatnonzero(np.minimum(a[1, i], b[1, j]) > np.maximum(a[0, i], b[0, j]))
+    i, j = i[near], j[near]
+    result: Array = near[np.minimum(a[3, i], b[3, j]) > np.maximum(a[2, i], b[2, j])]
+    return result
 
 
 def pair_iou(a: Array, b: Array, crowd: Array | None = None) -> Array:
     """a [P,4], b [P,4] left, top, width, height -> [P] IoU; over a's area alone where `crowd` [P] bool."""
-    side = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    side = side.clip(min=0)
-    intersection = side[:, 0] * side[:, 1]
+    # Column by column: an array [P,2] takes several times as long as two [P].
+    width, height = (
+        np.minimum(a[:, i] + a[:, i + 2], b[:, i] + b[:, i + 2]) - np.maximum(a[:, i], b[:, i]) for i in (0, 1)
+    )
+    intersection = width.clip(min=0) * height.clip(min=0)
     area_a, area_b = a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]
     union = area_a + area_b - intersection
     if crowd is not None:
