@@ -115,6 +115,7 @@ class Predictions:
     centreness [B,A,1]: raw, its sigmoid multiplies the class scores;
     anchors [A,4]: boxes in input pixels that `boxes` are measured from, for anchor-based assignment;
     sizes [B,2]: (height, width) px of the pictures in the input, for losses in shares of them;
+    quality [B,A,1]: raw, how well a box is expected to fit if it is an object's; `logits` do not know it yet;
     auxiliary: by name, what the model says in training alone, for its criterion to learn from. Names in use:
     `one_to_many` (the output beside a one-to-one one), `unsuppressed` (one-to-many, before the model itself suppressed
     duplicates), `first` (boxes before they were refined); of transformers `layer_0` ... (decoder layers before the
@@ -130,6 +131,7 @@ class Predictions:
     centreness: Tensor | None = None
     anchors: Tensor | None = None
     sizes: Tensor | None = None
+    quality: Tensor | None = None
     auxiliary: dict[str, Predictions] = field(default_factory=dict)
 
     def scores(self) -> Tensor:

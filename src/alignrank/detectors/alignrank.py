@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
 from alignrank.contracts import Predictions
+from alignrank.detectors.alignrank_quality import BoxQuality, two_factor
 from alignrank.detectors.consensus import masked_consensus
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
@@ -62,6 +63,14 @@ class AlignRankHeadConfig(HeadConfig):
     """Overlap with a better candidate above which a refined one is a duplicate."""
     consensus_iou: float = Field(default=0.0, ge=0, lt=1)
     """In evaluation, overlap above which refined candidates enter the mean that a kept box becomes; 0: off."""
+    quality: bool = False
+    """Refined scores are multiplied by how well the box is expected to fit, learned on positives only."""
+
+    @model_validator(mode="after")
+    def _quality_is_of_refined_cells(self) -> AlignRankHeadConfig:
+        if self.quality and self.sampling != "topk":
+            raise ValueError(f"quality multiplies refined scores and needs sampling=topk, not {self.sampling}")
+        return self
 
 
 class AlignRankConfig(YoloConfig):
@@ -98,6 +107,7 @@ class Suppression(nn.Module):
     is right for a probability, but the ten duplicates of an object are no detections. What is left keeps its order.
 
     agnostic: in evaluation, better candidates of other classes count, too. consensus: overlap for `merge`, 0: off.
+    overlap [B,K,K]: the boxes' mutual IoU, where it is known already.
     """
 
     def __init__(self, iou: float, *, consensus: float = 0.0, agnostic: bool = False) -> None:
@@ -105,17 +115,19 @@ class Suppression(nn.Module):
         self.iou, self.consensus, self.agnostic = iou, consensus, agnostic
         self.strength = nn.Parameter(torch.zeros(()))
 
-    def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, boxes: Tensor, overlap: Tensor | None = None) -> Tensor:
         score, labels = logits.max(-1)
-        duplicate = self._duplicates(score, self._together(labels), mutual_iou(boxes))
+        overlap = mutual_iou(boxes) if overlap is None else overlap
+        duplicate = self._duplicates(score, self._together(labels), overlap)
         return self._lowered(logits, duplicate)
 
-    def merge(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def merge(self, logits: Tensor, boxes: Tensor, overlap: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The lowered logits [B,K,C], and the boxes [B,K,4], those of no duplicates merged with what overlaps them by
         more than `consensus`. Merged boxes are suppressed once more; every duplicate is lowered once.
         """
         score, labels = logits.max(-1)
-        together, overlap = self._together(labels), mutual_iou(boxes)
+        together = self._together(labels)
+        overlap = mutual_iou(boxes) if overlap is None else overlap
         duplicate = self._duplicates(score, together, overlap)
         merged = masked_consensus(boxes, score.sigmoid(), overlap * together.to(overlap.dtype), self.consensus)
         boxes = torch.where(duplicate[..., None], boxes, merged)
@@ -176,6 +188,7 @@ class AlignRank(nn.Module):
         self.sampling: CrossScaleSampling | None = None
         self.refinement: Refinement | None = None
         self.suppression: Suppression | None = None
+        self.quality: BoxQuality | None = None
         if head.sampling != "none":
             # Refinement looks at the fused maps, which are narrow already.
             sampled = [head.width] * len(channels) if head.fusion and head.sampling == "topk" else channels
@@ -187,6 +200,7 @@ class AlignRank(nn.Module):
             self.suppression = Suppression(
                 head.duplicate_iou, consensus=head.consensus_iou, agnostic=config.postprocess.agnostic
             )
+            self.quality = BoxQuality() if head.quality else None
         self.candidates = head.candidates
         self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
@@ -222,7 +236,8 @@ class AlignRank(nn.Module):
         bins = features_at(distribution, cells).unflatten(-1, (4, -1))
         points, strides = (x[cells] for x in grid_points(maps, STRIDES))
         # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
-        distances = (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
+        shares = bins.softmax(-1)
+        distances = (shares * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
         boxes = distances_to_xyxy(points, distances * strides)
         if self.refinement is None:
             return Predictions(chosen, boxes, points, strides)
@@ -231,20 +246,27 @@ class AlignRank(nn.Module):
         features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
         with outside_autocast(logits):
             refined = self.refinement(features, chosen)
-            # What is a duplicate says nothing about how well a box fits: the quality does not learn from it.
+            overlap = mutual_iou(boxes)
+            # What is a duplicate says nothing about how well a box fits: the refinement does not learn from it.
+            final, quality = refined.detach(), None
+            if self.quality is not None:
+                quality = self.quality(final, boxes, shares, strides, overlap)
+                final = two_factor(final, quality.detach())
             if self.suppression.consensus and not self.training:
-                final, boxes = self.suppression.merge(refined.detach(), boxes)
+                final, boxes = self.suppression.merge(final, boxes, overlap)
             else:
-                final = self.suppression(refined.detach(), boxes)
+                final = self.suppression(final, boxes, overlap)
         main = Predictions(final, boxes, points, strides, fixed_boxes=True)
         if self.training:
-            main.auxiliary["unsuppressed"] = Predictions(refined, boxes, points, strides, fixed_boxes=True)
+            main.auxiliary["unsuppressed"] = Predictions(
+                refined, boxes, points, strides, fixed_boxes=True, quality=quality
+            )
         return main
 
     def deploy(self) -> AlignRank:
         """In place, for inference only: drop what `output` does not use and fold batch norms."""
         if self.output == "one_to_many":
-            self.one_to_one = self.refinement = self.suppression = None
+            self.one_to_one = self.refinement = self.suppression = self.quality = None
             if self.sampling is not None and self.sampling.form == "topk":
                 self.sampling = None
         elif self.one_to_one is not None:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from alignrank.assign import Assignment, task_aligned
 from alignrank.boxes import aligned_iou, xyxy_to_distances
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.alignrank_quality import passed_share
 from alignrank.detectors.positives import Positives
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.losses import ciou_loss, class_loss, distribution_focal_loss, sigmoid_focal_loss
@@ -61,6 +62,8 @@ class YoloCriterion:
         assignment = self._assign(predictions, call.truth, self.config.assign.topk)
         parts = self._terms(predictions, assignment, call)
         loss = self.config.loss
+        if predictions.quality is not None:
+            parts["iou"] = loss.quality * _quality_loss(predictions, assignment, call.alone)
         if (loss.align or loss.rank) and call.fade:
             logits, quality, gt_index, _ = _candidates(predictions, assignment)
             terms = rank_consistent_loss(
@@ -159,6 +162,16 @@ class YoloCriterion:
         quality = torch.zeros_like(logits).index_put_((image, point, labels), iou)
         total = torch.count_nonzero(quality).to(logits.dtype) if kind == "ranksort" else quality.sum()
         return class_loss(kind, logits, quality) / shared_normalizer(total, alone=alone)
+
+
+def _quality_loss(predictions: Predictions, assignment: Assignment, alone: bool) -> Tensor:
+    """Mean binary cross-entropy of the positives' quality with what their boxes' IoUs say; others teach nothing."""
+    assert predictions.quality is not None
+    image, point = assignment.foreground.nonzero(as_tuple=True)
+    iou = aligned_iou(predictions.boxes[image, point].detach(), assignment.boxes[image, point])
+    raw = predictions.quality[image, point, 0]
+    total = binary_cross_entropy_with_logits(raw, passed_share(iou).to(raw.dtype), reduction="sum")
+    return total / shared_normalizer(total.new_tensor(float(len(image))), alone=alone)
 
 
 Truth = tuple[Tensor, Tensor, Tensor]
