@@ -48,7 +48,8 @@ class HeadConfig(Config):
 
 
 class LossConfig(Config):
-    """Kind and weights of the loss terms; align and rank act inside of the class term (`losses.ranking`)."""
+    """Kind and weights of the loss terms; align and rank act inside of the class term (`losses.ranking`), consensus
+    inside of the box term (`losses.consensus_box`)."""
 
     classification: Literal["vfl", "qfl", "focal", "bce", "ranksort"] = "bce"
     """Class loss; `vfl` and `qfl` learn the quality of the box as score."""
@@ -62,10 +63,20 @@ class LossConfig(Config):
     """Weight of list alignment, inside of the class term: scores of an object's candidates follow their quality."""
     rank: float = Field(default=0.0, ge=0)
     """Weight of pairwise ranking, inside of the class term: a better candidate of an object scores higher."""
+    align_scope: Literal["object", "class"] = "object"
+    """What `align` makes one list: the candidates of an object, or those of all objects of a class in an image."""
+    rank_scope: Literal["object", "class", "both"] = "object"
+    """Whom `rank` compares: candidates of one object, of different objects of a class in the whole batch, or both."""
+    rank_across: Literal["all", "best"] = "all"
+    """Which candidates `rank` compares with those of other objects: all, or the best-scored one of each object."""
+    consensus: float = Field(default=0.0, ge=0)
+    """Weight of the consensus, inside of the box term: CIoU of the mean box of an object's candidates."""
+    consensus_to: Literal["scores", "boxes", "both"] = "both"
+    """What learns from `consensus`: the scores, which say who counts in the mean, the boxes, or both."""
     quality: float = Field(default=1.0, ge=0)
     """Weight of what `head.quality` of alignrank learns; nothing else learns from it."""
     tau: float = Field(default=1.0, gt=0)
-    """Temperature of the scores in `align`."""
+    """Temperature of the scores in `align` and `consensus`."""
     beta: float = Field(default=1.0, ge=0)
     """Exponent of the quality in `align`."""
     mu: float = Field(default=1.0, ge=0)
@@ -75,7 +86,7 @@ class LossConfig(Config):
     o2o_pairs: Literal["chosen", "all"] = "chosen"
     """What `rank` orders in a one-to-one output: an object's chosen candidate above its others, or all of them."""
     fade_start: float = Field(default=0.05, ge=0, le=1)
-    """Fraction of the training at which `align` and `rank` begin: boxes are noise before."""
+    """Fraction of the training at which `align`, `rank` and `consensus` begin: boxes are noise before."""
     fade_end: float = Field(default=0.1, ge=0, le=1)
     """Fraction of the training from which on they count in full."""
 

@@ -1,4 +1,6 @@
-"""The base detector's loss: task-aligned targets, CIoU + DFL on positives, one of four class losses.
+"""The base detector's loss: task-aligned targets, CIoU + DFL on positives, one of five class losses.
+
+Terms that compare candidates with each other: `alignrank.detectors.yolo_ranking`.
 
 Sources: YOLOv8's published loss (weights 7.5 / 0.5 / 1.5, targets scaled by the alignment metric);
 Wang et al. 2024 (YOLOv10) for dual assignment with a consistent metric: both heads rank points by the same
@@ -23,9 +25,9 @@ from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.alignrank_quality import passed_share
 from alignrank.detectors.positives import Positives
 from alignrank.detectors.yolo import YoloConfig
+from alignrank.detectors.yolo_ranking import one_to_one_terms, ranking_terms
 from alignrank.losses import ciou_loss, class_loss, distribution_focal_loss, sigmoid_focal_loss
 from alignrank.losses.normalizer import shared_normalizer
-from alignrank.losses.ranking import chosen_rank_loss, rank_consistent_loss
 
 
 class YoloCriterion:
@@ -61,37 +63,20 @@ class YoloCriterion:
     def _one_to_many(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
         assignment = self._assign(predictions, call.truth, self.config.assign.topk)
         parts = self._terms(predictions, assignment, call)
-        loss = self.config.loss
         if predictions.quality is not None:
-            parts["iou"] = loss.quality * _quality_loss(predictions, assignment, call.alone)
-        if (loss.align or loss.rank) and call.fade:
-            logits, quality, gt_index, _ = _candidates(predictions, assignment)
-            terms = rank_consistent_loss(
-                logits, quality, gt_index, tau=loss.tau, beta=loss.beta, mu=loss.mu, delta=loss.delta
-            )
-            weight = loss.cls * call.fade
-            if loss.align:
-                parts["align"] = weight * loss.align * call.mean(terms.align, terms.num_align)
-            if loss.rank:
-                parts["rank"] = weight * loss.rank * call.mean(terms.rank, terms.num_rank)
+            parts["iou"] = self.config.loss.quality * _quality_loss(predictions, assignment, call.alone)
+        if call.fade:
+            parts |= ranking_terms(predictions, assignment, self.config.loss, fade=call.fade, alone=call.alone)
         return parts
 
     def _one_to_one(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
-        """No list alignment here: it would raise the scores of duplicates. The pairs only order them; where there are
-        scores before suppression, these are ordered instead.
-        """
+        """Where there are scores before suppression, these are ordered instead."""
         assignment = self._assign(predictions, call.truth, 1)
         parts = self._terms(predictions, assignment, call)
         loss = self.config.loss
         if loss.rank and call.fade and "unsuppressed" not in predictions.auxiliary:
             wider = self._assign(predictions, call.truth, self.config.assign.topk)
-            logits, quality, gt_index, entries = _candidates(predictions, wider)
-            if loss.o2o_pairs == "all":
-                terms = rank_consistent_loss(logits, quality, gt_index, mu=loss.mu, delta=loss.delta)
-                rank, count = terms.rank, terms.num_rank
-            else:
-                rank, count = chosen_rank_loss(logits, quality, gt_index, assignment.foreground[entries], mu=loss.mu)
-            parts["rank"] = loss.cls * call.fade * loss.rank * call.mean(rank, count)
+            parts |= one_to_one_terms(predictions, assignment, wider, loss, fade=call.fade, alone=call.alone)
         return parts
 
     def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
@@ -184,20 +169,6 @@ class _Call:
     truth: Truth
     alone: bool
     fade: float
-
-    def mean(self, mean: Tensor, count: int) -> Tensor:
-        """A mean over `count` objects of this process -> its share of the mean over the objects of all."""
-        return mean * count / shared_normalizer(mean.new_tensor(float(count)), alone=self.alone)
-
-
-def _candidates(predictions: Predictions, assignment: Assignment) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-    """The assigned points: logits of their object's class [P], IoUs [P], object numbers [P], and where they are."""
-    entries = assignment.foreground.nonzero(as_tuple=True)
-    image, point = entries
-    logits = predictions.logits[image, point, assignment.labels[entries]]
-    quality = aligned_iou(predictions.boxes[entries].detach(), assignment.boxes[entries])
-    number = image * (int(assignment.gt_index.max()) + 1 if len(image) else 1) + assignment.gt_index[entries]
-    return logits, quality, number, entries
 
 
 def padded(targets: Sequence[Targets]) -> Truth:

@@ -7,6 +7,7 @@ from alignrank.losses.classification import (
     sigmoid_focal_loss,
     varifocal_loss,
 )
+from alignrank.losses.consensus_box import consensus_box_loss
 from alignrank.losses.localization import ciou_loss, distribution_focal_loss, giou_loss
 from alignrank.losses.rank_sort import rank_sort_loss
 from alignrank.losses.ranking import RankTerms, rank_consistent_loss
@@ -16,6 +17,7 @@ __all__ = [
     "RankTerms",
     "ciou_loss",
     "class_loss",
+    "consensus_box_loss",
     "distribution_focal_loss",
     "giou_aware_focal_loss",
     "giou_loss",

@@ -21,3 +21,8 @@ def shared_normalizer(count: Tensor, *, alone: bool = False) -> Tensor:
     total = count.clone()
     dist.all_reduce(total)
     return total.clamp(min=1) / dist.get_world_size()
+
+
+def shared_mean(mean: Tensor, count: int, *, alone: bool = False) -> Tensor:
+    """A mean over `count` objects of this process -> its share of the mean over the objects of all processes."""
+    return mean * count / shared_normalizer(mean.new_tensor(float(count)), alone=alone)
