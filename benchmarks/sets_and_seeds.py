@@ -67,6 +67,7 @@ SETS = {
     "aerialcars": DataSet(60, judged="car"),
     "nuclei": DataSet(30, max_dets=300),
 }
+SINGLE_CHANGES = ("bloodcells", "aerialcars")
 NMS, NMS_FREE = "NMS", "NMS-free"
 CONSENSUS = {NMS: 0.75, NMS_FREE: 0.7}
 OURS = {NMS_FREE: [], NMS: ["--nms"]}
@@ -87,12 +88,20 @@ class Row:
     sets: Sequence[str] = tuple(SETS)
 
 
+def _changed(*words: str) -> Row:
+    return Row("alignrank-n", words, OURS | MERGED, SINGLE_CHANGES)
+
+
 ROWS = {
     "alignrank-n": Row("alignrank-n", outputs=OURS | MERGED),
     "yolov8-n": Row("yolov8-n", outputs=AFTER_NMS),
     "Ultralytics yolov8n": Row("yolov8n"),
     "Ultralytics yolo26n": Row("yolo26n"),
     "yolov10-n": Row("yolov10-n", outputs=OURS | {f"{NMS}, consensus": MERGED[f"{NMS}, consensus"]}),
+    "alignrank-n, pairs across": _changed("loss.rank_scope=class", "loss.rank_across=best"),
+    "alignrank-n, pairs of both": _changed("loss.rank_scope=both", "loss.align_scope=class"),
+    "alignrank-n, consensus loss": _changed("loss.consensus=0.25"),
+    "alignrank-n, quality": _changed("head.quality=true"),
 }
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
 COMMON = ["--imgsz", "320", "--batch", "16", "train.val_every=2"]
@@ -102,6 +111,7 @@ COMPARED = [
     *((("alignrank-n", f"{way}, consensus"), ("alignrank-n", way)) for way in (NMS_FREE, NMS)),
     (("yolov8-n", f"{NMS}, consensus"), ("yolov8-n", NMS)),
     (("yolov10-n", f"{NMS}, consensus"), ("yolov10-n", NMS)),
+    *(((row, way), ("alignrank-n", way)) for row in ROWS if row.startswith("alignrank-n, ") for way in OURS | MERGED),
     *(
         (("alignrank-n", way), peer)
         for way in (NMS_FREE, f"{NMS_FREE}, consensus")
@@ -121,7 +131,8 @@ COLUMNS = {
 
 def folder(row: str, data: str, seed: int) -> Path:
     """Where the run is."""
-    return RUNS / f"{ROWS[row].model}-{data}-seed{seed}" if not ROWS[row].outputs else RUNS / f"{row}-{data}-seed{seed}"
+    name = row.replace(", ", "-").replace(" ", "_") if ROWS[row].outputs else ROWS[row].model  # peers.py names it so
+    return RUNS / f"{name}-{data}-seed{seed}"
 
 
 def place(output: str) -> str:
