@@ -63,12 +63,16 @@ def trained(out: Path, data: Path, seed: int, threads: int, words: Sequence[str]
     }
 
 
-def measured(out: Path, name: str, data: Path, threads: int, options: Sequence[str] = ()) -> dict[str, Any]:
-    """Figures of the best weights in `out`, in its folder `name`, evaluated with `options` unless that is done."""
+def measured(
+    out: Path, name: str, data: Path, threads: int, options: Sequence[str] = (), *, weights: str = "best"
+) -> dict[str, Any]:
+    """Figures of the best weights in `out` (or the last), in its folder `name`, evaluated with `options` unless that
+    is done.
+    """
     folder, near = out / name, os.path.relpath(data, ROOT)
     if not (folder / "metrics.json").exists():
-        weights = ["--weights", f"{out.relative_to(ROOT)}/best.safetensors", "--data", near]
-        alignrank(threads, "val", *weights, *options, "--out", str(folder.relative_to(ROOT)))
+        file = f"{out.relative_to(ROOT)}/{weights}.safetensors"
+        alignrank(threads, "val", "--weights", file, "--data", near, *options, "--out", str(folder.relative_to(ROOT)))
     metrics = json.loads((folder / "metrics.json").read_text())
     figures = {key: metrics[key] for key in metrics if key.startswith(("ap", "lrp", "rank"))}
     del figures["rank_by_size"]
@@ -92,8 +96,8 @@ def learning_curve(out: Path) -> dict[str, dict[str, list[float]]]:
 
 
 class Rows:
-    """The JSON file of a comparison: `rows`, {row: {seed: entry}}, and what is derived from them. Several processes may
-    write into it: each change is read, made and written under a lock.
+    """The JSON file of a comparison: `rows`, {row: {seed: entry}}, other sections of that form, and what is derived
+    from them. Several processes may write into it: each change is read, made and written under a lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,11 +109,11 @@ class Rows:
         table: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {"rows": {}}
         return table
 
-    def record(self, row: str, seed: int, entry: dict[str, Any]) -> None:
+    def record(self, row: str, seed: int | str, entry: dict[str, Any], *, section: str = "rows") -> None:
         """Set the entry of a row and seed."""
         with self.lock:
             table = self.read()
-            table["rows"].setdefault(row, {})[str(seed)] = entry
+            table.setdefault(section, {}).setdefault(row, {})[str(seed)] = entry
             self.path.write_text(json.dumps(table, indent=1) + "\n")
 
     def update(self, **derived: Any) -> None:

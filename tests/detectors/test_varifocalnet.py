@@ -16,6 +16,7 @@ from alignrank.assign.fcos import centreness_target
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.varifocalnet import STRIDES, AssignConfig, Head, HeadConfig, LossConfig, VarifocalNetConfig
 from alignrank.detectors.varifocalnet_criterion import VarifocalNetCriterion
+from alignrank.errors import InputError
 from alignrank.weights.recipe import build_detector
 
 
@@ -104,6 +105,95 @@ def test_class_target_is_the_iou_of_the_refined_box() -> None:
     assert gradient[[0, 1], [1, 0]].tolist() == pytest.approx([0.5 * (0.8 - 0.5) / 2, 0.75 * (0.9 - 0.75) / 2])
 
 
+@pytest.mark.parametrize(("progress", "targets"), [(0.0, (1, 1)), (0.05, (0.9, 0.9)), (0.07, (0.86, 0.9))])
+def test_floor_of_targets(progress: float, targets: tuple[float, float]) -> None:
+    """From 1 to 0 in half of the training: 1, .9 and .86. Refined boxes have IoU .8 and .9; the higher one counts.
+
+    The gradient at score 1/2 is q * (1/2 - q) over 2 positives: the target is the weight, too. Boxes do not change.
+    """
+    logits = torch.zeros(3, 2, requires_grad=True)
+    held = criterion(loss=LossConfig(iou_floor=1.0))(made(logits=logits), [TARGETS], progress=progress)
+    (gradient,) = torch.autograd.grad(held.parts["cls"], logits)
+    assert gradient[[0, 1], [1, 0]].tolist() == pytest.approx([q * (0.5 - q) / 2 for q in targets])
+    assert held.parts["cls"].item() == pytest.approx((sum(targets) + 0.75) * log(2) / 2, abs=1e-5)
+    plain = criterion()(made(), [TARGETS])
+    assert all(torch.equal(held.parts[name], plain.parts[name]) for name in ("box", "refine"))
+    unweighted = LossConfig(iou_floor=1.0, iou_weighted=False)
+    (gradient,) = torch.autograd.grad(
+        criterion(loss=unweighted)(made(logits=logits), [TARGETS], progress=progress).parts["cls"], logits
+    )
+    assert gradient[[0, 1], [1, 0]].tolist() == pytest.approx([(0.5 - q) / 2 for q in targets])
+
+
+@pytest.mark.parametrize(
+    ("loss", "progress"),
+    [
+        (LossConfig(iou_floor=0.9, iou_floor_end=0.25), 0.25),
+        (LossConfig(iou_floor=0.9, iou_floor_end=0.25), 0.7),
+        (LossConfig(iou_floor=0.9, iou_floor_end=1.0), 1.0),
+        (LossConfig(iou_floor_end=0.25), 0.0),
+        (LossConfig(box_weight="iou"), 0.0),
+    ],
+)
+def test_options_that_are_off_change_nothing(loss: LossConfig, progress: float) -> None:
+    """To the bit: a floor that has ended, none at all, and the weights that are the default without centreness."""
+    logits = torch.randn(3, 2)
+    plain = criterion()(made(logits=logits), [TARGETS]).parts
+    found = criterion(loss=loss)(made(logits=logits), [TARGETS], progress=progress).parts
+    assert {name: part.item() for name, part in found.items()} == {name: part.item() for name, part in plain.items()}
+
+
+def test_floor_is_over_where_no_progress_is_given() -> None:
+    """The validation loss is the same at every epoch."""
+    held = criterion(loss=LossConfig(iou_floor=1.0, iou_floor_end=1.0))
+    assert torch.equal(held(made(), [TARGETS]).total, criterion()(made(), [TARGETS]).total)
+
+
+def test_class_loss_over_the_sum_of_targets() -> None:
+    """.8 + .9 in place of 2; with a floor, the targets that it made; one object of .8 alone divides by 1."""
+    loss = LossConfig(normalizer="targets")
+    assert parts(criterion(loss=loss)(made(), [TARGETS]))["cls"] == pytest.approx((1.7 + 0.75) * log(2) / 1.7)
+    held = criterion(loss=LossConfig(normalizer="targets", iou_floor=1.0))(made(), [TARGETS], progress=0.0)
+    assert parts(held)["cls"] == pytest.approx((2 + 0.75) * log(2) / 2)
+    one = parts(criterion(loss=loss)(made(), [Targets(GT[:1], torch.tensor([1]))]))
+    assert one["cls"] == pytest.approx((0.8 + 5 * 0.75 / 4) * log(2))
+
+
+def test_boxes_weighed_by_centreness() -> None:
+    """From (8,8) 5 px left, right, up and down: 1; from (40,8) 10 px left and right, 5 up and 15 down: sqrt(1/3).
+
+    1 - IoU is .5 and .25 at first, .2 and .1 after the refinement. The class targets are IoUs as before.
+    """
+    second = (1 / 3) ** 0.5
+    found = parts(criterion(loss=LossConfig(box_weight="centreness"))(made(), [TARGETS]))
+    expected = {
+        "box": 1.5 * (0.5 + second * 0.25) / (1 + second),
+        "refine": 2 * (0.2 + second * 0.1) / (1 + second),
+        "cls": (1.7 + 0.75) * log(2) / 2,
+    }
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_boxes_of_atss_weighed_by_iou() -> None:
+    """As without centreness; the centreness is learned all the same."""
+    predictions = made(first=None, refined=FIRST)
+    predictions.centreness = torch.zeros(1, 3, 1)
+    loss = LossConfig(classification="focal", box_weight="iou")
+    found = parts(criterion(loss=loss)(predictions, [TARGETS]))
+    assert found["box"] == pytest.approx(1.5 * 0.4375 / 1.25, abs=1e-5)
+    assert found["centreness"] == pytest.approx(log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"iou_floor": 0.5}, {"normalizer": "targets"}])
+@pytest.mark.parametrize("kind", ["focal", "ranksort"])
+def test_targets_that_no_loss_learns(options: dict[str, Any], kind: str) -> None:
+    """An experiment that would change nothing is refused."""
+    values = {"classification": kind, **options}
+    with pytest.raises(InputError, match=r"^here: iou_floor and normalizer=targets need classification=vfl or qfl"):
+        LossConfig.parse(values, where="here")
+    LossConfig.parse({**values, "classification": "qfl"}, where="here")
+
+
 def test_box_that_misses_its_object() -> None:
     """It weighs a millionth in the box terms, and is still a positive: its target is about 0."""
     far = boxes([100, 100, 110, 110], [30, 3, 50, 18], [190, 190, 210, 210])
@@ -160,12 +250,19 @@ def tiny(name: str = "vfnet-r50", **overrides: Any) -> Any:
     return build_detector(name, 3, **{**tiny_form(name), **overrides})
 
 
-@pytest.mark.parametrize("name", ["vfnet-r50", "atss-r50", "fcos-r50"])
-def test_no_objects(name: str) -> None:
+TARGET_OPTIONS = {"loss.iou_floor": 1.0, "loss.normalizer": "targets", "loss.box_weight": "centreness"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vfnet-r50", {}), ("atss-r50", {}), ("fcos-r50", {}), ("vfnet-r50", TARGET_OPTIONS)],
+    ids=["vfnet", "atss", "fcos", "vfnet with options"],
+)
+def test_no_objects(name: str, options: dict[str, Any]) -> None:
     """Terms of boxes are 0, the class loss is not; gradients are finite. One image with an object is enough for all."""
-    built = tiny(name)
+    built = tiny(name, **options)
     predictions = built.model(torch.rand(2, 3, 64, 64))
-    found = built.criterion(predictions, [Targets.empty(), Targets.empty()])
+    found = built.criterion(predictions, [Targets.empty(), Targets.empty()], progress=0.0)
     found.total.backward()
     assert {part.item() for key, part in found.parts.items() if key != "cls"} == {0.0}
     assert 0 < found.parts["cls"].item() < 100

@@ -45,9 +45,10 @@ def quality_of(boxes: Tensor, gt: Tensor) -> Tensor:
     return aligned_iou(boxes.detach(), gt).clamp(min=LEAST_QUALITY)
 
 
-def class_targets(predictions: Predictions, positives: Positives) -> Tensor:
-    """[B,A,C]: the IoU of the predicted box at the class of a positive, else 0."""
+def class_targets(predictions: Predictions, positives: Positives, *, floor: float = 0.0) -> Tensor:
+    """[B,A,C]: the IoU of the predicted box at the class of a positive, or `floor` if that is more; else 0."""
     image, point, labels, gt = positives
     targets = torch.zeros_like(predictions.logits)
-    targets[image, point, labels] = quality_of(predictions.boxes[image, point], gt).to(targets.dtype)
+    quality = quality_of(predictions.boxes[image, point], gt).clamp(min=floor)
+    targets[image, point, labels] = quality.to(targets.dtype)
     return targets

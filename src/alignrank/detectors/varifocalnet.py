@@ -14,7 +14,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
@@ -91,12 +91,26 @@ class LossConfig(Config):
     """Class loss; `vfl` (varifocal) and `qfl` learn the IoU of the box as score."""
     iou_weighted: bool = True
     """The varifocal loss weighs a positive by its IoU."""
+    iou_floor: float = Field(default=0.0, ge=0, le=1)
+    """A positive's target is not below this at first, which falls to 0; 0: off. Of `vfl` and `qfl`."""
+    iou_floor_end: float = Field(default=0.5, gt=0, le=1)
+    """Share of the training after which that floor is 0."""
+    normalizer: Literal["positives", "targets"] = "positives"
+    """The class loss is divided by the number of positives, or by the sum of their targets, of `vfl` and `qfl`."""
     cls: float = Field(default=1.0, ge=0)
     """Weight of the class loss."""
+    box_weight: Literal["auto", "iou", "centreness"] = "auto"
+    """Of each box in the box losses; `auto`: centreness for first boxes where it is predicted, else IoU."""
     box: float = Field(default=1.5, ge=0)
     """Weight of the loss of first boxes (GIoU)."""
     refine: float = Field(default=2.0, ge=0)
     """Weight of the loss of refined boxes (GIoU)."""
+
+    @model_validator(mode="after")
+    def _has_targets(self) -> LossConfig:
+        if (self.iou_floor or self.normalizer == "targets") and self.classification not in ("vfl", "qfl"):
+            raise ValueError("iou_floor and normalizer=targets need classification=vfl or qfl, which learn an IoU")
+        return self
 
 
 class AssignConfig(Config):

@@ -1,7 +1,9 @@
 """VarifocalNet's loss, and that of its baselines: boxes before and after refinement, IoU-aware classes, centreness.
 
 Sources: Zhang et al., VarifocalNet, CVPR 2021, eq. 6 (three normalisers: each box term is divided by the sum of its own
-IoUs, the class term by the number of positives); Tian et al., FCOS, ICCV 2019, eq. 3 (centreness).
+IoUs, the class term by the number of positives); Tian et al., FCOS, ICCV 2019, eq. 3 (centreness). Ours, and off by
+default: a floor under the class targets, which falls with the progress of the training; another normaliser of the class
+term; box terms of both kinds weighed by centreness, or by IoU.
 
 Shape letters: B images, A points, C classes, T objects of an image, P positives.
 """
@@ -16,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from alignrank.assign import atss, fcos
 from alignrank.assign.fcos import centreness_target
+from alignrank.boxes import at_least_float32
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.positives import Positives, class_targets, gathered, quality_of
 from alignrank.detectors.varifocalnet import VarifocalNetConfig
@@ -39,23 +42,31 @@ class VarifocalNetCriterion:
         loss = self.config.loss
         assert predictions.points is not None
         positives = image, point, _, gt = self.positives(predictions, targets)
-        first = predictions.auxiliary.get("first", predictions).boxes
+        points = predictions.points[point]
+        first = predictions.auxiliary.get("first", predictions).boxes[image, point]
         count = shared_normalizer(gt.new_tensor(float(len(gt))), alone=alone)
         parts = {}
-        if predictions.centreness is None:
-            weight = quality_of(first[image, point], gt)
-        else:
-            weight = centreness_target(predictions.points[point], gt)
-            logits = predictions.centreness[image, point, 0]
-            parts["centreness"] = binary_cross_entropy_with_logits(logits, weight, reduction="sum") / count
-        parts["box"] = loss.box * _box_loss(first[image, point], gt, weight, alone)
+        if predictions.centreness is not None:
+            logits, target = predictions.centreness[image, point, 0], centreness_target(points, gt)
+            parts["centreness"] = binary_cross_entropy_with_logits(logits, target, reduction="sum") / count
+        central = loss.box_weight == "centreness"
+        of_first = central or (loss.box_weight == "auto" and predictions.centreness is not None)
+        weight = centreness_target(points, gt) if of_first else quality_of(first, gt)
+        parts["box"] = loss.box * _box_loss(first, gt, weight, alone)
         if "first" in predictions.auxiliary:
             refined = predictions.boxes[image, point]
-            parts["refine"] = loss.refine * _box_loss(refined, gt, quality_of(refined, gt), alone)
-        quality = class_targets(predictions, positives)
+            weight = centreness_target(points, gt) if central else quality_of(refined, gt)
+            parts["refine"] = loss.refine * _box_loss(refined, gt, weight, alone)
+        quality = class_targets(predictions, positives, floor=self._floor(progress))
         classes = class_loss(loss.classification, predictions.logits, quality, iou_weighted=loss.iou_weighted)
+        if loss.normalizer == "targets":
+            count = shared_normalizer(at_least_float32(quality).sum(), alone=alone)
         parts["cls"] = loss.cls * classes / count
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
+
+    def _floor(self, progress: float) -> float:
+        """What a positive's target is at least: `loss.iou_floor` at first, 0 from `loss.iou_floor_end` on."""
+        return self.config.loss.iou_floor * max(1 - progress / self.config.loss.iou_floor_end, 0.0)
 
     def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
         """The assigned points of all images."""
