@@ -63,7 +63,7 @@ class LossConfig(Config):
     rank: float = Field(default=0.0, ge=0)
     """Weight of pairwise ranking, inside of the class term: a better candidate of an object scores higher."""
     quality: float = Field(default=1.0, ge=0)
-    """Weight of what `head.quality` of alignrank learns; nothing else learns from it."""
+    """Weight of the loss of alignrank's `head.quality`; nothing else learns from it."""
     tau: float = Field(default=1.0, gt=0)
     """Temperature of the scores in `align`."""
     beta: float = Field(default=1.0, ge=0)
