@@ -4,8 +4,8 @@
     python benchmarks/bypass.py runs/a runs/b
 
 Offsets to zero: every cell looks at the centre of its box only. Gates to zero: no level gets anything of another one.
-Refinement to zero: scores of the one-to-many head. Suppression to zero: duplicates keep their scores. Validation
-images of bloodcells, NMS-free output; results in results/bypass.json.
+Refinement to zero: scores of the one-to-many head. Quality to one: class scores alone. Suppression to zero: duplicates
+keep their scores. Validation images of bloodcells, NMS-free output; results in results/bypass.json.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from paired import commit
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import open_split, opened
 from alignrank.detectors.alignrank import AlignRank
+from alignrank.detectors.alignrank_quality import FIRST
 from alignrank.detectors.postprocess import TopK
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.validate import validate
@@ -70,6 +71,13 @@ def refinement(model: AlignRank) -> None:
         _zero(model.refinement.logits)
 
 
+def quality(model: AlignRank) -> None:
+    """The second factor is 1."""
+    if model.quality is not None:
+        model.quality.output.weight.zero_()
+        model.quality.output.bias.fill_(FIRST)
+
+
 def suppression(model: AlignRank) -> None:
     """Duplicates keep their scores."""
     if model.suppression is not None:
@@ -88,6 +96,7 @@ BYPASSES: dict[str, Callable[[AlignRank], None]] = {
     "gates to zero": gates,
     "fusion to zero": fusion,
     "refinement to zero": refinement,
+    "quality to one": quality,
     "suppression to zero": suppression,
     "sampled features to zero": sampled,
 }

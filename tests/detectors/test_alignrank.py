@@ -26,7 +26,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "dense alone": {"head.sampling": "dense", "head.fusion": False},
     "topk": {"head.sampling": "topk"},
     "topk alone": {"head.sampling": "topk", "head.fusion": False},
-    "quality": {"head.quality": True},
+    "quality": {"head.quality": 0.5},
 }
 TARGETS = [
     Targets(torch.tensor([[4.0, 4.0, 40.0, 60.0], [20.0, 30.0, 90.0, 62.0]]), torch.tensor([0, 2])),

@@ -84,15 +84,19 @@ def test_features_worked() -> None:
 
 
 def test_score_worked() -> None:
-    """p = .5 and f = .5: log(.25 / .75). A share of .95 and more leaves the logits as they are, to the bit."""
+    """p = .5 and f = .5: log(.25 / .75); f = .25 to the power .5 is the same. At a share of .95 and more the logits
+    stay as they are, to the bit.
+    """
     half = torch.tensor([0.475]).logit()
     assert_close(two_factor(torch.zeros(1, 1, 1), half[None, None]).item(), log(1 / 3))
+    quarter = torch.tensor([0.2375]).logit()
+    assert_close(two_factor(torch.zeros(1, 1, 1), quarter[None, None], 0.5).item(), log(1 / 3))
     logits = torch.linspace(-25, 25, 101)[None, :, None]
     for share in (0.1, 0.475, 0.9):
         raw = torch.full((1, 101, 1), share).logit()
         product = logits.double().sigmoid() * share / 0.95
         assert_close(two_factor(logits, raw).double(), product.logit(), atol=1e-5, rtol=1e-5)
-    assert torch.equal(two_factor(logits, torch.full((1, 101, 1), 3.0)), logits)
+    assert torch.equal(two_factor(logits, torch.full((1, 101, 1), 3.0), 0.7), logits)
 
 
 def test_score_stays_finite_and_keeps_order() -> None:
@@ -167,7 +171,7 @@ def test_without_objects_the_loss_is_zero_with_a_path() -> None:
 
 def test_it_learns_alone() -> None:
     """Its loss reaches nothing else, and no other loss reaches it; at first all other terms are those without it."""
-    built, plain = tiny(quality=True), tiny()
+    built, plain = tiny(quality=0.5), tiny()
     torch.nn.init.normal_(built.model.quality.output.weight, std=1e-6)
     assert "quality_iou" not in plain.criterion(plain.model.train()(pictures()), TARGETS).parts
     parts = built.criterion(built.model.train()(pictures()), TARGETS).parts
@@ -183,7 +187,7 @@ def test_it_learns_alone() -> None:
 def test_an_untrained_one_changes_nothing() -> None:
     """One seed, with and without it: the same weights, losses and predictions, bit for bit, also under autocast."""
     for consensus in (0.0, 0.3):
-        built, plain = tiny(quality=True, consensus_iou=consensus), tiny(consensus_iou=consensus)
+        built, plain = tiny(quality=0.5, consensus_iou=consensus), tiny(consensus_iou=consensus)
         weights = built.model.state_dict()
         assert weights.keys() - plain.model.state_dict().keys() == {
             f"quality.{layer}.{kind}" for layer in ("hidden", "output") for kind in ("weight", "bias")
@@ -214,7 +218,7 @@ def test_it_stays_float32_under_autocast() -> None:
 
 def trained(**head: Any) -> AlignRank:
     """A tiny network whose second factor reorders candidates, in evaluation mode."""
-    model = tiny(quality=True, **head).model
+    model = tiny(quality=0.5, **head).model
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -249,7 +253,7 @@ def test_deploy_and_export(consensus: float, tmp_path: Path) -> None:
     """ONNX Runtime says the same (the export compares), and overlaps are computed once, or once more after merging."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    model, built = trained(consensus_iou=consensus), tiny(quality=True)
+    model, built = trained(consensus_iou=consensus), tiny(quality=0.5)
     path = export_onnx(model.double(), built.postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
     operators = [node.op_type for node in onnx.load(path).graph.node]
     plain = trained(consensus_iou=consensus)
@@ -261,7 +265,7 @@ def test_deploy_and_export(consensus: float, tmp_path: Path) -> None:
 
 
 def test_the_one_to_many_output_is_deployed_without_it() -> None:
-    overrides = {"model.size": "t", "head.quality": True, "postprocess.nms": True}
+    overrides = {"model.size": "t", "head.quality": 0.5, "postprocess.nms": True}
     model = load_recipe("alignrank-n", num_classes=3, overrides=overrides).build().model.eval()
     assert model.deploy().quality is None
 
@@ -269,4 +273,4 @@ def test_the_one_to_many_output_is_deployed_without_it() -> None:
 @pytest.mark.parametrize("sampling", ["none", "dense"])
 def test_it_needs_refined_scores(sampling: str) -> None:
     with pytest.raises(InputError, match=rf"head: quality .* sampling=topk, not {sampling}"):
-        load_recipe("alignrank-n", num_classes=3, overrides={"head.quality": True, "head.sampling": sampling})
+        load_recipe("alignrank-n", num_classes=3, overrides={"head.quality": 0.5, "head.sampling": sampling})

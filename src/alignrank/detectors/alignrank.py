@@ -63,8 +63,8 @@ class AlignRankHeadConfig(HeadConfig):
     """Overlap with a better candidate above which a refined one is a duplicate."""
     consensus_iou: float = Field(default=0.0, ge=0, lt=1)
     """In evaluation, overlap above which refined candidates enter the mean that a kept box becomes; 0: off."""
-    quality: bool = False
-    """Refined scores are multiplied by how well the box is expected to fit, learned on positives only."""
+    quality: float = Field(default=0.0, ge=0, le=4)
+    """Refined scores are multiplied by this power of how well the box is expected to fit; 0: off."""
 
     @model_validator(mode="after")
     def _quality_is_of_refined_cells(self) -> AlignRankHeadConfig:
@@ -200,7 +200,7 @@ class AlignRank(nn.Module):
             self.suppression = Suppression(
                 head.duplicate_iou, consensus=head.consensus_iou, agnostic=config.postprocess.agnostic
             )
-            self.quality = BoxQuality() if head.quality else None
+            self.quality = BoxQuality(power=head.quality) if head.quality else None
         self.candidates = head.candidates
         self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
@@ -251,7 +251,7 @@ class AlignRank(nn.Module):
             final, quality = refined.detach(), None
             if self.quality is not None:
                 quality = self.quality(final, boxes, shares, strides, overlap)
-                final = two_factor(final, quality.detach())
+                final = two_factor(final, quality.detach(), self.quality.power)
             if self.suppression.consensus and not self.training:
                 final, boxes = self.suppression.merge(final, boxes, overlap)
             else:

@@ -5,9 +5,9 @@ network tells that from what the detector knows of a box besides: how sure the d
 far the candidates around it agree, its form, its score. It learns on positives only: from all candidates it would learn
 once more what an object is.
 
-It learns, and multiplies by, the share of COCO's ten thresholds (IoU .5 to .95) that a box passes: P(object) x that
-share is what a detection adds to the mean over thresholds. All its inputs are constants, so what it learns changes
-nothing else.
+It learns the share of COCO's ten thresholds (IoU .5 to .95) that a box passes: P(object) x that share is what a
+detection adds to the mean over thresholds. Class scores that learn from task-aligned targets hold a part of it
+already, hence the power. All inputs are constants, so what it learns changes nothing else.
 
 Shape letters: B images, K candidates, C classes, R bins, P positives.
 """
@@ -25,7 +25,7 @@ FEATURES = 15
 AGREEING = 0.5  # IoU above which two candidates of a class speak of one object
 FIRST = 3.0  # logit of an untrained network, above that of SURE: the factor is 1
 SURE = 0.95  # share from which on the factor is 1
-LEAST = 1e-3  # smallest factor
+LEAST = 1e-3  # smallest factor, before the power
 MOST = 30.0  # logit; in float32 its score is 1
 _SMALL = 1e-6  # a sum of scores that is divided by
 _BLUR = 0.1  # bins: added to a spread before its logarithm
@@ -37,12 +37,12 @@ def passed_share(iou: Tensor) -> Tensor:
     return ((iou - 0.45) / 0.5).clamp(0, 1)
 
 
-def two_factor(logits: Tensor, quality: Tensor) -> Tensor:
-    """Class logits [B,K,C] and quality [B,K,1], raw -> logits of probability x factor, for a factor of 1 the same ones.
+def two_factor(logits: Tensor, quality: Tensor, power: float = 1.0) -> Tensor:
+    """Class logits [B,K,C] and quality [B,K,1], raw -> logits of probability x factor^power, of a factor of 1 the same.
 
     With p = sigmoid(z) and a factor f, logit(p f) = z + log f - log(1 + (1 - f) exp z).
     """
-    factor = (quality.sigmoid() / SURE).clamp(LEAST, 1.0)
+    factor = (quality.sigmoid() / SURE).clamp(LEAST, 1.0) ** power
     logits = logits.clamp(max=MOST)
     return logits + factor.log() - (1 + (1 - factor) * logits.exp()).log()
 
@@ -85,10 +85,12 @@ class BoxQuality(nn.Module):
     """`box_features`' inputs -> raw quality [B,K,1]; the same for all at first, where `two_factor` changes nothing.
 
     Its sigmoid is the share of thresholds that a positive's box is expected to pass. No gradient leaves through inputs.
+    power: for `two_factor`.
     """
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, *, power: float = 1.0, width: int = 16) -> None:
         super().__init__()
+        self.power = power
         self.hidden = nn.Linear(FEATURES, width)
         self.output = nn.Linear(width, 1)
         nn.init.zeros_(self.output.weight)

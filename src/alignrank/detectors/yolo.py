@@ -74,7 +74,7 @@ class LossConfig(Config):
     consensus_to: Literal["scores", "boxes", "both"] = "both"
     """What learns from `consensus`: the scores, which say who counts in the mean, the boxes, or both."""
     quality: float = Field(default=1.0, ge=0)
-    """Weight of what `head.quality` of alignrank learns; nothing else learns from it."""
+    """Weight of the loss of alignrank's `head.quality`; nothing else learns from it."""
     tau: float = Field(default=1.0, gt=0)
     """Temperature of the scores in `align` and `consensus`."""
     beta: float = Field(default=1.0, ge=0)
