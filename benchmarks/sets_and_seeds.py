@@ -101,7 +101,7 @@ ROWS = {
     "alignrank-n, pairs across": _changed("loss.rank_scope=class", "loss.rank_across=best"),
     "alignrank-n, pairs of both": _changed("loss.rank_scope=both", "loss.align_scope=class"),
     "alignrank-n, consensus loss": _changed("loss.consensus=0.25"),
-    "alignrank-n, quality": _changed("head.quality=true"),
+    "alignrank-n, quality": _changed("head.quality=0.5"),
 }
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
 COMMON = ["--imgsz", "320", "--batch", "16", "train.val_every=2"]
