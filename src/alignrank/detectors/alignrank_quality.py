@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from alignrank.boxes import aligned_iou
-from alignrank.detectors.consensus import masked_weights, moved
 
 FEATURES = 15
 AGREEING = 0.5  # IoU above which two candidates of a class speak of one object
@@ -27,7 +26,7 @@ FIRST = 3.0  # logit of an untrained network, above that of SURE: the factor is 
 SURE = 0.95  # share from which on the factor is 1
 LEAST = 1e-3  # smallest factor, before the power
 MOST = 30.0  # logit; in float32 its score is 1
-_SMALL = 1e-6  # a sum of scores that is divided by
+_TINY = 1e-12  # a sum of weights may underflow
 _BLUR = 0.1  # bins: added to a spread before its logarithm
 _SIDE = 0.25  # strides: a shorter side counts as that
 
@@ -52,22 +51,23 @@ def box_features(logits: Tensor, boxes: Tensor, shares: Tensor, strides: Tensor,
     overlap [B,K,K] IoU -> [B,K,15], each of order 1.
 
     Of each side its largest share, and the logarithm of its standard deviation over the box's side; logarithms of
-    width, height (in strides) and stride; the best class logit; of the others of that class that overlap by more than
-    `AGREEING` the sum of score x IoU (logarithm) and the mean IoU; the IoU with their consensus box.
+    width, height (in strides) and stride; the best class logit; of the candidates of that class that overlap by more
+    than `AGREEING`, itself among them, the sum of score x IoU (logarithm) and the mean of their IoUs, so weighted; the
+    IoU with their consensus box, the mean box of these weights.
     """
     bins = torch.arange(shares.shape[-1], device=shares.device, dtype=shares.dtype)
-    mean = (shares * bins).sum(-1, keepdim=True)
-    deviation = (shares * (bins - mean).square()).sum(-1).sqrt()  # [B,K,4] bins
+    # Sums over bins and over candidates are products of matrices: an elementwise pass over [B,K,K] takes longer.
+    mean, square = (shares @ torch.stack([bins, bins.square()], -1)).unbind(-1)  # [B,K,4]
+    deviation = (square - mean.square()).clamp(min=0).sqrt()
     size = ((boxes[..., 2:] - boxes[..., :2]) / strides).clamp(min=_SIDE)
     spread = (deviation + _BLUR).log() - torch.cat([size, size], -1).log()
     best, labels = logits.max(-1)
-    scores = best.sigmoid()
-    together = overlap * (labels[:, None] == labels[:, :, None]).to(overlap.dtype)
-    weights = masked_weights(together, scores, AGREEING)
-    total = weights.sum(-1, keepdim=True)  # [B,K,1]
-    # Weights are score x IoU, so that this is a mean of IoUs, each as often as its weight says.
-    mean_iou = (weights * overlap).sum(-1, keepdim=True) / (total + _SMALL)
-    consensus = moved(boxes, scores, weights, weights @ boxes)
+    scores = best.sigmoid()[..., None]
+    agreement = overlap * (labels[:, None] == labels[:, :, None]).to(overlap.dtype)
+    agreement = agreement * (agreement > AGREEING).to(overlap.dtype)
+    total, weighted = (agreement @ torch.cat([scores, scores * boxes], -1)).split([1, 4], -1)
+    least = total.clamp(min=_TINY)
+    mean_iou = (agreement * agreement @ scores) / least  # a Pow takes twice as long
     parts = [
         shares.amax(-1),
         spread,
@@ -76,7 +76,7 @@ def box_features(logits: Tensor, boxes: Tensor, shares: Tensor, strides: Tensor,
         best[..., None] / 4,
         total.log1p(),
         mean_iou,
-        aligned_iou(boxes, consensus)[..., None],
+        aligned_iou(boxes, weighted / least)[..., None],
     ]
     return torch.cat(parts, -1)
 

@@ -22,14 +22,9 @@ def masked_consensus(boxes: Tensor, scores: Tensor, overlap: Tensor, iou: float)
     Every box becomes the mean of itself and those that overlap it by more than `iou`. Products and no loops, so it
     exports. A box that nothing overlaps stays as it is, to the bit.
     """
-    weights = masked_weights(overlap, scores, iou)
-    return moved(boxes, scores, weights, weights @ boxes)
-
-
-def masked_weights(overlap: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """overlap [B,K,K] IoU and scores [B,K] -> [B,K,K], score x IoU of each that overlaps by more, but of itself 0."""
-    others = 1 - torch.eye(overlap.shape[1], dtype=overlap.dtype, device=overlap.device)
-    return overlap * (overlap > iou).to(overlap.dtype) * others * scores[:, None]
+    others = 1 - torch.eye(boxes.shape[1], dtype=overlap.dtype, device=overlap.device)
+    weights = overlap * (overlap > iou).to(overlap.dtype) * others * scores[:, None]
+    return _moved(boxes, scores, weights, weights @ boxes)
 
 
 def consensus(kept: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
@@ -43,13 +38,13 @@ def consensus(kept: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, iou: 
         own = candidates[chunk]
         overlap = pairwise_iou(own, candidates)
         allowed = (overlap > iou) & (labels[chunk, None] == labels)
-        allowed[torch.arange(len(chunk), device=allowed.device), chunk] = False  # itself counts in moved
+        allowed[torch.arange(len(chunk), device=allowed.device), chunk] = False  # itself counts in _moved
         weights = overlap * allowed.to(overlap.dtype) * scores.to(overlap.dtype)
-        merged.append(moved(own, scores[chunk].to(overlap.dtype), weights, weights @ candidates))
+        merged.append(_moved(own, scores[chunk].to(overlap.dtype), weights, weights @ candidates))
     return torch.cat(merged).to(boxes.dtype) if merged else boxes[kept]
 
 
-def moved(boxes: Tensor, scores: Tensor, weights: Tensor, weighted: Tensor) -> Tensor:
+def _moved(boxes: Tensor, scores: Tensor, weights: Tensor, weighted: Tensor) -> Tensor:
     """boxes [...,4] of weight `scores` [...] and others of `weights` [...,N], whose sum is `weighted` [...,4] -> mean.
 
     As a step from the box itself, which is exactly 0 where no other box counts.
