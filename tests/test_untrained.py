@@ -138,7 +138,7 @@ def test_exports_say_where_the_recipe_places_pictures(tmp_path: Path, monkeypatc
         Path("mine.yaml").write_text(f"detector: yolo\nmodel: {{size: t}}\ndata: {{place: {place}}}\n")
         formats.export_weights(Path("mine.yaml"), "onnx")
         formats.export_weights(Path("mine.yaml"), "onnx", imgsz=(64, 96))
-    assert [(size.imgsz, size.corner) for size in sizes] == [
+    assert [(size.imgsz, size.fit.corner) for size in sizes] == [
         (640, True), ((64, 96), True), (640, False), ((64, 96), False),
     ]  # fmt: skip
 
