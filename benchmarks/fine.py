@@ -25,9 +25,10 @@ from paired import (
     ROOT,
     SHARED,
     change,
+    compare,
     diagnosis,
-    differences,
     figure,
+    figures,
     learning_curve,
     mean,
     measured,
@@ -96,11 +97,16 @@ def folder(row: str, seed: int) -> Path:
     return RUNS / f"{row.replace(', ', '-')}-seed{seed}"
 
 
+def evaluated(row: str, seed: int) -> Path:
+    """Where its detections are."""
+    return folder(row, seed) / "val"
+
+
 def judged(row: str, seed: int) -> Diagnosis:
     """The evaluated detections of a run, of the class that is judged."""
     classes = [ROWS[row].judged] if ROWS[row].judged else None
     data = SHARED / "data" / ROWS[row].data
-    return diagnosis(data, folder(row, seed) / "val", max_dets=MAX_DETS, classes=classes)
+    return diagnosis(data, evaluated(row, seed), max_dets=MAX_DETS, classes=classes)
 
 
 def run(row: str, seed: int, threads: int) -> dict[str, Any]:
@@ -109,8 +115,7 @@ def run(row: str, seed: int, threads: int) -> dict[str, Any]:
     about = trained(out, data, seed, threads, ROWS[row].words)
     measured(out, "val", data, threads, ["--max-dets", str(MAX_DETS)])
     found = judged(row, seed)
-    figures = {name: round(value, 4) for name, value in found.metrics.scalars().items() if value is not None}
-    entry = {**figures, "false_positives": false_positives(found), **learning_curve(out)}
+    entry = {**figures(found), "false_positives": false_positives(found), **learning_curve(out)}
     if row.endswith("+fine"):
         entry["bypassed"] = bypassed(out, data)
     return entry | about
@@ -151,14 +156,8 @@ def main() -> None:
     table = recorded(
         str(__doc__), RESULTS, list(ROWS), [WEIGHTS, *(SHARED / "data" / row.data for row in ROWS.values())], run
     )
-    # Kept where runs are not here, and while the seeds are the same.
-    against: dict[str, Any] = dict(table.read().get("against_host", {}))
-    for row, host in ((row, about.against) for row, about in ROWS.items() if about.against):
-        seeds = [s for s in table.seeds(row, host) if all((folder(r, s) / "val").exists() for r in (row, host))]
-        if seeds and seeds != against.get(row, {}).get("seeds"):
-            pairs = [(judged(host, seed), judged(row, seed)) for seed in seeds]
-            against[row] = {"host": host, "seeds": seeds} | differences(pairs)
-    table.update(against_host=against)
+    wanted = {row: (about.against, row) for row, about in ROWS.items() if about.against}
+    compare(table, "against_host", wanted, evaluated, judged)
     loss_curves(table.read())
     print("\n".join(markdown(table.read())))
 

@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,11 @@ def recorded(
     return table
 
 
+def figures(found: Diagnosis) -> dict[str, float]:
+    """Those that are defined, rounded."""
+    return {name: round(value, 4) for name, value in found.metrics.scalars().items() if value is not None}
+
+
 def figure(entry: dict[str, Any], name: str) -> float | None:
     """`lrp` or `rank.spearman` of an entry, which may have them flat or in sections. None where it is undefined, or
     the entry was measured before there was such a figure.
@@ -173,6 +178,28 @@ def change(gap: Gap | None) -> str:
     if gap is None or gap["difference"] is None:
         return ""
     return f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+
+
+def compare(
+    table: Rows,
+    section: str,
+    wanted: Mapping[str, tuple[str, str]],
+    place: Callable[[str, int], Path],
+    judged: Callable[[str, int], Diagnosis],
+) -> None:
+    """Set a section of the table: {name: second row minus the first}, over the seeds of which both are evaluated.
+
+    place, judged: (row, seed) -> the folder of the evaluated detections, and their diagnosis. What is known is kept
+    unless there are all of its seeds and more: intervals take a minute, and runs may be on another machine.
+    """
+    known: dict[str, Any] = dict(table.read().get(section, {}))
+    for name, (first, second) in wanted.items():
+        both = table.seeds(first, second)
+        seeds = [s for s in both if all((place(row, s) / "detections.json").exists() for row in (first, second))]
+        if set(seeds) > set(known.get(name, {}).get("seeds", [])):
+            pairs = [(judged(first, seed), judged(second, seed)) for seed in seeds]
+            known[name] = {"seeds": seeds} | differences(pairs)
+    table.update(**{section: known})
 
 
 def differences(pairs: Sequence[tuple[Diagnosis, Diagnosis]]) -> dict[str, Gap]:

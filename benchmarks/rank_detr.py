@@ -18,7 +18,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, alignrank, change, diagnosis, differences, figure, mean, measured, recorded, trained
+from paired import ROOT, SHARED, alignrank, change, compare, diagnosis, figure, mean, measured, recorded, trained
+
+from alignrank.metrics import Diagnosis
 
 DATA = SHARED / "data" / "bloodcells"
 WEIGHTS = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
@@ -39,6 +41,16 @@ COLUMNS = {
 def folder(row: str, seed: int) -> Path:
     """Where the run is."""
     return RUNS / f"{row}-seed{seed}"
+
+
+def evaluated(row: str, seed: int) -> Path:
+    """Where its detections are."""
+    return folder(row, seed) / "val"
+
+
+def judged(row: str, seed: int) -> Diagnosis:
+    """The evaluated detections of a run."""
+    return diagnosis(DATA, evaluated(row, seed))
 
 
 def run(row: str, seed: int, threads: int) -> dict[str, Any]:
@@ -67,14 +79,7 @@ def densities(out: Path, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     table = recorded(str(__doc__), RESULTS, list(ROWS), [DATA, WEIGHTS], run)
-    against: dict[str, Any] = dict(table.read().get("against_host", {}))  # kept where runs are not here
-    for row, host in PAIRS.items():
-        seeds = table.seeds(row, host)
-        places = [(folder(host, seed) / "val", folder(row, seed) / "val") for seed in seeds]
-        if places and all((place / "detections.json").exists() for pair in places for place in pair):
-            gaps = differences([(diagnosis(DATA, first), diagnosis(DATA, second)) for first, second in places])
-            against[row] = {"host": host, "seeds": seeds} | gaps
-    table.update(against_host=against)
+    compare(table, "against_host", {row: (host, row) for row, host in PAIRS.items()}, evaluated, judged)
     print("\n".join(markdown(table.read())))
 
 

@@ -40,6 +40,7 @@ from paired import (
     diagnosis,
     differences,
     figure,
+    figures,
     mean,
     measured,
     pooled_differences,
@@ -140,12 +141,16 @@ def place(output: str) -> str:
     return output.replace(", ", "-")
 
 
-def judged(row: str, output: str, data: str, seed: int) -> Diagnosis | None:
-    """The detections of an output of a run, of the class that is judged; None without them."""
-    found, about = folder(row, data, seed) / place(output), SETS[data]
-    if not (found / "detections.json").exists():
-        return None
+def evaluated(row: str, output: str, data: str, seed: int) -> Path:
+    """Where the detections of an output of a run are."""
+    return folder(row, data, seed) / place(output)
+
+
+def judged(row: str, output: str, data: str, seed: int) -> Diagnosis:
+    """Those detections, of the class that is judged."""
+    about = SETS[data]
     classes = [about.judged] if about.judged else None
+    found = evaluated(row, output, data, seed)
     return diagnosis(SHARED / "data" / data, found, max_dets=about.max_dets, classes=classes)
 
 
@@ -164,8 +169,7 @@ def run(named: str, seed: int, threads: int) -> dict[str, Any]:
     else:
         about = theirs(out, row.model, data, seed, threads)
         outputs = [output for output in THEIRS.values() if (out / place(output)).exists()]
-    found = {output: figures(judged(name, output, data, seed)) for output in outputs}
-    return {"outputs": found} | about
+    return {"outputs": {output: figures(judged(name, output, data, seed)) for output in outputs}} | about
 
 
 def theirs(out: Path, model: str, data: str, seed: int, threads: int) -> dict[str, Any]:
@@ -186,36 +190,32 @@ def _epochs(data: str) -> list[str]:
     return ["--epochs", str(SETS[data].epochs)]
 
 
-def figures(found: Diagnosis | None) -> dict[str, float]:
-    """Those that are defined, rounded."""
-    assert found is not None
-    return {name: round(value, 4) for name, value in found.metrics.scalars().items() if value is not None}
-
-
 def main() -> None:
     needed = [SHARED / "data" / data for data in SETS]
     table = recorded(str(__doc__), RESULTS, RUNS_OF, needed, run)
+    rows = table.read()["rows"]
     compared: dict[str, Any] = dict(table.read().get("compared", {}))  # kept where runs are not here
     for one, other in COMPARED:
         name = f"{' '.join(one)} - {' '.join(other)}"
-        groups = {data: pairs for data in SETS if (pairs := _pairs(one, other, data, table.read()["rows"]))}
-        if groups and {data: compared.get(name, {}).get(data, {}).get("seeds") for data in groups} != {
-            data: list(pairs) for data, pairs in groups.items()
-        }:
-            entry = {data: {"seeds": list(pairs)} | differences(list(pairs.values())) for data, pairs in groups.items()}
-            pooled = pooled_differences([list(pairs.values()) for pairs in groups.values()])
-            compared[name] = entry | {"mean": {"sets": len(groups)} | pooled}
+        seeds = {data: found for data in SETS if (found := _seeds(one, other, data, rows))}
+        if seeds and seeds != {data: compared.get(name, {}).get(data, {}).get("seeds") for data in seeds}:
+            groups = {
+                data: [(judged(*other, data, seed), judged(*one, data, seed)) for seed in found]
+                for data, found in seeds.items()
+            }
+            entry = {data: {"seeds": seeds[data]} | differences(pairs) for data, pairs in groups.items()}
+            compared[name] = entry | {"mean": {"sets": len(groups)} | pooled_differences(list(groups.values()))}
     table.update(compared=compared)
     print("\n".join(markdown(table.read())))
 
 
-def _pairs(
-    one: tuple[str, str], other: tuple[str, str], data: str, rows: dict[str, Any]
-) -> dict[int, tuple[Diagnosis, Diagnosis]]:
-    """{seed: (other, one)}, of every seed that both have."""
-    seeds = rows.get(f"{data}/{one[0]}", {}).keys() & rows.get(f"{data}/{other[0]}", {}).keys()
-    both = {int(s): (judged(*other, data, int(s)), judged(*one, data, int(s))) for s in sorted(seeds)}
-    return {seed: (second, first) for seed, (second, first) in both.items() if second and first}
+def _seeds(one: tuple[str, str], other: tuple[str, str], data: str, rows: dict[str, Any]) -> list[int]:
+    """Those of which both outputs are evaluated."""
+    both = rows.get(f"{data}/{one[0]}", {}).keys() & rows.get(f"{data}/{other[0]}", {}).keys()
+    outputs = (one, other)
+    return [
+        s for s in sorted(map(int, both)) if all((evaluated(*o, data, s) / "detections.json").exists() for o in outputs)
+    ]
 
 
 def markdown(table: dict[str, Any]) -> list[str]:

@@ -16,7 +16,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, change, diagnosis, differences, figure, mean, measured, recorded, trained
+from paired import ROOT, SHARED, change, compare, diagnosis, figure, mean, measured, recorded, trained
+
+from alignrank.metrics import Diagnosis
 
 DATA = SHARED / "data" / "bloodcells"
 WEIGHTS = SHARED / "weights" / "mobilenetv2_100.safetensors"
@@ -47,6 +49,16 @@ def folder(row: str, seed: int) -> Path:
     return RUNS / f"{row}-seed{seed}"
 
 
+def evaluated(row: str, seed: int) -> Path:
+    """Where its detections are."""
+    return folder(row, seed) / "val"
+
+
+def judged(row: str, seed: int) -> Diagnosis:
+    """The evaluated detections of a run."""
+    return diagnosis(DATA, evaluated(row, seed))
+
+
 def run(row: str, seed: int, threads: int) -> dict[str, Any]:
     """Train (or resume) one row and seed, evaluate it as it is and with parts right; its entry of the table."""
     out = folder(row, seed)
@@ -62,14 +74,7 @@ def run(row: str, seed: int, threads: int) -> dict[str, Any]:
 
 def main() -> None:
     table = recorded(str(__doc__), RESULTS, list(ROWS), [DATA, WEIGHTS], run)
-    against: dict[str, Any] = dict(table.read().get("against_atss", {}))  # kept where runs are not here
-    for row in [row for row in ROWS if row != "atss"]:
-        seeds = table.seeds(row, "atss")
-        places = [(folder("atss", seed) / "val", folder(row, seed) / "val") for seed in seeds]
-        if places and all((place / "detections.json").exists() for pair in places for place in pair):
-            gaps = differences([(diagnosis(DATA, first), diagnosis(DATA, second)) for first, second in places])
-            against[row] = {"seeds": seeds} | gaps
-    table.update(against_atss=against)
+    compare(table, "against_atss", {row: ("atss", row) for row in ROWS if row != "atss"}, evaluated, judged)
     print("\n".join(markdown(table.read())))
 
 

@@ -42,8 +42,9 @@ from paired import (
     SHARED,
     Rows,
     change,
+    compare,
     diagnosis,
-    differences,
+    figures,
     learning_curve,
     mean,
     measured,
@@ -157,11 +158,16 @@ def best_rate(searched: dict[str, Any]) -> float:
     return max(map(float, searched), key=lambda lr: (searched[str(lr)]["ap"], -lr))
 
 
+def evaluated(row: str, seed: int, name: str = "val") -> Path:
+    """Where its detections are."""
+    return folder(row, seed) / name
+
+
 def judged(row: str, seed: int, name: str = "val", classes: Sequence[str] = ()) -> Diagnosis:
     """The evaluated detections of a run, of the class that is judged, or of these."""
     data = ROWS[row].data
     chosen = classes or ([data.judged] if data.judged else None)
-    return diagnosis(data_of(data), folder(row, seed) / name, max_dets=MAX_DETS, classes=chosen)
+    return diagnosis(data_of(data), evaluated(row, seed, name), max_dets=MAX_DETS, classes=chosen)
 
 
 def run(row: str, seed: int, threads: int) -> dict[str, Any]:
@@ -179,21 +185,12 @@ def run(row: str, seed: int, threads: int) -> dict[str, Any]:
     return entry | learning_curve(out) | history
 
 
-def figures(found: Diagnosis) -> dict[str, float]:
-    """Rounded, without those that are not defined."""
-    return {name: round(value, 4) for name, value in found.metrics.scalars().items() if value is not None}
-
-
 def main() -> None:
     needed = [WEIGHTS, *(data_of(data) for data in (CELLS, CARS))]
     table = recorded(str(__doc__), RESULTS, list(ROWS), needed, run)
-    against: dict[str, Any] = dict(table.read().get("against", {}))  # kept where runs are not here
-    for row, other in ((row, other) for row, about in ROWS.items() for other in about.against):
-        seeds = [s for s in table.seeds(row, other) if all((folder(r, s) / "val").exists() for r in (row, other))]
-        if seeds:
-            pairs = [(judged(other, seed), judged(row, seed)) for seed in seeds]
-            against[f"{row} minus {other}"] = {"seeds": seeds} | differences(pairs)
-    table.update(against=against)
+    pairs = ((row, other) for row, about in ROWS.items() for other in about.against)
+    wanted = {f"{row} minus {other}": (other, row) for row, other in pairs}
+    compare(table, "against", wanted, evaluated, judged)
     print("\n".join(markdown(table.read())))
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from alignrank.contracts import Batch, Frame, Targets
-from alignrank.data.letterbox import resize, shape_of
+from alignrank.data.letterbox import resize, shape_of, zoomed
 from alignrank.data.picture import Picture, clip
 from alignrank.data.rescale import rescaled
 from alignrank.input_size import GREY, Fit, InputSize, Size
@@ -114,17 +114,12 @@ class _Scenes:
         others = rng.integers(len(self.pictures), size=3).tolist()
         placed = []
         for corner, own in enumerate([first, *(self.pictures[index] for index in others)]):
-            own_height, own_width = _zoomed(shape_of(own.pixels), zoom)
+            own_height, own_width = zoomed(shape_of(own.pixels), zoom)
             right, below = corner % 2 == 1, corner >= 2
             place = x if right else x - own_width, y if below else y - own_height
             quadrant = (x if right else 0, y if below else 0, width if right else x, height if below else y)
             placed.append(_paste(canvas, own, zoom, place, quadrant, self.fit))
         return _joined(canvas, placed)
-
-
-def _zoomed(shape: Size, zoom: float) -> Size:
-    height, width = (max(round(length * zoom), 1) for length in shape)
-    return height, width
 
 
 def _paste(
@@ -138,7 +133,7 @@ def _paste(
     """Paste the zoomed picture at `place` (left, top) where the window (x0,y0,x1,y1) shows it; its visible objects."""
     left, top = (round(v) for v in place)
     shape = shape_of(picture.pixels)
-    height, width = _zoomed(shape, zoom)
+    height, width = zoomed(shape, zoom)
     x0, y0 = max(left, window[0], 0), max(top, window[1], 0)
     x1 = min(left + width, window[2], canvas.shape[-1])
     y1 = min(top + height, window[3], canvas.shape[-2])

@@ -40,6 +40,12 @@ def shape_of(pixels: Tensor) -> Size:
     return pixels.shape[-2], pixels.shape[-1]
 
 
+def zoomed(shape: Size, factor: float) -> Size:
+    """(height, width) times a factor, in whole pixels, at least one."""
+    height, width = (max(round(length * factor), 1) for length in shape)
+    return height, width
+
+
 def resize(pixels: Tensor, shape: Size, fit: Fit) -> Tensor:
     """[3,H,W] -> [3,*shape], as `fit` interpolates.
 

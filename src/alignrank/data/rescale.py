@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alignrank.data.letterbox import resize, shape_of
+from alignrank.data.letterbox import resize, shape_of, zoomed
 from alignrank.data.picture import Picture, clip
 from alignrank.input_size import SIDE_STEP, Fit, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
@@ -50,11 +50,11 @@ def _cut(picture: Picture, size: InputSize, rng: np.random.Generator) -> Picture
         first = min(round(begin), length - 1)
         window.append((first, max(round(begin + part), first + 1)))
     (top, bottom), (left, right) = window
-    height, width = (max(round((last - first) * factor), 1) for first, last in window)
+    shape = zoomed((bottom - top, right - left), factor)
     boxes, kept = clip(picture.boxes, (left, top, right, bottom))
     boxes = boxes - boxes.new_tensor([left, top] * 2)
     cut = Picture(picture.pixels[:, top:bottom, left:right], boxes, picture.labels[kept])
-    return _resized(cut, (height, width), size.fit)
+    return _resized(cut, shape, size.fit)
 
 
 def _resized(picture: Picture, shape: Size, fit: Fit) -> Picture:
