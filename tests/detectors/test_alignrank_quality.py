@@ -258,23 +258,6 @@ def test_export(consensus: float, tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("consensus", "times"), [(0.0, 1), (0.5, 2)])
-def test_overlaps_are_computed_once(consensus: float, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For it and for suppression; once more only where boxes were merged."""
-    calls: list[torch.Size] = []
-
-    def counted(boxes: Tensor) -> Tensor:
-        calls.append(boxes.shape)
-        return mutual_iou(boxes)
-
-    monkeypatch.setattr("alignrank.detectors.alignrank.mutual_iou", counted)
-    model = trained(consensus_iou=consensus)
-    calls.clear()
-    with torch.no_grad():
-        model(pictures())
-    assert len(calls) == times
-
-
 def test_the_one_to_many_output_is_deployed_without_it() -> None:
     overrides = {"model.size": "t", "head.quality": 0.5, "postprocess.nms": True}
     model = load_recipe("alignrank-n", num_classes=3, overrides=overrides).build().model.eval()

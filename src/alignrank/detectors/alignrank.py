@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
-from alignrank.contracts import Predictions
+from alignrank.contracts import Choice, Predictions
 from alignrank.detectors.alignrank_quality import BoxQuality, two_factor
 from alignrank.detectors.consensus import masked_consensus
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
@@ -107,7 +107,6 @@ class Suppression(nn.Module):
     is right for a probability, but the ten duplicates of an object are no detections. What is left keeps its order.
 
     agnostic: in evaluation, better candidates of other classes count, too. consensus: overlap for `merge`, 0: off.
-    overlap [B,K,K]: the boxes' mutual IoU, where it is known already.
     """
 
     def __init__(self, iou: float, *, consensus: float = 0.0, agnostic: bool = False) -> None:
@@ -115,19 +114,18 @@ class Suppression(nn.Module):
         self.iou, self.consensus, self.agnostic = iou, consensus, agnostic
         self.strength = nn.Parameter(torch.zeros(()))
 
-    def forward(self, logits: Tensor, boxes: Tensor, overlap: Tensor | None = None) -> Tensor:
+    def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
         score, labels = logits.max(-1)
-        overlap = mutual_iou(boxes) if overlap is None else overlap
-        duplicate = self._duplicates(score, self._together(labels), overlap)
+        duplicate = self._duplicates(score, self._together(labels), mutual_iou(boxes))
         return self._lowered(logits, duplicate)
 
-    def merge(self, logits: Tensor, boxes: Tensor, overlap: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def merge(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """The lowered logits [B,K,C], and the boxes [B,K,4], those of no duplicates merged with what overlaps them by
         more than `consensus`. Merged boxes are suppressed once more; every duplicate is lowered once.
         """
         score, labels = logits.max(-1)
         together = self._together(labels)
-        overlap = mutual_iou(boxes) if overlap is None else overlap
+        overlap = mutual_iou(boxes)
         duplicate = self._duplicates(score, together, overlap)
         merged = masked_consensus(boxes, score.sigmoid(), overlap * together.to(overlap.dtype), self.consensus)
         boxes = torch.where(duplicate[..., None], boxes, merged)
@@ -205,33 +203,63 @@ class AlignRank(nn.Module):
         self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
     def forward(self, images: Tensor) -> Predictions:
-        maps = self.neck(self.backbone(images))
-        sampled = maps
-        if self.fusion is not None:
-            sampled = self.fusion.fuse(maps)
-            maps = self.fusion.join(maps, sampled)
-        if self.sampling is not None and self.sampling.form == "dense":
-            maps = self.sampling(maps)
-        if not self.training and self.output == "one_to_many":
-            return dense_predictions(self.head, maps)
-        if not self.training:
-            head = self.head if self.one_to_one is None else self.one_to_one
-            return self._chosen(sampled, columns(head.cls, maps), columns(head.box, maps))
+        if not self.training and self.output == "one_to_one":
+            return self.settle(self.choose(images).predictions)
+        maps, sampled = self._maps(images)
         many = dense_predictions(self.head, maps)
+        if not self.training:
+            return many
         if self.one_to_one is not None:
             # It learns from fixed features: its sparse targets would disturb them (YOLOv10, 3.1).
             main = dense_predictions(self.one_to_one, [x.detach() for x in maps])
         else:
             assert many.distribution is not None
             logits, distribution = many.logits.detach(), many.distribution.detach().flatten(2)
-            main = self._chosen(sampled, logits.transpose(1, 2), distribution.transpose(1, 2))
+            unsuppressed = self._chosen(sampled, logits.transpose(1, 2), distribution.transpose(1, 2)).predictions
+            main = self.settle(unsuppressed)
+            main.auxiliary["unsuppressed"] = unsuppressed
         main.auxiliary["one_to_many"] = many
         return main
 
-    def _chosen(self, maps: Sequence[Tensor], logits: Tensor, distribution: Tensor) -> Predictions:
-        """logits [B,C,A] and distribution [B,4R,A] of all cells -> predictions of the best K, refined if that is on."""
-        count = min(self.candidates, logits.shape[-1])
-        cells = logits.amax(1).topk(count).indices  # [B,K]
+    def choose(self, images: Tensor, cells: Tensor | None = None) -> Choice:
+        """What evaluation's one-to-one output is made from by `settle`. cells [B,K]: these, whatever their scores."""
+        maps, sampled = self._maps(images)
+        head = self.head if self.one_to_one is None else self.one_to_one
+        return self._chosen(sampled, columns(head.cls, maps), columns(head.box, maps), cells)
+
+    def settle(self, chosen: Predictions) -> Predictions:
+        """Without duplicates, where the network suppresses them."""
+        if self.suppression is None:
+            return chosen
+        with outside_autocast(chosen.logits):
+            # What is a duplicate says nothing about how well a box fits: the refinement does not learn from it.
+            logits, boxes = chosen.logits.detach(), chosen.boxes
+            if self.quality is not None:
+                assert chosen.quality is not None
+                logits = two_factor(logits, chosen.quality.detach(), self.quality.power)
+            if self.suppression.consensus and not self.training:
+                logits, boxes = self.suppression.merge(logits, boxes)
+            else:
+                logits = self.suppression(logits, boxes)
+        return Predictions(logits, boxes, chosen.points, chosen.strides, fixed_boxes=True)
+
+    def _maps(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Those that cells are scored on, and those that the refinement samples from."""
+        maps = sampled = self.neck(self.backbone(images))
+        if self.fusion is not None:
+            sampled = self.fusion.fuse(maps)
+            maps = self.fusion.join(maps, sampled)
+        if self.sampling is not None and self.sampling.form == "dense":
+            maps = self.sampling(maps)
+        return maps, sampled
+
+    def _chosen(
+        self, maps: Sequence[Tensor], logits: Tensor, distribution: Tensor, cells: Tensor | None = None
+    ) -> Choice:
+        """logits [B,C,A] and distribution [B,4R,A] of all cells -> the best K, or `cells`, refined if that is on."""
+        best = logits.amax(1)
+        if cells is None:
+            cells = best.topk(min(self.candidates, best.shape[-1])).indices  # [B,K]
         chosen = features_at(logits, cells)
         bins = features_at(distribution, cells).unflatten(-1, (4, -1))
         points, strides = (x[cells] for x in grid_points(maps, STRIDES))
@@ -239,29 +267,17 @@ class AlignRank(nn.Module):
         shares = bins.softmax(-1)
         distances = (shares * torch.arange(bins.shape[-1], device=bins.device)).sum(-1)
         boxes = distances_to_xyxy(points, distances * strides)
-        if self.refinement is None:
-            return Predictions(chosen, boxes, points, strides)
-        assert self.sampling is not None
-        assert self.suppression is not None
-        features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
-        with outside_autocast(logits):
-            refined = self.refinement(features, chosen)
-            overlap = mutual_iou(boxes)
-            # What is a duplicate says nothing about how well a box fits: the refinement does not learn from it.
-            final, quality = refined.detach(), None
-            if self.quality is not None:
-                quality = self.quality(final, boxes, shares, strides, overlap)
-                final = two_factor(final, quality.detach(), self.quality.power)
-            if self.suppression.consensus and not self.training:
-                final, boxes = self.suppression.merge(final, boxes, overlap)
-            else:
-                final = self.suppression(final, boxes, overlap)
-        main = Predictions(final, boxes, points, strides, fixed_boxes=True)
-        if self.training:
-            main.auxiliary["unsuppressed"] = Predictions(
-                refined, boxes, points, strides, fixed_boxes=True, quality=quality
-            )
-        return main
+        predictions = Predictions(chosen, boxes, points, strides)
+        if self.refinement is not None:
+            assert self.sampling is not None
+            features = self.sampling.of_cells(maps, cells, boxes, STRIDES)
+            with outside_autocast(logits):
+                refined = self.refinement(features, chosen)
+                quality = None
+                if self.quality is not None:
+                    quality = self.quality(refined, boxes, shares, strides, mutual_iou(boxes))
+            predictions = Predictions(refined, boxes, points, strides, fixed_boxes=True, quality=quality)
+        return Choice(cells, best.gather(1, cells), predictions)
 
     def deploy(self) -> AlignRank:
         """In place, for inference only: drop what `output` does not use and fold batch norms."""

@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignrank.contracts import Postprocess
+from alignrank.contracts import Postprocess, Predictions
 from alignrank.detectors import deployed
 from alignrank.detectors.postprocess import TopK, top_k
 from alignrank.errors import InputError
@@ -40,27 +41,36 @@ class ExportError(RuntimeError):
 class ExportGraph(nn.Module):
     """images [B,3,H,W] float 0..1 -> boxes [B,K,4] px, scores [B,K], labels [B,K], best first, if `nms_free`;
     otherwise boxes [B,A,4] and scores [B,A,C] in 0..1, which still need NMS.
+
+    After them, of a network that chooses among its cells (see `contracts.Choice`), its `choices`.
     """
 
-    def __init__(self, model: nn.Module, *, nms_free: bool, max_dets: int, agnostic: bool = False) -> None:
+    def __init__(self, model: Any, *, nms_free: bool, max_dets: int, agnostic: bool = False) -> None:
         super().__init__()
         self.model, self.nms_free, self.max_dets, self.agnostic = model, nms_free, max_dets, agnostic
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        boxes, scores = self.raw(images)
-        if not self.nms_free:
-            return boxes, scores
-        return top_k(scores, boxes, self.max_dets, agnostic=self.agnostic)
+        if not self.choices:
+            predictions = self.model(images)
+            return self.selected(predictions) if self.nms_free else (predictions.boxes, predictions.scores())
+        chosen = self.model.choose(images)
+        said: Predictions = chosen.predictions
+        return *self.selected(self.model.settle(said)), chosen.cells, said.boxes, said.logits
 
-    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes [B,A,4] and scores [B,A,C] of every point."""
-        predictions = self.model(images)
-        return predictions.boxes, predictions.scores()
+    def selected(self, predictions: Predictions) -> tuple[Tensor, ...]:
+        """The NMS-free outputs."""
+        return top_k(predictions.scores(), predictions.boxes, self.max_dets, agnostic=self.agnostic)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Their names, in order."""
         return ("boxes", "scores", "labels") if self.nms_free else ("boxes", "scores")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of what is compared but not shipped: cells [B,K], and boxes [B,K,4] and logits [B,K,C] of them."""
+        chooses = self.nms_free and hasattr(self.model, "choose")
+        return ("cells", "chosen_boxes", "chosen_logits") if chooses else ()
 
 
 def export_onnx(
@@ -98,9 +108,9 @@ def export_onnx(
     described = metadata(_shapes(graph, size), postprocess, size=fitted, names=names, recipe=recipe)
     for key, value in described.items():
         exported.metadata_props.add(key=key, value=value)
-    content: bytes = exported.SerializeToString()
-    check_parity(graph, content, size=size)
-    _write(path, content)
+    check_parity(graph, exported.SerializeToString(), size=size)
+    del exported.graph.output[len(graph.outputs) :]
+    _write(path, exported.SerializeToString())
     return path
 
 
@@ -114,20 +124,51 @@ def check_parity(graph: ExportGraph, content: bytes, *, size: Size) -> None:
         images = torch.rand(count, 3, *size, generator=generator)
         outputs = session.run(None, {"images": images.numpy()})
         with torch.no_grad():
-            raw_boxes, raw_scores = (x.numpy() for x in graph.raw(images))
             expected = [x.numpy() for x in graph(images)]
-        if [x.shape for x in outputs] != [x.shape for x in expected]:
-            shapes = f"{[x.shape for x in outputs]}, PyTorch {[x.shape for x in expected]}"
-            raise ExportError(f"export: ONNX Runtime gives outputs of shape {shapes}")
-        if not graph.nms_free:
-            _compare("boxes", outputs[0], raw_boxes, _box_tolerance(raw_boxes))
-            _compare("scores", outputs[1], raw_scores, SCORE_TOLERANCE)
-            continue
-        # Equal scores may come in any order: the sorted scores must agree, and every row must be one of the
-        # network's (point, class) pairs.
-        _compare("scores", -np.sort(-outputs[1]), expected[1], SCORE_TOLERANCE)
-        for boxes, scores, labels, all_boxes, all_scores in zip(*outputs, raw_boxes, raw_scores, strict=True):
-            _check_rows(boxes, scores, labels, all_boxes, all_scores)
+            if [x.shape for x in outputs] != [x.shape for x in expected]:
+                shapes = f"{[x.shape for x in outputs]}, PyTorch {[x.shape for x in expected]}"
+                raise ExportError(f"export: ONNX Runtime gives outputs of shape {shapes}")
+            if not graph.nms_free:
+                _compare("boxes", outputs[0], expected[0], _box_tolerance(expected[0]))
+                _compare("scores", outputs[1], expected[1], SCORE_TOLERANCE)
+                continue
+            made_from = _followed(graph, images, *outputs[3:]) if graph.choices else graph.model(images)
+            _check_selected(outputs[:3], made_from, graph)
+
+
+def _followed(graph: ExportGraph, images: Tensor, cells: Array, boxes: Array, logits: Array) -> Predictions:
+    """The network's output for ONNX Runtime's choices: what its selection is made from. Raises ExportError where other
+    cells would have been better, and where the network says other things of these.
+
+    Which of equal cells are chosen, and which of two boxes at a threshold, is up to the last digit. One such choice
+    moves merged boxes by pixels, and networks that have learned nothing score all cells of a level the same. So each
+    step is compared on what ONNX Runtime gave to it.
+    """
+    same, own = graph.model.choose(images, torch.from_numpy(cells)), graph.model.choose(images)
+    if any(len(np.unique(row)) < len(row) for row in cells):
+        raise ExportError("export: ONNX Runtime chooses a cell twice; not written")
+    _compare("scores of the chosen cells", -np.sort(-_scores(same.best)), _scores(own.best), SCORE_TOLERANCE)
+    expected: Predictions = same.predictions
+    theirs = replace(expected, boxes=torch.from_numpy(boxes), logits=torch.from_numpy(logits))
+    _compare("boxes of cells", boxes, expected.boxes.numpy(), _box_tolerance(expected.boxes.numpy()))
+    _compare("scores of cells", theirs.scores().numpy(), expected.scores().numpy(), SCORE_TOLERANCE)
+    settled: Predictions = graph.model.settle(theirs)
+    return settled
+
+
+def _scores(logits: Tensor) -> Array:
+    scores: Array = logits.sigmoid().numpy()
+    return scores
+
+
+def _check_selected(outputs: Sequence[Array], predictions: Predictions, graph: ExportGraph) -> None:
+    """Equal scores may come in any order: the sorted scores must agree, and every row must be one of the network's
+    (point, class) pairs.
+    """
+    _compare("scores", -np.sort(-outputs[1]), graph.selected(predictions)[1].numpy(), SCORE_TOLERANCE)
+    made_from = predictions.boxes.numpy(), predictions.scores().numpy()
+    for boxes, scores, labels, all_boxes, all_scores in zip(*outputs, *made_from, strict=True):
+        _check_rows(boxes, scores, labels, all_boxes, all_scores)
 
 
 def _compare(what: str, actual: Array, expected: Array, tolerance: Array | float) -> None:
@@ -165,7 +206,7 @@ def _to_onnx(graph: ExportGraph, size: Size) -> Any:
             (torch.zeros(2, 3, *size),),
             dynamo=True,
             input_names=["images"],
-            output_names=list(graph.outputs),
+            output_names=[*graph.outputs, *graph.choices],
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
@@ -176,11 +217,10 @@ def _to_onnx(graph: ExportGraph, size: Size) -> Any:
 def _shapes(graph: ExportGraph, size: Size) -> Shapes:
     image = torch.zeros(1, 3, *size)
     with torch.no_grad():
-        outputs, strides = graph(image), graph.model(image).strides
+        outputs, strides = graph(image)[: len(graph.outputs)], graph.model(image).strides
     points = [] if strides is None else torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist()
     shapes = {name: list(output.shape[1:]) for name, output in zip(graph.outputs, outputs, strict=True)}
-    stride: Any = graph.model.stride
-    return Shapes(size, stride, shapes, points)
+    return Shapes(size, graph.model.stride, shapes, points)
 
 
 def _write(path: Path, content: bytes) -> None:
