@@ -72,7 +72,7 @@ def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     variants: dict[str, dict[str, Any]] = {
         "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless,
         "-dense": {"head.sampling": "dense"}, "-consensus": {"head.consensus_iou": 0.7},
-        "-quality": {"head.quality": 0.5},
+        "-quality": {"head.quality": 0.5}, "-suppression": {"head.refine": False},
     }  # fmt: skip
     rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}

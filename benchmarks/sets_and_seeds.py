@@ -107,6 +107,7 @@ ROWS = {
     "alignrank-n, no ranking losses": _changed("loss.align=0", "loss.rank=0"),
     "alignrank-n, no lists": _changed("loss.align=0"),
     "alignrank-n, no fusion": _changed("head.fusion=false"),
+    "alignrank-n, no refinement": _changed("head.refine=false"),
 }
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
 COMMON = ["--imgsz", "320", "--batch", "16", "train.val_every=2"]

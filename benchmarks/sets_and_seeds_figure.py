@@ -24,6 +24,7 @@ NETWORKS = {
     "Ultralytics yolov8n": "yolov8-n",
     "alignrank-n, quality": "alignrank-n-quality",
     "alignrank-n, no fusion": "alignrank-n-sampling",
+    "alignrank-n, no refinement": "alignrank-n-suppression",
 }
 COLORS = {"alignrank-n": "tab:red", "yolov8-n": "tab:blue", "yolov10-n": "tab:green", "Ultralytics": "tab:gray"}
 
