@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
+from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast, overlapping
 from alignrank.contracts import Choice, Predictions
 from alignrank.detectors.alignrank_quality import BoxQuality, two_factor
-from alignrank.detectors.consensus import masked_consensus
+from alignrank.detectors.consensus import step_to_mean
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
     STRIDES,
@@ -116,44 +116,51 @@ class Suppression(nn.Module):
 
     def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
         score, labels = logits.max(-1)
-        duplicate = self._duplicates(score, self._together(labels), mutual_iou(boxes))
-        return self._lowered(logits, duplicate)
+        better = _better(score) & self._together(labels)
+        return self._lowered(logits, _single(better & (mutual_iou(boxes) > self.iou)))
 
     def merge(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """The lowered logits [B,K,C], and the boxes [B,K,4], those of no duplicates merged with what overlaps them by
         more than `consensus`. Merged boxes are suppressed once more; every duplicate is lowered once.
         """
         score, labels = logits.max(-1)
-        together = self._together(labels)
-        overlap = mutual_iou(boxes)
-        duplicate = self._duplicates(score, together, overlap)
-        merged = masked_consensus(boxes, score.sigmoid(), overlap * together.to(overlap.dtype), self.consensus)
-        boxes = torch.where(duplicate[..., None], boxes, merged)
-        left = ~duplicate
-        again = self._duplicates(score, together & left[:, None] & left[:, :, None], mutual_iou(boxes))
-        return self._lowered(logits, duplicate | again), boxes
+        together, overlap = self._together(labels), mutual_iou(boxes)
+        better = _better(score) & together
+        single = _single(better & (overlap > self.iou))
+        counted = together & (overlap > self.consensus)
+        boxes = boxes + single * step_to_mean(boxes, score.sigmoid(), overlap * counted.to(overlap.dtype))
+        return self._lowered(logits, _single(better & overlapping(boxes, self.iou), single)), boxes
 
     def _together(self, labels: Tensor) -> Tensor:
         """labels [B,K] -> [B,K,K], whether two candidates can be one object."""
         same = labels[:, None] == labels[:, :, None]
         return torch.ones_like(same) if self.agnostic and not self.training else same
 
-    def _duplicates(self, score: Tensor, together: Tensor, mutual: Tensor) -> Tensor:
-        """score [B,K], together and mutual (IoU) [B,K,K] -> [B,K], true for duplicates."""
-        first = torch.ones(score.shape[1], score.shape[1], device=score.device).tril(-1) > 0  # of equal scores
-        ahead, equal = score[:, None] > score[:, :, None], score[:, None] == score[:, :, None]
-        better = (ahead | (equal & first)) & together
-        overlap = mutual * better.to(mutual.dtype)  # [B,K,K], row: candidate, column: a better one
-        duplicate = overlap.amax(-1) > self.iou
-        for _ in range(ROUNDS):
-            duplicate = (overlap * (~duplicate[:, None]).to(overlap.dtype)).amax(-1) > self.iou
-        return duplicate
-
-    def _lowered(self, logits: Tensor, duplicate: Tensor) -> Tensor:
+    def _lowered(self, logits: Tensor, single: Tensor) -> Tensor:
         amount = STRONGEST * torch.tanh(STRENGTH_RATE * self.strength)
         if not self.training:
             amount = torch.where(amount > CERTAIN, STRONGEST, amount)
-        return logits - amount * duplicate[..., None].to(logits.dtype)
+        return logits - amount * (1 - single).to(logits.dtype)
+
+
+def _better(score: Tensor) -> Tensor:
+    """score [B,K] -> [B,K,K], whether the column's candidate is better than the row's: of equal ones the first."""
+    first = torch.ones(score.shape[1], score.shape[1], device=score.device).tril(-1) > 0
+    return (score[:, None] > score[:, :, None]) | ((score[:, None] == score[:, :, None]) & first)
+
+
+def _single(covered: Tensor, among: Tensor | None = None) -> Tensor:
+    """covered [B,K,K], whether the column's candidate is better and overlaps the row's too much -> [B,K,1], 0 for
+    duplicates, else 1. among [B,K,1]: 0 for those that were duplicates before, and count no more.
+
+    A product counts the columns that make a row a duplicate: quicker than a masked maximum.
+    """
+    columns = covered.float()
+    among = columns.new_ones(columns.shape[-1], 1) if among is None else among
+    single = among
+    for _ in range(1 + ROUNDS):
+        single = among * (columns @ single < 1).float()
+    return single
 
 
 ROUNDS = 2
@@ -293,4 +300,6 @@ class AlignRank(nn.Module):
 
 def postprocess(config: AlignRankConfig) -> TopK | NonMaximumSuppression:
     """Top k, or NMS where the one-to-many output is asked for."""
-    return selection(config.postprocess, nms_free=not config.postprocess.nms)
+    if config.postprocess.nms:
+        return selection(config.postprocess, nms_free=False)
+    return TopK(agnostic=config.postprocess.agnostic, consensus=config.head.consensus_iou)
