@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from alignrank.boxes import mutual_iou
 from alignrank.contracts import Predictions
-from alignrank.detectors.alignrank import ROUNDS, STRONGEST, Suppression
+from alignrank.detectors.alignrank_suppression import ROUNDS, STRONGEST, Suppression
 from alignrank.detectors.consensus import consensus, step_to_mean
 from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression, TopK
 

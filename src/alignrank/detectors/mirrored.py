@@ -1,14 +1,15 @@
 """Test-time augmentation: a network looks at an image and at its mirror image, and one selection gets what it sees.
 
-Boxes of the mirror image are turned back, so both views are one set of candidates. Suppression at `iou` leaves one box
-of those that both views have, and consensus, where it is on, the mean of them. An NMS-free output gets suppression for
-this: each object is in it twice.
+Boxes of the mirror image are turned back, so both views are one set of candidates. Suppression leaves one box of those
+that both views have, and consensus makes it the mean of them. An NMS-free output gets both for this: each object is in
+it twice.
 
 Shape letters: B images, A points over all levels, C classes.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from alignrank.boxes import mirrored
 from alignrank.contracts import Postprocess, Predictions
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+
+# Overlap above which boxes of the two views are merged, where neither the weights nor the user name one.
+MERGED_IOU = 0.7
 
 
 class Mirrored(nn.Module):
@@ -49,14 +53,19 @@ class Mirrored(nn.Module):
 
 
 def merging(postprocess: Postprocess, *, agnostic: bool = False, consensus: float | None = None) -> Postprocess:
-    """The selection of both views: suppression as it is, or in place of top k.
+    """The selection of both views: suppression as it is, or in place of top k; with consensus, unless it is soft.
 
-    agnostic, consensus: for top k, whose detectors need no such options else; None: as in the network itself.
+    agnostic: of top k, which cannot always know. consensus: overlap; None: that of the weights, else `MERGED_IOU`;
+    0: suppression alone.
     """
-    if not isinstance(postprocess, TopK):
-        return postprocess
-    overlap = postprocess.consensus if consensus is None else consensus
-    return NonMaximumSuppression(consensus=overlap, agnostic=agnostic or postprocess.agnostic)
+    if isinstance(postprocess, TopK):
+        merged = NonMaximumSuppression(consensus=postprocess.consensus, agnostic=agnostic or postprocess.agnostic)
+    else:
+        assert isinstance(postprocess, NonMaximumSuppression)
+        merged = copy.copy(postprocess)
+    if not merged.soft:
+        merged.consensus = (merged.consensus or MERGED_IOU) if consensus is None else consensus
+    return merged
 
 
 def _turned(images: Tensor, widths: Tensor) -> Tensor:

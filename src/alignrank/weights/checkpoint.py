@@ -78,7 +78,7 @@ class Checkpoint:
             found = DETECTORS[self.recipe.detector].postprocess(self.recipe.without_pretrained().architecture)
             if isinstance(found, NonMaximumSuppression):
                 section["consensus"] = consensus
-            elif values["head"].get("sampling") == "topk":
+            elif values.get("head", {}).get("sampling") == "topk":
                 values["head"]["consensus_iou"] = consensus
             elif not suppressed:
                 where = "leave out --consensus" if "nms" not in section else "it takes --nms, too"
