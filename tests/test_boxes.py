@@ -191,3 +191,26 @@ def test_deltas_of_nothing() -> None:
         assert geometry.deltas_to_xyxy(none, none).shape == shape
         assert geometry.xyxy_to_deltas(none, none).shape == shape
     assert geometry.deltas_to_xyxy(ANCHOR, torch.zeros(3, 1, 4)).shape == (3, 1, 4)
+
+
+@pytest.mark.parametrize("iou", [0.0, 0.3, 0.75])
+def test_overlapping_is_an_iou_above_the_threshold(iou: float) -> None:
+    """Boxes without area, apart in x, in y and in both among them; 2 x 2 px, whose IoU is 1/7."""
+    boxes = torch.stack([random_boxes(80), random_boxes(80)])
+    boxes[1, :, 3] = boxes[1, :, 1]
+    boxes[1, :40] = boxes[0, :40] + 1
+    assert torch.equal(geometry.overlapping(boxes, iou), geometry.mutual_iou(boxes, eps=0).nan_to_num(0) > iou)
+    assert geometry.overlapping(torch.cat([A, B]), 0.142).tolist() == [[True, True], [True, True]]
+    assert geometry.overlapping(torch.cat([A, B]), 0.143).tolist() == [[True, False], [False, True]]
+
+
+def test_mirrored() -> None:
+    """In a picture 10 px wide; twice is nothing."""
+    box = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    assert geometry.mirrored(box, 10).tolist() == [6, 2, 9, 8]
+    batch = random_boxes(6).reshape(2, 3, 4)
+    widths = torch.tensor([100.0, 70.0], dtype=torch.float64)[:, None]
+    turned = geometry.mirrored(batch, widths)
+    assert_close(geometry.mirrored(turned, widths), batch)
+    assert_close(geometry.area(turned), geometry.area(batch))
+    assert turned[1, 0, 0] == 70 - batch[1, 0, 2]

@@ -134,6 +134,37 @@ def test_val_of_a_single_file(weights: Path, photos: Path, tmp_path: Path) -> No
     assert metrics.ap == printed["ap"]
 
 
+def test_the_mirror_image_too(weights: Path, photos: Path, tmp_path: Path) -> None:
+    """Detections of a picture and of its mirror image are each other's mirror images, in Python as by the command."""
+    pixels = np.asarray(Image.open(photos / "images" / "photo2.png"))
+    Image.fromarray(pixels[:, ::-1]).save(tmp_path / "turned.png")
+    detector, names = alignrank.Detector.load(weights), [photos / "images" / "photo2.png", tmp_path / "turned.png"]
+    (plain,), (found,) = detector.predict(pixels, conf=0.3), detector.predict(pixels, conf=0.3, tta=True)
+    arguments = [*names, "--weights", weights, "--conf", 0.3, "--no-pictures", "--tta", "--json"]
+    same, turned = json.loads(invoke("predict", *arguments, "--out", tmp_path / "found"))["images"]
+    np.testing.assert_allclose(found.boxes.numpy(), same["boxes"], atol=2e-3)
+    assert found.labels.tolist() == same["labels"] == turned["labels"]
+    np.testing.assert_allclose(turned["scores"], same["scores"], atol=1e-3)
+    back = np.array(turned["boxes"])[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [64, 0, 64, 0]
+    np.testing.assert_allclose(back, same["boxes"], atol=1e-2)
+    assert len(found) > 2
+    assert plain.boxes.tolist() != found.boxes.tolist()
+
+
+def test_val_with_the_mirror_image(weights: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ["val", "--weights", weights, "--data", photos / "annotations.json", "--split", "train", "--tta"]
+    printed = json.loads(invoke(*arguments, "--out", tmp_path / "report", "--json"))
+    metrics = alignrank.Detector.load(weights).val(photos / "annotations.json", split="train", tta=True)
+    assert metrics.to_dict()["rank"] == printed["rank"]
+    written = json.loads((tmp_path / "report" / "detections.json").read_text())
+    found = alignrank.Detector.load(weights).predict(
+        photos / "images" / "photo0.png", conf=0.001, iou=0.7, max_dets=300, tta=True
+    )
+    assert len(found[0]) == sum(row["image_id"] == 1 for row in written)
+    with pytest.raises(alignrank.InputError, match=r"oracle: 'box' is of the image itself.*leave out tta"):
+        invoke(*arguments, "--oracle", "box")
+
+
 def test_val_refuses_other_classes_and_missing_splits(weights: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(alignrank.InputError, match=r"no split 'val'.*train"):
         invoke("val", "--weights", weights, "--data", photos / "annotations.json")

@@ -134,7 +134,7 @@ class Detector:
         from alignrank.evaluation.options import ValOptions
         from alignrank.evaluation.val import val_to_folder
 
-        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus")
+        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus", "tta")
         for name in options:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
@@ -150,7 +150,7 @@ class Detector:
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
         device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
-        keep_images: bool | None = ...,
+        tta: bool = ..., keep_images: bool | None = ...,
     ) -> list[Detections]: ...  # fmt: skip
 
     @overload
@@ -159,7 +159,7 @@ class Detector:
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
         device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
-        keep_images: bool | None = ...,
+        tta: bool = ..., keep_images: bool | None = ...,
     ) -> Generator[Detections, None, None]: ...  # fmt: skip
 
     def predict(
@@ -178,6 +178,7 @@ class Detector:
         nms: bool = False,
         agnostic: bool = False,
         consensus: float | None = None,
+        tta: bool = False,
         keep_images: bool | None = None,
     ) -> list[Detections] | Generator[Detections, None, None]:
         """Detections of every image of `source`, in a list; stream=True: one by one, in constant memory.
@@ -187,8 +188,8 @@ class Detector:
         or iterator of these or of (name, image) pairs. An iterator is never drained ahead.
         conf, iou, max_dets: where not given the recipe's (`postprocess` section), else 0.25, 0.7 and 300. imgsz: the
         longer side, or (shorter, longer); rect: an input of the image's own shape, not a square one; both as trained
-        where not given. nms: from the one-to-many output, with NMS, also where the model has an NMS-free one.
-        agnostic: one object, one class. consensus: overlap above which boxes are merged; where not given as trained.
+        where not given. nms: the one-to-many output and NMS, also where there is an NMS-free one. agnostic: one object,
+        one class. consensus: overlap above which boxes are merged, else as trained. tta: see the mirror image, too.
         keep_images: detections carry their image, for `plot` and `save`; where not given they do in a list only.
         """
         from alignrank.contracts import WantedThresholds
@@ -201,7 +202,7 @@ class Detector:
             thresholds=WantedThresholds(conf, iou, max_dets), classes=classes, imgsz=imgsz, rect=rect, batch=batch,
             keep_images=not stream if keep_images is None else keep_images,
         )  # fmt: skip
-        stream, selection = switch("stream", stream), SelectionOptions(nms, agnostic, consensus)
+        stream, selection = switch("stream", stream), SelectionOptions(nms, agnostic, consensus, tta)
         sources = Sources(source)
         if sources.live is not None and not stream:
             raise InputError(f"{sources.live}: does not end, and so would no list of its detections; use stream=True")

@@ -88,19 +88,31 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mutual_iou(boxes: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """[...,n,4] -> [...,n,n] in 0..1; 0 for pairs without area. In planes: exported graphs are slow on (x, y)."""
-    left, top, right, bottom = at_least_float32(boxes).unbind(-1)
+    """[...,n,4] -> [...,n,n] in 0..1; 0 for pairs without area."""
+    intersection, area = _mutual_intersection(boxes)
+    return intersection / (area + area.mT - intersection + eps)
+
+
+def overlapping(boxes: Tensor, iou: float) -> Tensor:
+    """[...,n,4] -> [...,n,n], whether the IoU is above `iou` in 0..1: intersection (1 + iou) > iou (a + b)."""
+    intersection, area = _mutual_intersection(boxes)
+    share = area * (iou / (1 + iou))
+    return intersection > share + share.mT
+
+
+def _mutual_intersection(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """[...,n,4] -> intersections [...,n,n] and areas [...,n,1], px^2.
+
+    In planes, and with few operations: exported graphs are slow on (x, y), and each takes its time in them.
+    """
     # min(a, b) = -max(-a, -b), to the bit; ONNX Runtime's Min takes five times as long as its Max.
-    least_right, least_bottom = -_pairwise_maximum(-right), -_pairwise_maximum(-bottom)
-    width, height = least_right - _pairwise_maximum(left), least_bottom - _pairwise_maximum(top)
-    intersection = width.clamp(min=0) * height.clamp(min=0)
-    areas = (right - left) * (bottom - top)
-    return intersection / (areas[..., None] + areas[..., None, :] - intersection + eps)
-
-
-def _pairwise_maximum(x: Tensor) -> Tensor:
-    """[...,n] -> [...,n,n]."""
-    return torch.maximum(x[..., None], x[..., None, :])
+    signed = at_least_float32(boxes) * boxes.new_tensor([1.0, 1.0, -1.0, -1.0])
+    columns, rows = signed.split(1, -1), signed.mT.split(1, -2)  # [...,n,1] and [...,1,n] of each side
+    left, top, right, bottom = (torch.maximum(a, b) for a, b in zip(columns, rows, strict=True))
+    # Sides are negative here, and their products positive.
+    return (left + right).clamp(max=0) * (top + bottom).clamp(max=0), (columns[0] + columns[2]) * (
+        columns[1] + columns[3]
+    )
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
@@ -145,6 +157,12 @@ def distances_to_xyxy(points: Tensor, distances: Tensor) -> Tensor:
     """points [...,2], distances [...,4] (l,t,r,b) in the points' units -> xyxy."""
     left_top, right_bottom = distances.split(2, -1)
     return torch.cat([points - left_top, points + right_bottom], -1)
+
+
+def mirrored(boxes: Tensor, width: Tensor | float) -> Tensor:
+    """[...,4] xyxy in a picture `width` wide -> where they are in its mirror image, left to right."""
+    left, top, right, bottom = boxes.unbind(-1)
+    return torch.stack([width - right, top, width - left, bottom], -1)
 
 
 def xyxy_to_distances(points: Tensor, boxes: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from torchvision.ops import batched_nms
 
 from alignrank.contracts import Built, Predictions, Targets
-from alignrank.detectors.alignrank import STRENGTH_RATE, STRONGEST, AlignRank, Suppression
+from alignrank.detectors.alignrank import AlignRank
+from alignrank.detectors.alignrank_suppression import STRENGTH_RATE, STRONGEST, Suppression
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import columns
 from alignrank.export.onnx import export_onnx

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +12,8 @@ from torch.testing import assert_close
 
 from alignrank.boxes import mutual_iou
 from alignrank.contracts import Predictions
-from alignrank.detectors.alignrank import STRONGEST, Suppression
-from alignrank.detectors.consensus import consensus, masked_consensus
+from alignrank.detectors.alignrank_suppression import ROUNDS, STRONGEST, Suppression
+from alignrank.detectors.consensus import consensus, step_to_mean
 from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression, TopK
 
 # 10 x 10 px in a row: IoU with the first is 2/3 at 2 px, 9/11 at 1 px, 0 for the last.
@@ -26,6 +29,11 @@ def predictions(scores: Tensor, boxes: Tensor = BOXES) -> Predictions:
     return Predictions(scores[None].logit(), boxes[None])
 
 
+def masked_consensus(boxes: Tensor, scores: Tensor, overlap: Tensor, iou: float) -> Tensor:
+    """As the network has it: boxes [N,4], overlap [N,N], 0 for pairs apart."""
+    return boxes + step_to_mean(boxes, scores, overlap * (overlap > iou))
+
+
 def suppression(*, agnostic: bool = False) -> Suppression:
     made = Suppression(0.6, consensus=0.5, agnostic=agnostic).eval()
     torch.nn.init.ones_(made.strength)
@@ -35,7 +43,7 @@ def suppression(*, agnostic: bool = False) -> Suppression:
 def test_mean_worked() -> None:
     """By both forms; the threshold leaves out the second box between 2/3 and 9/11."""
     labels = torch.zeros(4, dtype=torch.int64)
-    masked = masked_consensus(BOXES[None], SCORES[None], mutual_iou(BOXES)[None], 0.5)[0]
+    masked = masked_consensus(BOXES, SCORES, mutual_iou(BOXES), 0.5)
     assert_close(masked[0], MERGED)
     assert torch.equal(masked[3], BOXES[3])
     found = consensus(torch.tensor([0, 3]), BOXES, SCORES, labels, 0.5)
@@ -51,12 +59,22 @@ def test_both_forms_agree_on_random_boxes_in_any_order() -> None:
     boxes, scores = torch.cat([corner, corner + side], -1), torch.rand(150, generator=generator)
     labels = torch.arange(150) % 2
     apart = mutual_iou(boxes) * (labels[:, None] == labels)
-    masked = masked_consensus(boxes[None], scores[None], apart[None], 0.5)[0]
+    masked = masked_consensus(boxes, scores, apart, 0.5)
     assert_close(consensus(torch.arange(150), boxes, scores, labels, 0.5), masked, atol=1e-4, rtol=1e-5)
     assert (masked - boxes).abs().max() > 1
     order = torch.randperm(150, generator=generator)
     moved = consensus(torch.arange(150), boxes[order], scores[order], labels[order], 0.5)
     assert_close(moved, masked[order], atol=1e-4, rtol=1e-5)
+
+
+def test_half_precision_of_the_network_is_not_that_of_boxes() -> None:
+    """Under autocast a product of coordinates would have three digits."""
+    boxes, labels = BOXES + 600, torch.zeros(4, dtype=torch.int64)
+    expected = consensus(torch.arange(4), boxes, SCORES, labels, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = consensus(torch.arange(4), boxes, SCORES, labels, 0.5)
+    assert torch.equal(found, expected)
+    assert_close(found - 600, consensus(torch.arange(4), BOXES, SCORES, labels, 0.5), atol=1e-3, rtol=0)
 
 
 def test_nms_merges_and_keeps_scores() -> None:
@@ -82,6 +100,25 @@ def test_merged_boxes_are_suppressed_once_more() -> None:
     logits = scores.logit()[None, :, None]
     lowered = (logits - made.merge(logits, boxes[None])[0])[0, :, 0]
     assert_close(lowered, STRONGEST * torch.tensor([0.0, 1, 1]), atol=1e-3, rtol=0)
+
+
+def test_duplicates_are_those_of_the_masked_maximum() -> None:
+    """Counted by products as they are found one by one: of a row's better and overlapping columns, one that stays."""
+    generator = torch.Generator().manual_seed(0)
+    corner, side = torch.rand(60, 2, generator=generator) * 40, torch.rand(60, 2, generator=generator) * 10 + 20
+    boxes, scores = torch.cat([corner, corner + side], -1), torch.rand(60, generator=generator)
+    scores[::4] = 0.5  # of equal ones the first is better
+    made = Suppression(0.5).eval()
+    torch.nn.init.ones_(made.strength)
+    logits = scores.logit()[None, :, None]
+    lowered = (made(logits, boxes[None]) < logits - 1)[0, :, 0].tolist()
+    overlap = mutual_iou(boxes)
+    better = [[j for j in range(60) if overlap[i, j] > 0.5 and (scores[j], -j) > (scores[i], -i)] for i in range(60)]
+    duplicate = [bool(row) for row in better]
+    for _ in range(ROUNDS):
+        duplicate = [any(not duplicate[j] for j in row) for row in better]
+    assert lowered == duplicate
+    assert 10 < sum(duplicate) < 50
 
 
 def test_isolated_boxes_and_empty_images_stay() -> None:
@@ -132,22 +169,46 @@ class Merge(torch.nn.Module):
         return self.suppression.merge(logits, boxes)
 
 
-@pytest.mark.parametrize("agnostic", [False, True])
-def test_onnx_runtime_says_the_same(agnostic: bool) -> None:
-    """On random boxes of three images, after an export with two."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    generator = torch.Generator().manual_seed(0)
-    corner, side = (torch.rand(3, 40, 2, generator=generator) for _ in range(2))
-    boxes = torch.cat([corner * 60, corner * 60 + side * 20 + 20], -1)
-    logits = torch.randn(3, 40, 2, generator=generator)
-    graph, any_batch = Merge(agnostic=agnostic).eval(), {0: torch.export.Dim("batch")}
+@pytest.fixture(scope="module", params=[False, True], ids=["classes", "agnostic"])
+def exported(request: pytest.FixtureRequest) -> tuple[Merge, bytes]:
+    """The graph, and its form for other runtimes, for any number of images."""
+    pytest.importorskip("onnxscript")
+    graph, any_batch = Merge(agnostic=request.param).eval(), {0: torch.export.Dim("batch")}
+    logits, boxes = random_candidates(2)
     program = torch.onnx.export(
-        graph, (logits[:2], boxes[:2]), dynamo=True, input_names=["logits", "boxes"], verbose=False,
+        graph, (logits, boxes), dynamo=True, input_names=["logits", "boxes"], verbose=False,
         dynamic_shapes={"logits": any_batch, "boxes": any_batch},
     )  # fmt: skip
     assert program is not None
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    outputs = session.run(None, {"logits": logits.numpy(), "boxes": boxes.numpy()})
+    return graph, program.model_proto.SerializeToString()
+
+
+def random_candidates(images: int) -> tuple[Tensor, Tensor]:
+    """logits [B,40,2] and boxes [B,40,4]."""
+    generator = torch.Generator().manual_seed(0)
+    corner, side = (torch.rand(images, 40, 2, generator=generator) for _ in range(2))
+    logits = torch.randn(images, 40, 2, generator=generator)
+    return logits, torch.cat([corner * 60, corner * 60 + side * 20 + 20], -1)
+
+
+def by_onnxruntime(content: bytes, inputs: dict[str, Any]) -> list[Any]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    outputs: list[Any] = onnxruntime.InferenceSession(content).run(None, inputs)
+    return outputs
+
+
+def by_openvino(content: bytes, inputs: dict[str, Any]) -> list[Any]:
+    openvino = pytest.importorskip("openvino")
+    network = openvino.compile_model(openvino.Core().read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return list(network(inputs).values())
+
+
+@pytest.mark.parametrize("run", [by_onnxruntime, by_openvino])
+def test_other_runtimes_say_the_same(run: Callable[..., list[Any]], exported: tuple[Merge, bytes]) -> None:
+    """On random boxes of three images, after an export with two."""
+    graph, content = exported
+    logits, boxes = random_candidates(3)
+    outputs = run(content, {"logits": logits.numpy(), "boxes": boxes.numpy()})
     for actual, expected in zip(outputs, graph(logits, boxes), strict=True):
         assert_close(torch.from_numpy(actual), expected.detach(), atol=1e-4, rtol=1e-5)
     assert (torch.from_numpy(outputs[1]) - boxes).abs().max() > 1

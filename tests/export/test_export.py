@@ -23,9 +23,11 @@ from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.rank_detr import RankBias
 from alignrank.errors import InputError
 from alignrank.export import onnx as export
+from alignrank.export.formats import export_weights
 from alignrank.export.onnx import ExportError, export_onnx
 from alignrank.input_size import Size
 from alignrank.nn import fine
+from alignrank.weights.deployed import SelectionOptions
 from alignrank.weights.recipe import load_recipe
 
 NAMES = ["cell", "plate", "größe"]
@@ -181,6 +183,11 @@ def test_options_and_packages_that_do_not_fit(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(InputError, match=r"the package onnxscript is not installed .*run `pip install '"):
         export_onnx(Points(), TopK(), path, imgsz=64, names=NAMES)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_mirror_image(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="tta: is of predict and val"):
+        export_weights(tmp_path / "w.safetensors", "onnx", selection=SelectionOptions(tta=True))
 
 
 def test_stdout_stays_free_and_neither_losses_nor_data_are_imported(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from tiny_forms import tiny_form
 
 from alignrank.detectors import DETECTORS
+from alignrank.detectors.mirrored import Mirrored
 from alignrank.detectors.postprocess import NonMaximumSuppression
 from alignrank.errors import InputError
 from alignrank.input_size import Fit, InputSize
@@ -25,6 +26,7 @@ def deployed(
     nms: bool = False,
     agnostic: bool = False,
     consensus: float | None = None,
+    tta: bool = False,
     **overrides: Any,
 ) -> Deployed:
     """Fresh weights of a tiny form, through a file."""
@@ -32,7 +34,7 @@ def deployed(
     path = folder / "w.safetensors"
     model = DETECTORS[recipe.detector].model(recipe.architecture)
     checkpoint.save(path, model.state_dict(), recipe=recipe, classes=["a", "b"], metrics={})
-    return deploy(path, "cpu", selection=SelectionOptions(nms, agnostic, consensus))
+    return deploy(path, "cpu", selection=SelectionOptions(nms, agnostic, consensus, tta))
 
 
 @pytest.mark.parametrize(
@@ -109,3 +111,27 @@ def test_options_of_the_selection(tmp_path: Path) -> None:
     assert (many.postprocess.consensus, many.postprocess.agnostic) == (0.7, True)
     with pytest.raises(InputError, match=r"--consensus is of suppression, .* it takes --nms, too"):
         deployed(tmp_path, consensus=0.7)
+
+
+def test_options_of_a_network_without_consensus(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--consensus is of suppression, .* leave out --consensus"):
+        deployed(tmp_path, "dino-tiny", consensus=0.7, **tiny_form("dino-tiny"))
+
+
+def test_options_with_the_mirror_image(tmp_path: Path) -> None:
+    """Both views are suppressed and merged by them, whatever a network does alone."""
+    many = deployed(tmp_path, "retinanet-r50", agnostic=True, tta=True, **tiny_form("retinanet-r50"))
+    free = deployed(tmp_path, "alignrank-n", consensus=0.6, tta=True, **tiny_form("alignrank-n"))
+    assert free.network.network.suppression.consensus == 0.6
+    transformer = deployed(tmp_path, "dino-tiny", agnostic=True, consensus=0.0, tta=True, **tiny_form("dino-tiny"))
+    soft = deployed(tmp_path, "vfnet-x", tta=True, **tiny_form("vfnet-x"))
+    for detector, consensus, agnostic in (
+        (many, 0.7, True), (free, 0.6, False), (transformer, 0.0, True), (soft, 0.0, False),
+    ):  # fmt: skip
+        assert isinstance(detector.network, Mirrored)
+        assert detector.network.stride == detector.network.network.stride
+        assert isinstance(detector.postprocess, NonMaximumSuppression)
+        assert (detector.postprocess.consensus, detector.postprocess.agnostic) == (consensus, agnostic)
+    assert many.postprocess.thresholds is not None
+    with pytest.raises(InputError, match="soft and consensus exclude each other"):
+        deployed(tmp_path, "vfnet-x", consensus=0.7, tta=True, **tiny_form("vfnet-x"))

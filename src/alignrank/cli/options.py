@@ -23,6 +23,7 @@ Consensus = Annotated[
     float | None,
     typer.Option(min=0, max=0.99, help="overlap above which boxes of an object are merged [default: recipe's, 0: off]"),
 ]
+Tta = Annotated[bool, typer.Option("--tta", help="look at the mirror image, too, and merge: twice the time")]
 ValConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")]
 PredictConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")]
 Iou = Annotated[

@@ -30,6 +30,7 @@ from alignrank.cli.options import (
     Overrides,
     PredictConf,
     Rect,
+    Tta,
     ValConf,
     Weights,
     examples,
@@ -130,6 +131,7 @@ def val(
     nms: Nms = False,
     agnostic: Agnostic = False,
     consensus: Consensus = None,
+    tta: Tta = False,
     oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
@@ -144,7 +146,7 @@ def val(
 
     options = ValOptions(
         thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, imgsz=read_size(imgsz), rect=rect,
-        batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus,
+        batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus, tta=tta,
     )  # fmt: skip
     metrics = val_to_folder(Path(weights), data, options, split=split, out=out, device=device)
     say_figures({"value": metrics})
@@ -210,6 +212,7 @@ def predict(
     nms: Nms = False,
     agnostic: Agnostic = False,
     consensus: Consensus = None,
+    tta: Tta = False,
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
     pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
@@ -228,7 +231,7 @@ def predict(
     )  # fmt: skip
     result = predict_to_folder(
         sources, Path(weights), options, out=out, device=device,
-        selection=SelectionOptions(nms, agnostic, consensus), collect=as_json,
+        selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
     )  # fmt: skip
     if as_json:
         print_json(result)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignrank.boxes import mirrored
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.letterbox import resize, shape_of, zoomed
 from alignrank.data.picture import Picture, clip
@@ -66,10 +67,7 @@ def _scene(
 
 def flipped(picture: Picture) -> Picture:
     """Mirrored left to right."""
-    width = picture.pixels.shape[-1]
-    x0, y0, x1, y1 = picture.boxes.unbind(-1)
-    boxes = torch.stack([width - x1, y0, width - x0, y1], -1)
-    return Picture(picture.pixels.flip(-1), boxes, picture.labels)
+    return Picture(picture.pixels.flip(-1), mirrored(picture.boxes, picture.pixels.shape[-1]), picture.labels)
 
 
 def _flipped_vertically(picture: Picture) -> Picture:

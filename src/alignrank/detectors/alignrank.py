@@ -24,7 +24,7 @@ from torch.nn.functional import silu
 from alignrank.boxes import distances_to_xyxy, mutual_iou, outside_autocast
 from alignrank.contracts import Choice, Predictions
 from alignrank.detectors.alignrank_quality import BoxQuality, two_factor
-from alignrank.detectors.consensus import masked_consensus
+from alignrank.detectors.alignrank_suppression import Suppression
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo import (
     STRIDES,
@@ -97,71 +97,6 @@ class Refinement(nn.Module):
         x = self.norm(features) + self.score(logits.sigmoid())
         refined: Tensor = logits + self.logits(silu(self.hidden(silu(x))))
         return refined
-
-
-class Suppression(nn.Module):
-    """Class logits [B,K,C] and boxes [B,K,4] -> the logits, those of duplicates lower by the same amount each.
-
-    A duplicate overlaps a better candidate of its class, which is no duplicate itself, by more than `iou`. NMS decides
-    that one box after another. Here all are compared at once, and compared again with what the first round found (a
-    chain of more than three overlapping boxes can end differently). The amount is learned: it says how rarely such a
-    candidate is an object's one positive after all. Above `CERTAIN`, evaluation lowers by `STRONGEST`: one in a hundred
-    is right for a probability, but the ten duplicates of an object are no detections. What is left keeps its order.
-
-    agnostic: in evaluation, better candidates of other classes count, too. consensus: overlap for `merge`, 0: off.
-    """
-
-    def __init__(self, iou: float, *, consensus: float = 0.0, agnostic: bool = False) -> None:
-        super().__init__()
-        self.iou, self.consensus, self.agnostic = iou, consensus, agnostic
-        self.strength = nn.Parameter(torch.zeros(()))
-
-    def forward(self, logits: Tensor, boxes: Tensor) -> Tensor:
-        score, labels = logits.max(-1)
-        duplicate = self._duplicates(score, self._together(labels), mutual_iou(boxes))
-        return self._lowered(logits, duplicate)
-
-    def merge(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """The lowered logits [B,K,C], and the boxes [B,K,4], those of no duplicates merged with what overlaps them by
-        more than `consensus`. Merged boxes are suppressed once more; every duplicate is lowered once.
-        """
-        score, labels = logits.max(-1)
-        together = self._together(labels)
-        overlap = mutual_iou(boxes)
-        duplicate = self._duplicates(score, together, overlap)
-        merged = masked_consensus(boxes, score.sigmoid(), overlap * together.to(overlap.dtype), self.consensus)
-        boxes = torch.where(duplicate[..., None], boxes, merged)
-        left = ~duplicate
-        again = self._duplicates(score, together & left[:, None] & left[:, :, None], mutual_iou(boxes))
-        return self._lowered(logits, duplicate | again), boxes
-
-    def _together(self, labels: Tensor) -> Tensor:
-        """labels [B,K] -> [B,K,K], whether two candidates can be one object."""
-        same = labels[:, None] == labels[:, :, None]
-        return torch.ones_like(same) if self.agnostic and not self.training else same
-
-    def _duplicates(self, score: Tensor, together: Tensor, mutual: Tensor) -> Tensor:
-        """score [B,K], together and mutual (IoU) [B,K,K] -> [B,K], true for duplicates."""
-        first = torch.ones(score.shape[1], score.shape[1], device=score.device).tril(-1) > 0  # of equal scores
-        ahead, equal = score[:, None] > score[:, :, None], score[:, None] == score[:, :, None]
-        better = (ahead | (equal & first)) & together
-        overlap = mutual * better.to(mutual.dtype)  # [B,K,K], row: candidate, column: a better one
-        duplicate = overlap.amax(-1) > self.iou
-        for _ in range(ROUNDS):
-            duplicate = (overlap * (~duplicate[:, None]).to(overlap.dtype)).amax(-1) > self.iou
-        return duplicate
-
-    def _lowered(self, logits: Tensor, duplicate: Tensor) -> Tensor:
-        amount = STRONGEST * torch.tanh(STRENGTH_RATE * self.strength)
-        if not self.training:
-            amount = torch.where(amount > CERTAIN, STRONGEST, amount)
-        return logits - amount * duplicate[..., None].to(logits.dtype)
-
-
-ROUNDS = 2
-CERTAIN = 3.0  # logits: one in twenty
-STRONGEST = 12.0  # logits: makes .99 to .0006
-STRENGTH_RATE = 200.0  # one number has to get to 12 in a short training
 
 
 class AlignRank(nn.Module):
@@ -296,4 +231,6 @@ class AlignRank(nn.Module):
 
 def postprocess(config: AlignRankConfig) -> TopK | NonMaximumSuppression:
     """Top k, or NMS where the one-to-many output is asked for."""
-    return selection(config.postprocess, nms_free=not config.postprocess.nms)
+    if config.postprocess.nms:
+        return selection(config.postprocess, nms_free=False)
+    return TopK(agnostic=config.postprocess.agnostic, consensus=config.head.consensus_iou)

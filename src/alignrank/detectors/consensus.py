@@ -9,22 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignrank.boxes import at_least_float32, pairwise_iou
+from alignrank.boxes import at_least_float32, outside_autocast, pairwise_iou
 
 # Kept boxes that are compared with all candidates at once: 64 x 3000 overlaps take a few MB.
 CHUNK = 64
 _TINY = 1e-12  # a sum of weights may underflow, and 0 / 0 is no box
-
-
-def masked_consensus(boxes: Tensor, scores: Tensor, overlap: Tensor, iou: float) -> Tensor:
-    """boxes [B,K,4] xyxy px, scores [B,K] 0..1, overlap [B,K,K] IoU, 0 for pairs apart -> boxes [B,K,4].
-
-    Every box becomes the mean of itself and those that overlap it by more than `iou`. Products and no loops, so it
-    exports. A box that nothing overlaps stays as it is, to the bit.
-    """
-    others = 1 - torch.eye(boxes.shape[1], dtype=overlap.dtype, device=overlap.device)
-    weights = overlap * (overlap > iou).to(overlap.dtype) * others * scores[:, None]
-    return _moved(boxes, scores, weights, weights @ boxes)
 
 
 def consensus(kept: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
@@ -37,17 +26,20 @@ def consensus(kept: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, iou: 
     for chunk in kept.split(CHUNK):
         own = candidates[chunk]
         overlap = pairwise_iou(own, candidates)
-        allowed = (overlap > iou) & (labels[chunk, None] == labels)
-        allowed[torch.arange(len(chunk), device=allowed.device), chunk] = False  # itself counts in _moved
-        weights = overlap * allowed.to(overlap.dtype) * scores.to(overlap.dtype)
-        merged.append(_moved(own, scores[chunk].to(overlap.dtype), weights, weights @ candidates))
+        counted = overlap * ((overlap > iou) & (labels[chunk, None] == labels)).to(overlap.dtype)
+        merged.append(own + step_to_mean(own, scores.to(overlap.dtype), counted, candidates))
     return torch.cat(merged).to(boxes.dtype) if merged else boxes[kept]
 
 
-def _moved(boxes: Tensor, scores: Tensor, weights: Tensor, weighted: Tensor) -> Tensor:
-    """boxes [...,4] of weight `scores` [...] and others of `weights` [...,N], whose sum is `weighted` [...,4] -> mean.
+def step_to_mean(boxes: Tensor, scores: Tensor, overlap: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """From boxes [...,M,4] xyxy px to the means of those of candidates [...,N,4] (of `boxes`) that count, with weights
+    score x IoU: [...,M,4] px. scores [...,N] 0..1; overlap [...,M,N] IoU where a candidate counts, itself among them.
 
-    As a step from the box itself, which is exactly 0 where no other box counts.
+    Products and no loops, so it exports. A step is exactly 0 where no other box counts, for then its own is 1. (Below
+    2 px^2 `mutual_iou` is a little less, and the step is rounding.)
     """
-    total = weights.sum(-1, keepdim=True)
-    return boxes + (weighted - total * boxes) / (total + scores[..., None]).clamp(min=_TINY)
+    candidates = boxes if candidates is None else candidates
+    with outside_autocast(boxes):
+        weighted = overlap @ torch.cat([candidates * scores[..., None], scores[..., None]], -1)
+        total = weighted[..., 4:]
+        return (weighted[..., :4] - total * boxes) / total.clamp(min=_TINY)

@@ -44,13 +44,13 @@ def top_k(scores: Tensor, boxes: Tensor, k: int, *, agnostic: bool = False) -> t
 class TopK:
     """For one-to-one heads: the best (point, class) pairs above `conf`; `iou` is not used.
 
-    agnostic: a point has its best class only.
+    agnostic: a point has its best class only. consensus: what the network itself merges at, for those who merge views.
     """
 
     thresholds: Thresholds | None = None
 
-    def __init__(self, *, agnostic: bool = False) -> None:
-        self.agnostic = agnostic
+    def __init__(self, *, agnostic: bool = False, consensus: float = 0.0) -> None:
+        self.agnostic, self.consensus = agnostic, consensus
 
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None

@@ -250,5 +250,5 @@ def postprocess(config: YoloConfig) -> TopK | NonMaximumSuppression:
 def selection(config: PostprocessConfig, *, nms_free: bool) -> TopK | NonMaximumSuppression:
     """Top k or NMS with the section's options."""
     if nms_free:
-        return TopK(agnostic=config.agnostic)
+        return TopK(agnostic=config.agnostic, consensus=config.consensus)
     return NonMaximumSuppression(consensus=config.consensus, agnostic=config.agnostic)

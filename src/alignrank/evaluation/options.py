@@ -20,8 +20,8 @@ class ValOptions:
     """thresholds: of the selection. coco_max_dets: detections per image that count in COCO's figures. imgsz, rect: of
     the network's input, see `input_size`; None: as the weights say. before_nms: diagnose what the selection is made
     from, too (a few kB an image). nms: of the one-to-many output, also where there is an NMS-free one. oracle: the
-    part of the predictions to replace by ground truth, see `oracle.py`. agnostic: one object has one class. consensus:
-    overlap above which boxes are merged; None: as the weights say.
+    part of the predictions to replace by ground truth, see `oracle.py`, not with tta. agnostic: one object has one
+    class. consensus: overlap above which boxes are merged; None: as the weights say. tta: also of the mirror image.
 
     Raises InputError naming the option that is out of range.
     """
@@ -36,14 +36,17 @@ class ValOptions:
     oracle: str = ""
     agnostic: bool = False
     consensus: float | None = None
+    tta: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "coco_max_dets", whole("max_dets", self.coco_max_dets, least=1))
         object.__setattr__(self, "batch", whole("batch", self.batch, least=1))
-        for option in ("nms", "agnostic"):
+        for option in ("nms", "agnostic", "tta"):
             object.__setattr__(self, option, switch(option, getattr(self, option)))
         if self.consensus is not None:
             object.__setattr__(self, "consensus", share("consensus", self.consensus))
+        if self.oracle and self.tta:
+            raise InputError(f"oracle: {self.oracle!r} is of the image itself, not of its mirror image; leave out tta")
         if self.rect is not None:
             object.__setattr__(self, "rect", switch("rect", self.rect))
         if self.imgsz is not None:

@@ -32,7 +32,7 @@ from alignrank.report.html import write_html
 from alignrank.terminal.progress import counted, say, steps
 from alignrank.weights import checkpoint
 from alignrank.weights.checkpoint import Checkpoint
-from alignrank.weights.deployed import Deployed, deploy
+from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
 from alignrank.weights.recipe import Recipe
 from alignrank.weights.untrained import untrained
 
@@ -85,8 +85,8 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
     if options.oracle:
         recipe = loaded.recipe.without_pretrained()
         correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
-    loaded = loaded.with_selection(agnostic=options.agnostic, consensus=options.consensus)
-    detector = deploy(loaded, device).resized(options.imgsz, options.rect)
+    selection = SelectionOptions(agnostic=options.agnostic, consensus=options.consensus, tta=options.tta)
+    detector = deploy(loaded, device, selection=selection).resized(options.imgsz, options.rect)
     with batches_of(split, detector, options.batch) as batches:
         return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)
 

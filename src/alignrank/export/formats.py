@@ -29,6 +29,8 @@ def export_weights(
 
     weights: also the name of a recipe, for random ones; they go to RECIPE.onnx in the working folder.
     """
+    if selection is not None and selection.tta:
+        raise InputError("tta: is of predict and val; an exported file sees one image")
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
     if isinstance(weights, Path):

@@ -57,26 +57,30 @@ class Checkpoint:
         values["postprocess"] = values["postprocess"] | {"nms": True}
         return replace(self, recipe=Recipe.parse(values, where=str(self.path)))
 
-    def with_selection(self, *, agnostic: bool = False, consensus: float | None = None) -> Checkpoint:
+    def with_selection(
+        self, *, agnostic: bool = False, consensus: float | None = None, suppressed: bool = False
+    ) -> Checkpoint:
         """The same weights with other options of the selection: one class an object, consensus boxes above an overlap.
 
-        False and None leave things as the recipe says. Raises InputError for models without such an option.
+        False and None leave things as the recipe says. Raises InputError for models without such an option, unless
+        what comes out is `suppressed` anyway, with these options.
         """
         if not agnostic and consensus is None:
             return self
         values, name = self.recipe.to_dict(), self.recipe.name
         section = values.get("postprocess", {})
         if agnostic:
-            if "agnostic" not in section:
+            if "agnostic" in section:
+                section["agnostic"] = True
+            elif not suppressed:
                 raise InputError(f"{self.path}: {name} has no suppression; leave out --agnostic")
-            section["agnostic"] = True
         if consensus is not None:
             found = DETECTORS[self.recipe.detector].postprocess(self.recipe.without_pretrained().architecture)
             if isinstance(found, NonMaximumSuppression):
                 section["consensus"] = consensus
-            elif values["head"].get("sampling") == "topk":
+            elif values.get("head", {}).get("sampling") == "topk":
                 values["head"]["consensus_iou"] = consensus
-            else:
+            elif not suppressed:
                 where = "leave out --consensus" if "nms" not in section else "it takes --nms, too"
                 raise InputError(f"{self.path}: --consensus is of suppression, {name} has none here; {where}")
         return replace(self, recipe=Recipe.parse(values, where=str(self.path)))

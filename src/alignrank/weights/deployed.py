@@ -11,6 +11,7 @@ import torch
 from alignrank.arguments import share, switch
 from alignrank.contracts import Postprocess
 from alignrank.detectors import DETECTORS, deployed
+from alignrank.detectors.mirrored import Mirrored, merging
 from alignrank.device import choose_device, settle_threads
 from alignrank.input_size import ImageSize, InputSize, check_size, plain_size
 from alignrank.nn.pan import split_top_down
@@ -20,7 +21,8 @@ from alignrank.weights import checkpoint
 @dataclass(frozen=True, slots=True)
 class SelectionOptions:
     """nms: the one-to-many output and NMS, also where there is an NMS-free output. agnostic: one object has one class.
-    consensus: overlap above which the boxes of an object are merged; None: as the weights say.
+    consensus: overlap above which the boxes of an object are merged; None: as the weights say. tta: also of the mirror
+    image, see `detectors.mirrored`.
 
     Raises InputError naming the option that is out of range.
     """
@@ -28,9 +30,10 @@ class SelectionOptions:
     nms: bool = False
     agnostic: bool = False
     consensus: float | None = None
+    tta: bool = False
 
     def __post_init__(self) -> None:
-        for option in ("nms", "agnostic"):
+        for option in ("nms", "agnostic", "tta"):
             object.__setattr__(self, option, switch(option, getattr(self, option)))
         if self.consensus is not None:
             object.__setattr__(self, "consensus", share("consensus", self.consensus))
@@ -39,7 +42,7 @@ class SelectionOptions:
         """The same weights, read with these. Raises InputError where they have no such output."""
         if self.nms:
             loaded = loaded.with_nms()
-        return loaded.with_selection(agnostic=self.agnostic, consensus=self.consensus)
+        return loaded.with_selection(agnostic=self.agnostic, consensus=self.consensus, suppressed=self.tta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,15 @@ def deploy(
 
     selection: where it is not as the weights say.
     """
+    selection = selection or SelectionOptions()
     settle_threads()
     chosen = choose_device(device) if isinstance(device, str) else device
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
-    if selection is not None:
-        loaded = selection.of(loaded)
+    loaded = selection.of(loaded)
     network = split_top_down(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
+    if selection.tta:
+        network = Mirrored(network)
+        postprocess = merging(postprocess, agnostic=selection.agnostic, consensus=selection.consensus)
     return Deployed(network, postprocess, loaded.classes, recipe.size_in_use, recipe.name, chosen)
