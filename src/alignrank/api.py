@@ -27,15 +27,26 @@ class Detector:
     """A detector by recipe name, new or trained.
 
     `Detector("yolov8-n", classes=["cat", "dog"])` has random weights, for 80 numbered classes where none are named;
-    `Detector.load(path)` has those of a file. Recipe fields are set as `**{"head.dual": True}`. Raises InputError for
-    unknown names and bad files.
+    `Detector("transformers/dfine-n", pretrained="hub")` has published ones with their classes (pretrained: as the
+    recipe's `model.pretrained`); `Detector.load(path)` has those of a file. Recipe fields are set as
+    `**{"head.dual": True}`. Raises InputError for unknown names and bad files.
     """
 
-    def __init__(self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        model: str = "yolov8-n",
+        *,
+        classes: Sequence[str] | None = None,
+        pretrained: str | Path | None = None,
+        **overrides: Any,
+    ) -> None:
         from alignrank.weights.catalog import check_recipe
 
+        if pretrained is not None:
+            overrides |= {"model.pretrained": str(place("pretrained", pretrained))}
         self._name, self._overrides = str(place("model", model)), overrides
         check_recipe(self._name, "Detector")
+        from alignrank.weights.published import published
         from alignrank.weights.recipe import load_recipe
         from alignrank.weights.untrained import NUMBERED_CLASSES
 
@@ -45,7 +56,9 @@ class Detector:
             self._name, num_classes=len(self.classes), overrides=overrides, where="Detector"
         )
         self.weights: Path | None = None
-        self._loaded: Checkpoint | None = None
+        self._loaded: Checkpoint | None = published(self.recipe, overrides, self._wanted_classes)
+        if self._loaded is not None:
+            self.recipe, self.classes = self._loaded.recipe, self._loaded.classes
         self._forget()
 
     @classmethod
