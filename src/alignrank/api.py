@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from alignrank.arguments import number, place, switch, whole
+from alignrank.class_names import distinct_names
 from alignrank.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -33,13 +34,9 @@ class Detector:
     """
 
     def __init__(
-        self,
-        model: str = "yolov8-n",
-        *,
-        classes: Sequence[str] | None = None,
-        pretrained: str | Path | None = None,
+        self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, pretrained: str | Path | None = None,
         **overrides: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         from alignrank.weights.catalog import check_recipe
 
         if pretrained is not None:
@@ -50,7 +47,7 @@ class Detector:
         from alignrank.weights.recipe import load_recipe
         from alignrank.weights.untrained import NUMBERED_CLASSES
 
-        self._wanted_classes = None if classes is None else _class_names(classes)
+        self._wanted_classes = None if classes is None else distinct_names(classes)
         self.classes: tuple[str, ...] = self._wanted_classes or NUMBERED_CLASSES
         self.recipe: Recipe = load_recipe(
             self._name, num_classes=len(self.classes), overrides=overrides, where="Detector"
@@ -268,16 +265,6 @@ def _plain(option: str, value: Any) -> Any:
     if option == "lr":
         return number(option, value)
     return str(value) if isinstance(value, Path) or (option == "device" and value is not None) else value
-
-
-def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
-    names = () if isinstance(classes, str) else tuple(classes)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"classes: must be a list of names, got {classes!r}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"classes: {twice!r} is given twice")
-    return names
 
 
 def _changes(model: nn.Module) -> int:

@@ -53,7 +53,7 @@ class TransformersCriterion:
     ) -> LossTerms:
         assert predictions.sizes is not None
         with outside_autocast(predictions.boxes):
-            labels = labels_of(targets, predictions.sizes)
+            labels = labels_of(targets, predictions.sizes.to(predictions.boxes))
             trained = predictions.raw is not None
             arguments = dict(predictions.raw) if trained else self._of_evaluation(predictions)
             config = self.config if trained else self.last_layer
