@@ -87,11 +87,10 @@ class TransformersHost(nn.Module):
     """images [B,3,H,W] float 0..1, sizes [B,2] -> Predictions of the last decoder layer.
 
     `raw` in training: what the library's loss is called with, without the truth. `host`: the library's network.
-    `runs_without_numbers`: not on the meta device, where it can be made.
+    `runs_without_numbers`: on the meta device, too; all can be made there.
     """
 
     uses_sizes = True
-    runs_without_numbers = False
     backbone_name = "host.model.backbone"
     mean: Tensor
     std: Tensor
@@ -102,6 +101,7 @@ class TransformersHost(nn.Module):
         about = ARCHITECTURES[part.architecture]
         settings = transformers_models.library_config(part.architecture, part.config, config.num_classes)
         self.masked, self.normalised = about.masked, about.normalised
+        self.runs_without_numbers = not about.masked  # what is masked is counted
         self.num_queries: int = settings.num_queries
         self.host: Any = transformers_models.library_model(part.architecture, settings)
         self.stride = _stride(settings)
@@ -121,10 +121,11 @@ class TransformersHost(nn.Module):
         shares = content(images, sizes if self.masked else None)
         inputs = self._inputs(images, sizes)
         if not self.training:
-            said = self.host(**inputs)
+            with transformers_models.traceable(self.host):
+                said = self.host(**inputs)
             return in_pixels(said.logits, said.pred_boxes, shares)
         targets = [Targets.empty()] * len(images) if denoising is None else denoising.targets
-        with _drawn(denoising, images.device):
+        with _drawn(denoising, images.device), transformers_models.traceable(self.host):
             raw = self.host(**inputs, labels=labels_of(targets, shares)).loss
         raw["logits"] = self._touched(raw["logits"])
         chosen = self._last_queries(raw)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from alignrank.config import shown
 from alignrank.errors import InputError, nearest
 from alignrank.extras import require
 
+# The library's own switch.
+CHECKS_OFF = "TRANSFORMERS_DISABLE_TORCH_CHECK"
 # Fields of the library's configuration that are the data's, not the architecture's, or say how a file was written.
 _NOT_OF_THE_ARCHITECTURE = (
     "id2label", "label2id", "num_labels", "architectures", "dtype", "torch_dtype", "transformers_version",
@@ -172,6 +176,32 @@ def library_loss(architecture: str) -> Callable[..., Any]:
 
     loss: Callable[..., Any] = LOSS_MAPPING[ARCHITECTURES[architecture].model]
     return loss
+
+
+@contextmanager
+def traceable(model: nn.Module) -> Iterator[None]:
+    """While the library's network runs: no comparison of the sizes of maps in each layer, which makes a GPU wait and
+    has no numbers on the meta device and in a graph for ONNX; and in such a graph a batch of any size.
+    """
+    before = os.environ.get(CHECKS_OFF)
+    os.environ[CHECKS_OFF] = "1"
+    module: Any = sys.modules[type(model).__module__]
+    exporting = torch.compiler.is_exporting()
+    if exporting:  # `len` of a tensor is a constant there, its shape is not
+        module.len = _length
+    try:
+        yield
+    finally:
+        if exporting:
+            del module.len
+        if before is None:
+            os.environ.pop(CHECKS_OFF, None)
+        else:
+            os.environ[CHECKS_OFF] = before
+
+
+def _length(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, torch.Tensor) else len(value)
 
 
 @contextmanager
