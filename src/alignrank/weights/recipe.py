@@ -64,11 +64,23 @@ class Recipe:
         values = self.architecture.model_dump() | {"num_classes": num_classes}
         return replace(self, architecture=type(self.architecture).parse(values, where="num_classes"))
 
+    def as_published(self, overrides: Mapping[str, Any]) -> tuple[Recipe, tuple[str, ...]]:
+        """Where `model.pretrained` asks for a whole detector of another library: the recipe with that one's
+        architecture, which `overrides` were made for, and the names of its classes. Else the recipe, and none.
+        """
+        published = DETECTORS[self.detector].published
+        architecture: Any = self.architecture
+        if published is None or not architecture.model.pretrained:
+            return self, ()
+        architecture, classes = published(architecture, overrides)
+        return replace(self, architecture=architecture), classes
+
     def without_pretrained(self) -> Recipe:
-        """The recipe that does not ask for backbone weights: where a checkpoint brings them."""
+        """The recipe that does not ask for published weights, of a backbone or all: where a checkpoint brings them."""
         values = self.to_dict()
-        if values.get("model", {}).get("pretrained"):
-            values["model"] |= {"pretrained": ""}
+        for field in ("pretrained", "backbone_weights"):
+            if values.get("model", {}).get(field):
+                values["model"] |= {field: ""}
         return Recipe.parse(values, where=self.name)
 
     @property
@@ -106,7 +118,9 @@ def load_recipe(
         with resources.as_file(recipe_folder() / f"{name}.yaml") as path:
             values = read_yaml(path)
     values = apply_overrides({"train": {}, "augment": {}, "data": {}, **values}, overrides or {}, where=where)
-    return Recipe.parse({"name": Path(name).stem, **values, "num_classes": num_classes}, where=where)
+    called = Path(name).stem if is_recipe_file(name) else name
+    recipe = Recipe.parse({"name": called, **values, "num_classes": num_classes}, where=where)
+    return recipe.as_published(overrides or {})[0]
 
 
 def build_detector(name: str, num_classes: int, **overrides: Any) -> Built:
