@@ -16,8 +16,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-import transformers
 from PIL import Image
+from published_hosts import NAMES, RECIPES, write_published
 from safetensors.torch import load_file, save_file
 from tiny_forms import HOSTS
 
@@ -28,35 +28,8 @@ from alignrank.weights import checkpoint
 from alignrank.weights.published import for_data, published_model, same_classes
 from alignrank.weights.recipe import load_recipe
 
-RECIPES = {
-    "rt_detr": "transformers/rtdetr-r18",
-    "rt_detr_v2": "transformers/rtdetr-v2-r18",
-    "d_fine": "transformers/dfine-s",
-    "deformable_detr": "transformers/deformable-detr-r50",
-    "rf_detr": "transformers/rfdetr-nano",
-}
-NAMES = ("person", "motorbike", "cat")
 HUB = "someone/tiny-rtdetr"
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-
-
-def write_published(folder: Path, name: str = "rt_detr", **changes: Any) -> Any:
-    """A tiny checkpoint with random weights as transformers writes it; returns its network."""
-    of = ARCHITECTURES[name]
-    config = getattr(transformers, of.config)(**HOSTS[name] | changes, id2label=dict(enumerate(NAMES)))
-    if hasattr(config, "tie_word_embeddings"):  # published ones have heads of their own in each layer
-        config.tie_word_embeddings = of.masked
-    model = getattr(transformers, of.model)(config)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        for copy in of.copies:  # the library looks at the decoder's
-            getattr(model, copy).load_state_dict(getattr(model.model.decoder, copy).state_dict())
-    model.save_pretrained(folder)
-    transformers.RTDetrImageProcessor().save_pretrained(folder)
-    return model.eval()
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -25,6 +25,7 @@ from alignrank.detectors import (
     yolo,
 )
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+from alignrank.plug.published import Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,14 @@ class Detector:
     """How to make one architecture. `model` and `postprocess` are enough for prediction and export.
 
     published: of another library's models, where the configuration's `model.pretrained` asks for a whole detector:
-    (configuration, `section.field` overrides that it was made with) -> the same as that detector is, and its classes.
+    (configuration, `section.field` overrides that it was made with) -> what the files of that detector say.
     """
 
     config: type[Config]
     model: Callable[[Any], Any]
     criterion: Callable[[Any], Criterion]
     postprocess: Callable[[Any], Postprocess]
-    published: Callable[[Any, Mapping[str, Any]], tuple[Any, tuple[str, ...]]] | None = None
+    published: Callable[[Any, Mapping[str, Any]], Published] | None = None
 
     def build(self, config: Any) -> Built:
         """Network, criterion and postprocess."""

@@ -6,7 +6,6 @@ authors' own code does; a single process has the library's figures.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,8 +40,9 @@ class TransformersCriterion:
     def __init__(self, config: TransformersConfig) -> None:
         architecture = config.model.architecture
         self.loss = library_loss(architecture)
-        self.config = library_config(architecture, config.model.config, config.num_classes)
-        self.last_layer = copy.deepcopy(self.config)
+        self.config = library_config(architecture, config.model.config, config.num_channels)
+        self.channels = None if config.channels is None else torch.tensor(config.channels)
+        self.last_layer = library_config(architecture, config.model.config, config.num_classes)
         self.last_layer.auxiliary_loss = False
         self.grouped = hasattr(self.config, "group_detr")
         if self.grouped:
@@ -53,8 +53,9 @@ class TransformersCriterion:
     ) -> LossTerms:
         assert predictions.sizes is not None
         with outside_autocast(predictions.boxes):
-            labels = labels_of(targets, predictions.sizes.to(predictions.boxes))
             trained = predictions.raw is not None
+            channels = self.channels if trained else None
+            labels = labels_of(targets, predictions.sizes.to(predictions.boxes), channels)
             arguments = dict(predictions.raw) if trained else self._of_evaluation(predictions)
             config = self.config if trained else self.last_layer
             try:

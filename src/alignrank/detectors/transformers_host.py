@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import xyxy_to_cxcywh
@@ -24,10 +24,10 @@ from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.detr import content, in_pixels
 from alignrank.errors import InputError
 from alignrank.plug import published, transformers_models
+from alignrank.plug.published import Published
 from alignrank.plug.transformers_models import ARCHITECTURES
+from alignrank.plug.transformers_pixels import MEAN, STD, sections_of
 from alignrank.terminal.progress import say
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class HostConfig(Config):
@@ -45,6 +45,8 @@ class HostConfig(Config):
     """Of a timm backbone in a detector that is random otherwise, a .safetensors file."""
     keep_classes: bool = True
     """Published class heads are kept where there are as many classes; a run sets it by the names of the classes."""
+    unnamed: list[int] = Field(default_factory=list)
+    """Channels of published class heads that are no class, as COCO's numbers have gaps; set from the checkpoint."""
 
 
 class TransformersConfig(Config):
@@ -55,11 +57,27 @@ class TransformersConfig(Config):
     model: HostConfig = HostConfig()
     """The library's detector."""
 
+    @model_validator(mode="after")
+    def _channels_exist(self) -> Self:
+        unnamed = self.model.unnamed
+        if unnamed != sorted(set(unnamed)) or not set(unnamed) <= set(range(self.num_channels)):
+            raise ValueError(f"model.unnamed: must be some of the channels 0 to {self.num_channels - 1}, in order")
+        return self
 
-def of_published(
-    config: TransformersConfig, overrides: Mapping[str, Any]
-) -> tuple[TransformersConfig, tuple[str, ...]]:
-    """The same as the checkpoint that it asks for, and the names of that one's classes.
+    @property
+    def num_channels(self) -> int:
+        """Of the library's class heads."""
+        return self.num_classes + len(self.model.unnamed)
+
+    @property
+    def channels(self) -> list[int] | None:
+        """Those of the classes, None where that is all of them."""
+        unnamed = set(self.model.unnamed)
+        return [channel for channel in range(self.num_channels) if channel not in unnamed] if unnamed else None
+
+
+def of_published(config: TransformersConfig, overrides: Mapping[str, Any]) -> Published:
+    """What the files of the checkpoint say that it asks for.
 
     overrides: `section.field` that somebody has set; those of `model.config` win over the checkpoint. Raises InputError
     where the checkpoint cannot be had, and for one of another architecture.
@@ -67,12 +85,16 @@ def of_published(
     part = config.model
     settings = published.settings_of(part.pretrained, part.hub)
     where = published.named(part.pretrained, part.hub)
-    found, classes = transformers_models.adopted(part.architecture, settings, where)
+    found, channels = transformers_models.adopted(part.architecture, settings, where)
     wanted = {key: value for key, value in overrides.items() if key.startswith("model.config")}
     values = apply_overrides({"model": {"config": found}}, wanted, where="model.config")["model"]["config"]
-    if transformers_models.same_network(part.architecture, values, part.config):
-        return config, classes
-    return config.model_copy(update={"model": part.model_copy(update={"config": values})}), classes
+    if not transformers_models.same_network(part.architecture, values, part.config):
+        config = config.model_copy(update={"model": part.model_copy(update={"config": values})})
+    stride = _stride(part.architecture, transformers_models.library_config(part.architecture, values, len(channels)))
+    processor = published.processor_of(part.pretrained, part.hub)
+    if processor is None:
+        return Published(config, channels)
+    return Published(config, channels, sections_of(part.architecture, processor, stride, where))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +116,20 @@ class TransformersHost(nn.Module):
     backbone_name = "host.model.backbone"
     mean: Tensor
     std: Tensor
+    channels: Tensor | None
 
     def __init__(self, config: TransformersConfig) -> None:
         super().__init__()
         part = config.model
         about = ARCHITECTURES[part.architecture]
-        settings = transformers_models.library_config(part.architecture, part.config, config.num_classes)
+        settings = transformers_models.library_config(part.architecture, part.config, config.num_channels)
         self.masked, self.normalised = about.masked, about.normalised
         self.runs_without_numbers = not about.masked  # what is masked is counted
         self.num_queries: int = settings.num_queries
         self.host: Any = transformers_models.library_model(part.architecture, settings)
-        self.stride = _stride(settings)
+        self.stride = _stride(part.architecture, settings)
+        channels = None if config.channels is None else torch.tensor(config.channels)
+        self.register_buffer("channels", channels, persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         if part.pretrained:
@@ -123,15 +148,19 @@ class TransformersHost(nn.Module):
         if not self.training:
             with transformers_models.traceable(self.host):
                 said = self.host(**inputs)
-            return in_pixels(said.logits, said.pred_boxes, shares)
+            return in_pixels(self._of_classes(said.logits), said.pred_boxes, shares)
         targets = [Targets.empty()] * len(images) if denoising is None else denoising.targets
         with _drawn(denoising, images.device), transformers_models.traceable(self.host):
-            raw = self.host(**inputs, labels=labels_of(targets, shares)).loss
+            raw = self.host(**inputs, labels=labels_of(targets, shares, self.channels)).loss
         raw["logits"] = self._touched(raw["logits"])
         chosen = self._last_queries(raw)
-        predictions = in_pixels(raw["logits"][:, chosen], raw["pred_boxes"][:, chosen], shares)
+        logits = self._of_classes(raw["logits"][:, chosen])
+        predictions = in_pixels(logits, raw["pred_boxes"][:, chosen], shares)
         predictions.raw = raw
         return predictions
+
+    def _of_classes(self, logits: Tensor) -> Tensor:
+        return logits if self.channels is None else logits.index_select(-1, self.channels)
 
     def _inputs(self, images: Tensor, sizes: Tensor | None) -> dict[str, Tensor]:
         x = (images - self.mean) / self.std if self.normalised else images
@@ -158,7 +187,7 @@ class TransformersHost(nn.Module):
         folder = published.folder_of(part.pretrained, part.hub)
         weights = transformers_models.published_weights(part.architecture, folder)
         own = self.host.state_dict()
-        of_classes = _of_classes(config, own)
+        of_classes = _class_tensors(config, own)
         kept = {
             name: weights[name]
             for name, tensor in own.items()
@@ -174,8 +203,11 @@ class TransformersHost(nn.Module):
         now = self.host.state_dict()
         if changed := [name for name, tensor in kept.items() if not torch.equal(now[name], tensor)]:
             raise InputError(f"model.pretrained: {folder}: {changed[0]} differs between layers that share it")
+        where = published.named(part.pretrained, part.hub)
+        if part.unnamed:
+            say(f"{where}: {len(part.unnamed)} of its {config.num_channels} channels are no class, and never detected")
         if left:
-            say(f"{published.named(part.pretrained, part.hub)}: of other classes; not kept: {', '.join(left[:6])}"
+            say(f"{where}: of other classes; not kept: {', '.join(left[:6])}"
                 f"{f' and {len(left) - 6} more' if len(left) > 6 else ''}")  # fmt: skip
 
     def _load_backbone(self, path: str) -> None:
@@ -185,29 +217,39 @@ class TransformersHost(nn.Module):
         load_weights(getattr(body, "_backbone", body), "its backbone", Path(path))
 
 
-def _of_classes(config: TransformersConfig, own: Mapping[str, Tensor]) -> set[str]:
+def _class_tensors(config: TransformersConfig, own: Mapping[str, Tensor]) -> set[str]:
     """Names of the tensors whose shapes are of the number of classes."""
     part = config.model
-    settings = transformers_models.library_config(part.architecture, part.config, config.num_classes + 1)
+    settings = transformers_models.library_config(part.architecture, part.config, config.num_channels + 1)
     with torch.device("meta"):
         other = transformers_models.library_model(part.architecture, settings).state_dict()
     return {name for name, tensor in own.items() if other[name].shape != tensor.shape}
 
 
-def labels_of(targets: Sequence[Targets], shares: Tensor) -> list[dict[str, Tensor]]:
-    """The truth as the library takes it: boxes (cx,cy,w,h) in shares of `shares` [B,2] (height, width) px."""
+def labels_of(targets: Sequence[Targets], shares: Tensor, channels: Tensor | None = None) -> list[dict[str, Tensor]]:
+    """The truth as the library takes it: boxes (cx,cy,w,h) in shares of `shares` [B,2] (height, width) px; labels are
+    `channels` [C] of class heads, where these have others, too.
+    """
     scales = shares.flip(-1).repeat(1, 2)
     return [
         {
-            "class_labels": target.labels.to(shares.device),
+            "class_labels": _at(channels, target.labels.to(shares.device)),
             "boxes": xyxy_to_cxcywh(target.boxes.to(scale)) / scale,
         }
         for target, scale in zip(targets, scales, strict=True)
     ]
 
 
-def _stride(settings: Any) -> int:
-    """Of which sides must be multiples: windows of patches in a transformer, the coarsest map else."""
+def _at(channels: Tensor | None, labels: Tensor) -> Tensor:
+    return labels if channels is None else channels.to(labels.device)[labels]
+
+
+def _stride(architecture: str, settings: Any) -> int:
+    """Of which sides must be multiples: windows of patches in a transformer, the coarsest map else; 1 where padding is
+    masked, since the library does not pad a picture that is alone, and masked padding is seen at its edge.
+    """
+    if ARCHITECTURES[architecture].masked:
+        return 1
     backbone = settings.backbone_config
     windows = getattr(backbone, "num_windows", None)
     return 32 if windows is None else int(backbone.patch_size) * int(windows)

@@ -1,4 +1,5 @@
-"""Checkpoints that other libraries publish, in the hub's own layout: `config.json` beside safetensors.
+"""Checkpoints that other libraries publish, in the hub's own layout: `config.json` beside safetensors, and how pictures
+are prepared in `preprocessor_config.json`.
 
 From the hub, through its client (cache, resumed downloads, HF_ENDPOINT and HF_HUB_OFFLINE are its own), or from a local
 folder. Pickles are not opened.
@@ -10,16 +11,32 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from alignrank.errors import InputError
 
 HUB = "hub"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
+PROCESSOR = "preprocessor_config.json"
 _OPTION = "model.pretrained"
 _OTHERWISE = "give a local folder with config.json and model.safetensors instead: model.pretrained=FOLDER"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the files of a checkpoint say.
+
+    config: of the detector; channels: what those of its class heads are called, of which some may be no class.
+    sections: `section.field` of a recipe: how pictures are fitted into its input.
+    """
+
+    config: Any
+    channels: tuple[str, ...]
+    sections: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settings_of(pretrained: str, hub: str) -> dict[str, Any]:
@@ -27,7 +44,19 @@ def settings_of(pretrained: str, hub: str) -> dict[str, Any]:
 
     Of the hub's files this one alone is fetched. Raises InputError where it cannot be had, and where it is no mapping.
     """
-    path = _fetched(hub, CONFIG) if pretrained == HUB else _in_folder(Path(pretrained)) / CONFIG
+    return _mapping(_fetched(hub, CONFIG) if pretrained == HUB else _in_folder(Path(pretrained)) / CONFIG)
+
+
+def processor_of(pretrained: str, hub: str) -> dict[str, Any] | None:
+    """What `preprocessor_config.json` says; None where the checkpoint has none. Raises InputError as `settings_of`."""
+    if pretrained == HUB:
+        path = _fetched(hub, PROCESSOR, needed=False)
+        return None if path is None else _mapping(path)
+    path = _in_folder(Path(pretrained)) / PROCESSOR
+    return _mapping(path) if path.is_file() else None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -73,10 +102,18 @@ def _in_folder(folder: Path) -> Path:
     return folder
 
 
-def _fetched(hub: str, file: str) -> Path:
+@overload
+def _fetched(hub: str, file: str, *, needed: Literal[True] = ...) -> Path: ...
+
+
+@overload
+def _fetched(hub: str, file: str, *, needed: Literal[False]) -> Path | None: ...
+
+
+def _fetched(hub: str, file: str, *, needed: bool = True) -> Path | None:
     if not hub:
         raise InputError(f"{_OPTION}=hub: the recipe names no published checkpoint (model.hub is empty); {_OTHERWISE}")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
@@ -84,6 +121,8 @@ def _fetched(hub: str, file: str) -> Path:
     except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+        if not needed and (absent or try_to_load_from_cache(hub, file) is _CACHED_NO_EXIST):
+            return None
         reason = f"there is no {file} in it" if absent else _first_line(error)
         raise InputError(f"{_OPTION}=hub: {hub} could not be fetched{offline}: {reason}; {_OTHERWISE}") from None
 

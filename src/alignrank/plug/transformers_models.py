@@ -63,7 +63,7 @@ def library_config(architecture: str, values: Mapping[str, Any], num_classes: in
 
     Raises InputError naming a field that it does not have, or a value that it does not take.
     """
-    kind = _library_class(architecture, ARCHITECTURES[architecture].config)
+    kind = library_class(architecture, ARCHITECTURES[architecture].config)
     known = _fields(kind)
     for name in values:
         if name not in known:
@@ -72,7 +72,7 @@ def library_config(architecture: str, values: Mapping[str, Any], num_classes: in
 
 
 def adopted(architecture: str, settings: Mapping[str, Any], where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A published `config.json` as fields that differ from the library's defaults, and the names of its classes.
+    """A published `config.json` as fields that differ from the library's defaults, and the names of class channels.
 
     Raises InputError unless it is of a detector of this architecture.
     """
@@ -81,21 +81,25 @@ def adopted(architecture: str, settings: Mapping[str, Any], where: str) -> tuple
     wanted = ARCHITECTURES[architecture].model
     if (models := settings.get("architectures")) and wanted not in models:
         raise InputError(f"model.pretrained: {where} holds a {shown(models[0])}, no {wanted}: it detects no objects")
-    kind = _library_class(architecture, ARCHITECTURES[architecture].config)
+    kind = library_class(architecture, ARCHITECTURES[architecture].config)
     try:
         with quiet():
             config = kind.from_dict(dict(settings))
             values = config.to_diff_dict()
     except Exception as error:  # the library's own checks raise what they like
-        raise InputError(f"model.pretrained: {where}: config.json cannot be used ({_one_line(error)})") from None
-    names = tuple(str(config.id2label[label]) for label in sorted(config.id2label))
+        raise InputError(f"model.pretrained: {where}: config.json cannot be used ({one_line(error)})") from None
+    if sorted(config.id2label) != list(range(config.num_labels)):
+        raise InputError(
+            f"model.pretrained: {where}: config.json: id2label must name the channels 0 to {config.num_labels - 1}"
+        )
+    names = tuple(str(config.id2label[channel]) for channel in range(config.num_labels))
     known = _fields(kind)  # older files have others, which the library has read
     return {name: value for name, value in values.items() if name in known}, names
 
 
 def same_network(architecture: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two mappings of fields make the same configuration of the library."""
-    kind = _library_class(architecture, ARCHITECTURES[architecture].config)
+    kind = library_class(architecture, ARCHITECTURES[architecture].config)
     return bool(_built(kind, first, 1).to_dict() == _built(kind, second, 1).to_dict())
 
 
@@ -110,9 +114,9 @@ def library_model(architecture: str, config: Any) -> Any:
         config.tie_word_embeddings = of.masked and not config.with_box_refine
     try:
         with quiet():
-            model = _library_class(architecture, of.model)(config)
+            model = library_class(architecture, of.model)(config)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-        raise InputError(f"model.config: these options make no {architecture} ({_one_line(error)})") from None
+        raise InputError(f"model.config: these options make no {architecture} ({one_line(error)})") from None
     for name in of.copies:
         delattr(model, name)
     if of.masked and config.with_box_refine:  # the decoder looks at the heads to move its reference points
@@ -135,14 +139,14 @@ def published_weights(architecture: str, folder: Path) -> dict[str, torch.Tensor
 
     Raises InputError where the file cannot be read, or tensors are missing.
     """
-    kind = _library_class(architecture, ARCHITECTURES[architecture].model)
+    kind = library_class(architecture, ARCHITECTURES[architecture].model)
     try:
         with quiet():
             model, found = kind.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:  # of damaged files and of the library's own checks
-        raise InputError(f"model.pretrained: {folder} cannot be loaded ({_one_line(error)})") from None
+        raise InputError(f"model.pretrained: {folder} cannot be loaded ({one_line(error)})") from None
     absent = sorted(found["missing_keys"])
     if absent:
         raise InputError(
@@ -220,7 +224,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _library_class(architecture: str, name: str) -> Any:
+def library_class(architecture: str, name: str) -> Any:
     require("transformers", "transformers")
     transformers = importlib.import_module("transformers")
     try:
@@ -241,8 +245,8 @@ def _built(kind: Any, values: Mapping[str, Any], num_classes: int) -> Any:
         with quiet():
             return kind(**values, num_labels=num_classes)
     except Exception as error:  # the library's own checks raise what they like
-        raise InputError(f"model.config: {kind.model_type}: {_one_line(error)}") from None
+        raise InputError(f"model.config: {kind.model_type}: {one_line(error)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
+from alignrank.plug.published import Published
 from alignrank.weights.checkpoint import Checkpoint
+from alignrank.weights.coco_names import COCO_IDS, COCO_NAMES
 from alignrank.weights.recipe import Recipe, load_recipe
 
 # Names of COCO's classes that Pascal VOC and darknet call otherwise, without spaces.
@@ -19,6 +22,9 @@ OTHER_NAMES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
+# How channels are called that are no class, plain.
+NO_CLASS = ("n/a", "")
+_NUMBERED = re.compile(r"LABEL_\d+")  # the library's own names, where nobody has given others
 
 
 def published(
@@ -29,11 +35,11 @@ def published(
     overrides: those that the recipe was made with. classes: in place of its own; heads are kept where they are the
     same, else they are random. Raises InputError where it cannot be had.
     """
-    found, names = recipe.as_published(overrides or {})
-    if not names:
+    found, said = recipe.as_published(overrides or {})
+    if said is None:
         return None
-    wanted = tuple(classes or names)
-    found = _kept(found.for_classes(len(wanted)), names, wanted)
+    wanted = tuple(classes or class_channels(said.channels)[0])
+    found = _for_classes(found, said, wanted)
     model = DETECTORS[found.detector].model(found.architecture)
     return Checkpoint(model.state_dict(), found.without_pretrained(), wanted, {}, Path(recipe.name))
 
@@ -51,8 +57,24 @@ def published_model(name: str, where: str = "--model") -> Checkpoint:
 
 def for_data(recipe: Recipe, classes: Sequence[str]) -> Recipe:
     """The recipe for a data set's classes: heads of a published detector are kept where its classes are these."""
-    names = recipe.as_published({})[1]
-    return _kept(recipe.for_classes(len(classes)), names, classes)
+    return _for_classes(recipe, recipe.as_published({})[1], classes)
+
+
+def class_channels(channels: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names of the channels of published class heads -> names of the classes, and the channels that are none.
+
+    Those called N/A are none. Where there is a channel for each of COCO's numbers, 0 to 90, the classes are COCO's 80,
+    also where channels have no names, or the gaps have those of classes that COCO has dropped.
+    """
+    if len(channels) == COCO_IDS[-1] + 1:
+        used, numbered = [channels[i] for i in COCO_IDS], all(_NUMBERED.fullmatch(name) for name in channels)
+        if numbered or same_classes(used, COCO_NAMES):
+            gaps = tuple(sorted(set(range(len(channels))) - set(COCO_IDS)))
+            return COCO_NAMES if numbered else tuple(used), gaps
+    unnamed = tuple(i for i, name in enumerate(channels) if _plain(name) in NO_CLASS)
+    if len(unnamed) == len(channels):
+        raise InputError("model.pretrained: config.json: id2label names no class")
+    return tuple(name for i, name in enumerate(channels) if i not in unnamed), unnamed
 
 
 def same_classes(first: Sequence[str], second: Sequence[str]) -> bool:
@@ -65,9 +87,11 @@ def _plain(name: str) -> str:
     return OTHER_NAMES.get(plain, plain)
 
 
-def _kept(recipe: Recipe, names: Sequence[str], classes: Sequence[str]) -> Recipe:
-    if not names or len(names) != len(classes) or same_classes(names, classes):
+def _for_classes(recipe: Recipe, said: Published | None, classes: Sequence[str]) -> Recipe:
+    recipe = recipe.for_classes(len(classes))
+    if said is None:
         return recipe
+    names, unnamed = class_channels(said.channels)
     values = recipe.architecture.model_dump()
-    values["model"]["keep_classes"] = False
+    values["model"] |= {"unnamed": list(unnamed)} if same_classes(names, classes) else {"keep_classes": False}
     return replace(recipe, architecture=type(recipe.architecture).parse(values, where="model.keep_classes"))
