@@ -22,10 +22,13 @@ from safetensors.torch import load_file, save_file
 from tiny_forms import HOSTS
 
 from alignrank import Detector, cli
+from alignrank.contracts import Batch, Frame, Targets
+from alignrank.detectors import predictions_of
 from alignrank.errors import InputError
 from alignrank.plug.transformers_models import ARCHITECTURES
 from alignrank.weights import checkpoint
-from alignrank.weights.published import for_data, published_model, same_classes
+from alignrank.weights.coco_names import COCO_IDS, COCO_NAMES
+from alignrank.weights.published import class_channels, for_data, published_model, same_classes
 from alignrank.weights.recipe import load_recipe
 
 HUB = "someone/tiny-rtdetr"
@@ -79,6 +82,89 @@ def test_classes_are_the_same_however_they_are_written() -> None:
     assert not same_classes(("cat",), ("cat", "dog"))
 
 
+def test_the_input_is_the_checkpoint_s(tmp_path: Path) -> None:
+    """Where its files say how pictures are fitted; what somebody asks for wins."""
+    write_published(tmp_path)
+
+    def read(**wanted: Any) -> Any:
+        return load_recipe("transformers/rtdetr-r18", overrides={"model.pretrained": str(tmp_path), **wanted})
+
+    assert read().train.imgsz == [64, 96]
+    assert read().size_in_use.canvas((300, 200)) == read().size_in_training.canvas((300, 200)) == (64, 96)
+    assert read(**{"train.imgsz": 128}).size_in_use.canvas((300, 200)) == (128, 128)
+    assert Detector("transformers/rtdetr-r18", pretrained=tmp_path).recipe.train.imgsz == [64, 96]
+    assert for_data(read(**{"train.imgsz": 128}), ("a", "b")).train.imgsz == 128
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert read().train.imgsz == 640
+
+
+GAPS = ("N/A", "person", "N/A", "motorbike", "cat")
+
+
+@pytest.mark.parametrize("name", ["deformable_detr", "rf_detr"])
+def test_channels_that_are_no_class(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is detected as one; all else is said as by the library, whose proposals look at all channels."""
+    model = write_published(tmp_path, name, GAPS)
+    capsys.readouterr()
+    detector = Detector(RECIPES[name], pretrained=tmp_path)
+    assert detector.classes == NAMES
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "no class" in line]
+    assert line.endswith(f"{tmp_path}: 2 of its 5 channels are no class, and never detected")
+    images = (IMAGES - detector.model.mean) / detector.model.std
+    with torch.no_grad():
+        said, ours = model(pixel_values=images), detector.model(IMAGES)
+    assert torch.equal(ours.logits, said.logits[..., [1, 3, 4]])
+    assert said.logits[..., [0, 2]].max() > ours.logits.amin()
+    path = tmp_path / "ours.safetensors"
+    checkpoint.save(path, detector.model.state_dict(), recipe=detector.recipe, classes=detector.classes, metrics={})
+    with torch.no_grad():
+        assert torch.equal(checkpoint.load(path).build_model()(IMAGES).logits, ours.logits)
+
+    targets = [Targets(torch.tensor([[8.0, 8.0, 40.0, 50.0]]), torch.tensor([label])) for label in (2, 0)]
+    recipe = load_recipe(RECIPES[name], overrides={"model.pretrained": str(tmp_path)})
+    built = for_data(recipe, ("person", "motorcycle", "cat")).build()
+    terms = built.criterion(predictions_of_training(built, targets), targets)
+    boxes = torch.tensor([[24.0, 29.0, 32.0, 42.0]]) / 64
+    labels = [{"class_labels": torch.tensor([channel]), "boxes": boxes} for channel in (4, 1)]
+    assert terms.total.item() == pytest.approx(model.train()(pixel_values=images, labels=labels).loss.item(), rel=1e-5)
+    evaluated = built.criterion(built.model.eval()(IMAGES), targets, alone=True)
+    assert evaluated.total.isfinite()
+
+    theirs = model.state_dict()
+    heads = {key for key in theirs if "class_embed" in key}
+    for classes in (("a", "b", "c"), ("a", "b", "c", "d", "e")):  # as many as its classes, as its channels
+        own = for_data(recipe, classes).build().model.host.state_dict()
+        assert {
+            key for key in own if own[key].shape != theirs[key].shape or not torch.equal(own[key], theirs[key])
+        } == heads
+    loaded = checkpoint.load(path).recipe
+    assert loaded.architecture.model_dump()["model"]["unnamed"] == [0, 2]
+    assert for_data(loaded, ("a",)).network().channels is None
+
+
+def predictions_of_training(built: Any, targets: list[Targets]) -> Any:
+    batch = Batch(IMAGES, targets, [Frame("", (64, 64)) for _ in targets])
+    return predictions_of(built.model.train(), IMAGES, batch, denoising=torch.Generator().manual_seed(5))
+
+
+def test_which_channels_are_classes() -> None:
+    by_id = dict(zip(COCO_IDS, COCO_NAMES, strict=True))
+    gaps = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+    for numbered in (
+        [by_id.get(i, "N/A") for i in range(91)],
+        [by_id.get(i, "street sign") for i in range(91)],
+        [f"LABEL_{i}" for i in range(91)],
+    ):
+        assert class_channels(numbered) == (COCO_NAMES, gaps)
+    assert class_channels(COCO_NAMES) == (COCO_NAMES, ())
+    others = [f"kind {i}" for i in range(91)]
+    assert class_channels(others) == (tuple(others), ())
+    assert class_channels(["n/a", "cat", "", "dog"]) == (("cat", "dog"), (0, 2))
+    assert class_channels(["LABEL_0", "LABEL_1"]) == (("LABEL_0", "LABEL_1"), ())
+    with pytest.raises(InputError, match="id2label names no class"):
+        class_channels(["N/A", "N/A"])
+
+
 def edited(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -95,9 +181,18 @@ def without_a_tensor(folder: Path) -> None:
     [
         (lambda folder: edited(folder, model_type="d_fine"), "is a 'd_fine', the recipe's architecture is 'rt_detr'"),
         (lambda folder: edited(folder, architectures=["RTDetrModel"]), "holds a 'RTDetrModel', no RTDetrForObjectDet"),
+        (
+            lambda folder: edited(folder, id2label={"1": "a", "2": "b"}),
+            r"config\.json: id2label must name the channels 0 to",
+        ),
         (lambda folder: edited(folder, d_model="wide"), r"config\.json cannot be used \(.*d_model"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config\.json is not readable JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "must hold a mapping, holds a list"),
+        (lambda folder: (folder / "preprocessor_config.json").write_text("{"), r"config\.json is not readable JSON"),
+        (
+            lambda folder: (folder / "preprocessor_config.json").write_text('{"do_normalize": true}'),
+            r"preprocessor_config\.json: do_normalize: rt_detr is used here with False, got True",
+        ),
         (lambda folder: (folder / "config.json").unlink(), r"holds no config\.json"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
@@ -154,11 +249,10 @@ class Hub:
         content = path.read_bytes() if known else b"Entry not found"
         start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted and known else 0
         to.send_response((206 if start else 200) if known else 404)
+        to.send_header("X-Repo-Commit", "0" * 40)
         if known:
             digest = hashlib.sha256(content).hexdigest()
-            of = {"X-Repo-Commit": "0" * 40, "ETag": f'"{digest if name.endswith(".safetensors") else digest[:40]}"'}
-            for header, value in of.items():
-                to.send_header(header, value)
+            to.send_header("ETag", f'"{digest if name.endswith(".safetensors") else digest[:40]}"')
             if start:
                 to.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
@@ -199,13 +293,37 @@ OF_HUB = {"model.hub": HUB}
 def test_the_hub_s_files_are_fetched_once(hub: Hub) -> None:
     detector = Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
     assert detector.classes == NAMES
-    assert {name for _, name, _ in hub.asked} == {"config.json", "model.safetensors"}
+    files = ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert {name for _, name, _ in hub.asked} == set(files)
     fetched = [name for command, name, _ in hub.asked if command == "GET"]
-    assert sorted(fetched) == ["config.json", "model.safetensors"]
+    assert sorted(fetched) == files
     Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
     assert [name for command, name, _ in hub.asked if command == "GET"] == fetched
     hub.close()  # what is there is used where nobody answers
-    assert Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB).classes == NAMES
+    again = Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
+    assert again.classes == NAMES
+    assert again.recipe.train.imgsz == [64, 96]
+
+
+def test_a_hub_without_settings_of_pictures(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's count; also later, where nobody can be asked."""
+    (hub.folder / "preprocessor_config.json").unlink()
+    assert settings_of_pictures() == (640, "stretch", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert settings_of_pictures() == (640, "stretch", True)
+
+
+def settings_of_pictures() -> tuple[Any, ...]:
+    recipe = load_recipe("transformers/rtdetr-r18", overrides={"model.pretrained": "hub", **OF_HUB})
+    return recipe.train.imgsz, recipe.data.fit, recipe.data.antialias
+
+
+def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.close()
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client asks again, later and later
+    with pytest.raises(InputError, match=rf"{HUB} could not be fetched: .*model\.pretrained=FOLDER$") as caught:
+        Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_broken_download_goes_on(hub: Hub) -> None:
