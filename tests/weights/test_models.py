@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,21 @@ def test_a_size_that_is_shown_is_the_one_that_is_counted(name: str) -> None:
     """After a change of a network or a recipe: python -m alignrank.weights.models"""
     shown = next(row for row in model_rows() if row["name"] == name)
     assert {key: shown[key] for key in ("parameters", "flops")} == count(name)
+
+
+def test_hosts_are_listed_with_source_and_licence() -> None:
+    """Nothing is fetched for it, and no library is imported."""
+    rows = {row["name"]: row for row in model_rows() if "/" in row["name"]}
+    assert len(rows) >= 9
+    for name, row in rows.items():
+        assert row["licence"] in ("Apache-2.0", "BSD-3-Clause")
+        if name.startswith("transformers/"):
+            assert row["weights"] == load_recipe(name).to_dict()["model"]["hub"]
+    code = (
+        "import sys; from alignrank.weights.catalog import model_rows; model_rows(); "
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", recipe_names())
