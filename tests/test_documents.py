@@ -31,8 +31,8 @@ DOCUMENTS = [
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-# Examples that train, or that need what a training wrote, are not run.
-NEEDS_TRAINING = re.compile(r"\.train\(|\.load\(|InferenceSession\(")
+# Examples that train, that need what a training wrote, or that fetch weights, are not run.
+NEEDS_TRAINING = re.compile(r"\.train\(|\.load\(|InferenceSession\(|pretrained=\"hub\"")
 
 
 def name(path: Path) -> str:
