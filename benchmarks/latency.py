@@ -71,7 +71,8 @@ def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     name, fusionless, sampleless = f"alignrank-{size}", {"head.fusion": False}, {"head.sampling": "none"}
     variants: dict[str, dict[str, Any]] = {
         "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless,
-        "-dense": {"head.sampling": "dense"},
+        "-dense": {"head.sampling": "dense"}, "-consensus": {"head.consensus_iou": 0.7},
+        "-quality": {"head.quality": 0.5}, "-suppression": {"head.refine": False},
     }  # fmt: skip
     rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}
@@ -221,7 +222,7 @@ def main() -> None:
     ours, size = list(our_rows(options.size)), options.size
     peers = [f"yolo26{size}", f"yolo26{size}-raw", f"yolov8{size}", f"yolov10{size}"]
     wanted = options.rows or ours + peers
-    references = [peers[0], f"alignrank-{size}-base"]
+    references = [peers[0], f"alignrank-{size}-base", f"alignrank-{size}"]
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
     python, versions = peers_python(), {name: version(name) for name in ("alignrank", "torch", "numpy", *EXPORTERS)}

@@ -12,6 +12,8 @@ The protocol, set before the first run:
   processor (bf16 where it has it). Ultralytics' YOLOv8n and YOLO26n: fp32, validated every epoch, theirs count too.
 - `alignrank-n` as it was at the first run, and the one that all choices led to: seeds 0, 1, 2. Single changes: on
   bloodcells and aerialcars, seeds 0, 1. Peers: seeds 0, 1. Seed 0 of every row comes first.
+- Added later, before their own first run, on the same sets and seeds: what can be left out (`no ...`), after two rows
+  of bloodcells; the two losses together, after these alone there.
 - Choices (which changes stay, and their constants) are made on bloodcells alone. Overlaps of consensus are set here: .7
   inside of alignrank, .75 behind NMS.
 - A row has outputs, each evaluated on the same weights. Differences are of one output of one row and one of another, by
@@ -103,6 +105,13 @@ ROWS = {
     "alignrank-n, pairs of both": _changed("loss.rank_scope=both", "loss.align_scope=class"),
     "alignrank-n, consensus loss": _changed("loss.consensus=0.25"),
     "alignrank-n, quality": _changed("head.quality=0.5"),
+    "alignrank-n, consensus and pairs across": _changed(
+        "loss.consensus=0.25", "loss.rank_scope=class", "loss.rank_across=best"
+    ),
+    "alignrank-n, no ranking losses": _changed("loss.align=0", "loss.rank=0"),
+    "alignrank-n, no lists": _changed("loss.align=0"),
+    "alignrank-n, no fusion": _changed("head.fusion=false"),
+    "alignrank-n, no refinement": _changed("head.refine=false"),
 }
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
 COMMON = ["--imgsz", "320", "--batch", "16", "train.val_every=2"]

@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms
 from alignrank.contracts import Built, Predictions, Targets
 from alignrank.detectors.alignrank import STRENGTH_RATE, STRONGEST, AlignRank, Suppression
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+from alignrank.detectors.yolo import columns
 from alignrank.export.onnx import export_onnx
 from alignrank.weights.recipe import Recipe, load_recipe
 
@@ -26,6 +27,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "dense alone": {"head.sampling": "dense", "head.fusion": False},
     "topk": {"head.sampling": "topk"},
     "topk alone": {"head.sampling": "topk", "head.fusion": False},
+    "suppression": {"head.refine": False},
     "quality": {"head.quality": 0.5},
 }
 TARGETS = [
@@ -97,7 +99,7 @@ def test_parts_begin_as_identities(form: str) -> None:
         assert same(whole.model.eval()(pictures()), plain.model.eval()(pictures()))
     ours, theirs = whole.model.train()(pictures()), plain.model.train()(pictures())
     assert same(ours.auxiliary["one_to_many"], theirs.auxiliary["one_to_many"])
-    if whole.model.refinement is None:
+    if whole.model.suppression is None:
         assert same(ours, theirs)
 
 
@@ -214,6 +216,24 @@ def test_a_learned_suppression_is_final_in_evaluation() -> None:
         assert lowered[0, 1, 0].item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_unrefined_scores_are_those_of_the_one_to_many_head() -> None:
+    """The best of them in order, those of duplicates lowered; by how much is all that one-to-one targets teach."""
+    built = tiny({"head.refine": False, "head.candidates": 20})
+    model = stirred(built)
+    with torch.no_grad():
+        found = model(pictures())
+        every = columns(model.head.cls, model._maps(pictures())[0]).transpose(1, 2)
+    best = every.amax(-1).sort(descending=True).values[:, :20]
+    lowered = best - found.logits.amax(-1)
+    assert torch.all((lowered.abs() < 1e-4) | ((lowered - STRONGEST).abs() < 1e-4))
+    assert 0 < (lowered > 1).sum() < 40
+    terms = built.criterion(model.train()(pictures()), TARGETS, progress=1.0)
+    assert not any(name.startswith("quality_") for name in terms.parts)
+    (one_to_one,) = (term for name, term in terms.parts.items() if name.startswith("o2o_"))
+    one_to_one.backward()
+    assert [name for name, value in model.named_parameters() if value.grad is not None] == ["suppression.strength"]
+
+
 def test_suppression_agrees_with_nms() -> None:
     """On 40 sets of 30 random boxes of two classes, where no long chains of overlaps are, the same ones survive."""
     generator = torch.Generator().manual_seed(0)
@@ -230,7 +250,7 @@ def test_suppression_agrees_with_nms() -> None:
 
 
 @pytest.mark.parametrize("nms", [False, True])
-@pytest.mark.parametrize("form", ["none", "dense", "topk"])
+@pytest.mark.parametrize("form", ["none", "dense", "topk", "suppression"])
 def test_deploy_and_export(form: str, nms: bool, tmp_path: Path) -> None:
     """Deployed, a model says the same with fewer parameters; exported, too (export compares, and raises if not)."""
     built = tiny(FORMS[form] | {"postprocess.nms": nms})

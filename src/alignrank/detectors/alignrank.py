@@ -60,7 +60,9 @@ class AlignRankHeadConfig(HeadConfig):
     candidates: int = Field(default=300, ge=1, le=10_000)
     """Best cells that `topk` refines, and that the NMS-free output decodes."""
     duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
-    """Overlap with a better candidate above which a refined one is a duplicate."""
+    """Overlap with a better candidate above which one of `topk` is a duplicate."""
+    refine: bool = True
+    """`topk` looks at its cells again, at sampled places; false: their scores stay, and only duplicates are lowered."""
     consensus_iou: float = Field(default=0.0, ge=0, lt=1)
     """In evaluation, overlap above which refined candidates enter the mean that a kept box becomes; 0: off."""
     quality: float = Field(default=0.0, ge=0, le=4)
@@ -68,8 +70,8 @@ class AlignRankHeadConfig(HeadConfig):
 
     @model_validator(mode="after")
     def _quality_is_of_refined_cells(self) -> AlignRankHeadConfig:
-        if self.quality and self.sampling != "topk":
-            raise ValueError(f"quality multiplies refined scores and needs sampling=topk, not {self.sampling}")
+        if self.quality and not (self.sampling == "topk" and self.refine):
+            raise ValueError("quality multiplies refined scores and needs sampling=topk and refine=true")
         return self
 
 
@@ -187,14 +189,14 @@ class AlignRank(nn.Module):
         self.refinement: Refinement | None = None
         self.suppression: Suppression | None = None
         self.quality: BoxQuality | None = None
-        if head.sampling != "none":
+        if head.sampling == "dense" or (head.sampling == "topk" and head.refine):
             # Refinement looks at the fused maps, which are narrow already.
             sampled = [head.width] * len(channels) if head.fusion and head.sampling == "topk" else channels
             self.sampling = CrossScaleSampling(
                 sampled, width=head.width, points=head.points, groups=head.groups, form=head.sampling
             )
         if head.sampling == "topk":
-            self.refinement = Refinement(head.width, config.num_classes)
+            self.refinement = Refinement(head.width, config.num_classes) if head.refine else None
             self.suppression = Suppression(
                 head.duplicate_iou, consensus=head.consensus_iou, agnostic=config.postprocess.agnostic
             )
@@ -217,7 +219,8 @@ class AlignRank(nn.Module):
             logits, distribution = many.logits.detach(), many.distribution.detach().flatten(2)
             unsuppressed = self._chosen(sampled, logits.transpose(1, 2), distribution.transpose(1, 2)).predictions
             main = self.settle(unsuppressed)
-            main.auxiliary["unsuppressed"] = unsuppressed
+            if self.refinement is not None:
+                main.auxiliary["unsuppressed"] = unsuppressed
         main.auxiliary["one_to_many"] = many
         return main
 

@@ -70,11 +70,11 @@ class YoloCriterion:
         return parts
 
     def _one_to_one(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
-        """Where there are scores before suppression, these are ordered instead."""
+        """Where duplicates of fixed boxes are suppressed, their scores before that are ordered instead."""
         assignment = self._assign(predictions, call.truth, 1)
         parts = self._terms(predictions, assignment, call)
         loss = self.config.loss
-        if loss.rank and call.fade and "unsuppressed" not in predictions.auxiliary:
+        if loss.rank and call.fade and not predictions.fixed_boxes:
             wider = self._assign(predictions, call.truth, self.config.assign.topk)
             parts |= one_to_one_terms(predictions, assignment, wider, loss, fade=call.fade, alone=call.alone)
         return parts
