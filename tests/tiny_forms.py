@@ -33,6 +33,87 @@ _TRANSFORMER: dict[str, Any] = {
     "train.imgsz": 64,
     "train.batch": 4,
 }
+_HYBRID: dict[str, Any] = {
+    "encoder_in_channels": [12, 16, 24],
+    "encoder_hidden_dim": 32,
+    "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 4,
+    "d_model": 32,
+    "decoder_in_channels": [32, 32, 32],
+    "decoder_layers": 2,
+    "decoder_ffn_dim": 32,
+    "decoder_attention_heads": 4,
+    "num_queries": 20,
+    "num_denoising": 4,
+}
+_RESNET = {
+    "model_type": "rt_detr_resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 12, 16, 24],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+# Configurations of transformers, by architecture.
+HOSTS: dict[str, dict[str, Any]] = {
+    "rt_detr": _HYBRID | {"backbone_config": _RESNET},
+    "rt_detr_v2": _HYBRID | {"backbone_config": _RESNET},
+    "d_fine": _HYBRID
+    | {
+        "backbone_config": {
+            "model_type": "hgnet_v2",
+            "hidden_sizes": [8, 12, 16, 24],
+            "stem_channels": [3, 8, 8],
+            "stage_in_channels": [8, 8, 12, 16],
+            "stage_mid_channels": [8, 8, 8, 8],
+            "stage_out_channels": [8, 12, 16, 24],
+            "stage_num_blocks": [1, 1, 1, 1],
+            "stage_numb_of_layers": [1, 1, 1, 1],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        "decoder_n_points": [2, 2, 2],
+        "depth_mult": 0.34,
+    },
+    "deformable_detr": {
+        "backbone_config": {
+            "model_type": "timm_backbone",
+            "backbone": "test_resnet",
+            "features_only": True,
+            "use_pretrained_backbone": False,
+            "out_indices": [2, 3, 4],
+        },
+        "d_model": 64,
+        "encoder_layers": 1,
+        "encoder_ffn_dim": 32,
+        "encoder_attention_heads": 4,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 32,
+        "decoder_attention_heads": 4,
+        "num_queries": 20,
+        "auxiliary_loss": True,
+        "dropout": 0.0,
+    },
+    "rf_detr": {
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2",
+            "hidden_size": 24,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+            "num_windows": 2,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        "d_model": 32,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 32,
+        "decoder_self_attention_heads": 4,
+        "decoder_cross_attention_heads": 4,
+        "num_queries": 10,
+        "group_detr": 2,
+        "dropout": 0.0,
+    },
+}
 _FORMS: dict[str, dict[str, Any]] = {
     "deformable_detr": _TRANSFORMER,
     "dino": _TRANSFORMER | {"denoising.queries": 10},
@@ -48,9 +129,22 @@ FINE = "+fine"
 def tiny_form(name: str) -> dict[str, Any]:
     """Of a recipe; of one with FINE in its neck where the name ends so."""
     recipe = load_recipe(recipe_of(name))
+    if recipe.detector == "transformers":
+        return tiny_host(recipe.architecture.model.architecture)  # type: ignore[attr-defined]
     form = {"model.size": "t"} | _FORMS.get(recipe.detector, {}) | ({"neck.fine": True} if name.endswith(FINE) else {})
     many = getattr(getattr(recipe.architecture, "queries", None), "one_to_many", 0)
     return form | ({"queries.one_to_many": 30} if many else {})
+
+
+def tiny_host(architecture: str) -> dict[str, Any]:
+    """Of a detector of transformers."""
+    return {
+        "model.config": HOSTS[architecture],
+        "model.hub": "",
+        "train.imgsz": 64,
+        "train.batch": 4,
+        "train.freeze": [],
+    }
 
 
 def recipe_of(name: str) -> str:

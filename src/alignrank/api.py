@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from alignrank.arguments import number, place, switch, whole
+from alignrank.class_names import distinct_names
 from alignrank.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -27,25 +28,34 @@ class Detector:
     """A detector by recipe name, new or trained.
 
     `Detector("yolov8-n", classes=["cat", "dog"])` has random weights, for 80 numbered classes where none are named;
-    `Detector.load(path)` has those of a file. Recipe fields are set as `**{"head.dual": True}`. Raises InputError for
-    unknown names and bad files.
+    `Detector("transformers/dfine-n", pretrained="hub")` has published ones with their classes (pretrained: as the
+    recipe's `model.pretrained`); `Detector.load(path)` has those of a file. Recipe fields are set as
+    `**{"head.dual": True}`. Raises InputError for unknown names and bad files.
     """
 
-    def __init__(self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, **overrides: Any) -> None:
+    def __init__(
+        self, model: str = "yolov8-n", *, classes: Sequence[str] | None = None, pretrained: str | Path | None = None,
+        **overrides: Any,
+    ) -> None:  # fmt: skip
         from alignrank.weights.catalog import check_recipe
 
+        if pretrained is not None:
+            overrides |= {"model.pretrained": str(place("pretrained", pretrained))}
         self._name, self._overrides = str(place("model", model)), overrides
         check_recipe(self._name, "Detector")
+        from alignrank.weights.published import published
         from alignrank.weights.recipe import load_recipe
         from alignrank.weights.untrained import NUMBERED_CLASSES
 
-        self._wanted_classes = None if classes is None else _class_names(classes)
+        self._wanted_classes = None if classes is None else distinct_names(classes)
         self.classes: tuple[str, ...] = self._wanted_classes or NUMBERED_CLASSES
         self.recipe: Recipe = load_recipe(
             self._name, num_classes=len(self.classes), overrides=overrides, where="Detector"
         )
         self.weights: Path | None = None
-        self._loaded: Checkpoint | None = None
+        self._loaded: Checkpoint | None = published(self.recipe, overrides, self._wanted_classes)
+        if self._loaded is not None:
+            self.recipe, self.classes = self._loaded.recipe, self._loaded.classes
         self._forget()
 
     @classmethod
@@ -256,16 +266,6 @@ def _plain(option: str, value: Any) -> Any:
     if option == "lr":
         return number(option, value)
     return str(value) if isinstance(value, Path) or (option == "device" and value is not None) else value
-
-
-def _class_names(classes: Sequence[str]) -> tuple[str, ...]:
-    names = () if isinstance(classes, str) else tuple(classes)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"classes: must be a list of names, got {classes!r}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"classes: {twice!r} is given twice")
-    return names
 
 
 def _changes(model: nn.Module) -> int:

@@ -51,3 +51,14 @@ def _parts(text: str, known: set[str]) -> list[str]:
         start, name = next(named, (start + 1, pieces[start].strip()))
         parts += [name] if name else []
     return parts
+
+
+def distinct_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of a detector's classes as somebody gives them. Raises InputError unless they are different names."""
+    names = () if isinstance(classes, str) else tuple(classes)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"classes: must be a list of names, got {classes!r}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"classes: {twice!r} is given twice")
+    return names

@@ -162,7 +162,9 @@ def parse_overrides(items: list[str]) -> dict[str, Any]:
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """A copy of nested `values` with dotted keys set. Raises InputError for a section that does not exist."""
+    """A copy of nested `values` with dotted keys set; `section.field.name` sets one value of a field that is a mapping.
+    Raises InputError for a section that does not exist.
+    """
     result: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for dotted, value in overrides.items():
         section, dot, name = dotted.partition(".")
@@ -170,5 +172,14 @@ def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any], *, 
             raise InputError(f"{where}: {dotted!r} is not section.field")
         if not isinstance(result.setdefault(section, {}), dict):
             raise InputError(f"{where}: {section!r} is not a section")
-        result[section][name] = value
+        result[section] = _with(result[section], name, value)
     return result
+
+
+def _with(values: Mapping[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    """A copy with one value set; a dot in the name leads into a mapping, where there is one."""
+    name, dot, rest = dotted.partition(".")
+    inner = values.get(name)
+    if dot and isinstance(inner, Mapping):
+        return {**values, name: _with(inner, rest, value)}
+    return {**values, dotted: value}

@@ -119,7 +119,8 @@ class Predictions:
     auxiliary: by name, what the model says in training alone, for its criterion to learn from. Names in use:
     `one_to_many` (the output beside a one-to-one one), `unsuppressed` (one-to-many, before the model itself suppressed
     duplicates), `first` (boxes before they were refined); of transformers `layer_0` ... (decoder layers before the
-    last), `proposals` (of the encoder), `denoising` (queries made of noised truth).
+    last), `proposals` (of the encoder), `denoising` (queries made of noised truth);
+    raw: what another library's model hands to its own loss in training, as that loss calls it; None else.
     """
 
     logits: Tensor
@@ -133,6 +134,7 @@ class Predictions:
     sizes: Tensor | None = None
     quality: Tensor | None = None
     auxiliary: dict[str, Predictions] = field(default_factory=dict)
+    raw: Any = None
 
     def scores(self) -> Tensor:
         """What the detections are ranked by: [B,A,C] in 0..1, float32."""

@@ -84,8 +84,9 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     scores = expected.scores()
     assert scores.std() > 0.01, "the weights must make the comparison worth something"
     if isinstance(postprocess, TopK):
-        best = scores.flatten(1).sort(descending=True).values[:, :20]
-        assert [x.shape for x in outputs] == [(2, 20, 4), (2, 20), (2, 20)]
+        count = min(20, scores.shape[1])  # RF-DETR has no more queries than patches of a small picture
+        best = scores.flatten(1).sort(descending=True).values[:, :count]
+        assert [x.shape for x in outputs] == [(2, count, 4), (2, count), (2, count)]
         np.testing.assert_allclose(outputs[1], best, atol=1e-4)
         assert set(outputs[2].flatten()) <= {0, 1, 2}
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,12 +27,27 @@ def test_a_size_that_is_shown_is_the_one_that_is_counted(name: str) -> None:
     assert {key: shown[key] for key in ("parameters", "flops")} == count(name)
 
 
+def test_hosts_are_listed_with_source_and_licence() -> None:
+    """Nothing is fetched for it, and no library is imported."""
+    rows = {row["name"]: row for row in model_rows() if "/" in row["name"]}
+    assert len(rows) >= 9
+    for name, row in rows.items():
+        assert row["licence"] in ("Apache-2.0", "BSD-3-Clause")
+        if name.startswith("transformers/"):
+            assert row["weights"] == load_recipe(name).to_dict()["model"]["hub"]
+    code = (
+        "import sys; from alignrank.weights.catalog import model_rows; model_rows(); "
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_in_full_is_the_same_recipe(name: str, tmp_path: Path) -> None:
-    path = tmp_path / f"{name}.yaml"
+    path = tmp_path / f"{name.rpartition('/')[2]}.yaml"
     path.write_text(explained(name), encoding="utf-8")
     recipe, again = load_recipe(name), load_recipe(str(path))
-    assert again.to_dict() == recipe.to_dict()
+    assert again.to_dict() | {"name": name} == recipe.to_dict()
     sections = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key != "detector"}
     assert set(sections) == set(type(recipe.architecture).model_fields) - {"num_classes"} | {"train", "augment", "data"}
     for section, values in sections.items():

@@ -19,6 +19,7 @@ from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
+    WEIGHTS_HELP,
     Agnostic,
     Consensus,
     Data,
@@ -194,12 +195,18 @@ app.command(epilog=examples("alignrank field --model yolov8-n neck.fine=true pho
 app.command(epilog=examples("alignrank maps --weights runs/yolov8-n photos/ --out maps/"))(maps)
 
 
-@app.command(epilog=examples("alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4"))
+@app.command(
+    epilog=examples(
+        "alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4",
+        "alignrank predict --model transformers/rtdetr-r18 street.jpg",
+    )
+)
 def predict(
     sources: Annotated[
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
     ],
-    weights: Weights,
+    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    model: Annotated[str | None, typer.Option(help="a recipe with published weights, which are fetched")] = None,
     conf: PredictConf = None,
     iou: Iou = None,
     classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,
@@ -219,18 +226,24 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    weights_file(weights)
+    if (weights is None) == (model is None):
+        raise InputError("predict: give --weights FILE, or --model NAME for published weights; one of the two")
+    if weights is not None:
+        weights_file(weights)
+    else:
+        check_recipe(str(model), "--model")
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
     from alignrank.weights.deployed import SelectionOptions
+    from alignrank.weights.published import published_model
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
         rect=rect, batch=batch, keep_images=pictures,
     )  # fmt: skip
     result = predict_to_folder(
-        sources, Path(weights), options, out=out, device=device,
+        sources, Path(weights) if weights is not None else published_model(str(model)), options, out=out, device=device,
         selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
     )  # fmt: skip
     if as_json:

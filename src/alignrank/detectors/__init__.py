@@ -5,7 +5,7 @@ Imports are written out. A criterion is imported when it is asked for: predictio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,33 @@ from torch import Tensor
 
 from alignrank.config import Config
 from alignrank.contracts import Batch, Built, Criterion, Postprocess, Predictions
-from alignrank.detectors import alignrank, deformable_detr, dino, reppoints, retinanet, varifocalnet, yolo
+from alignrank.detectors import (
+    alignrank,
+    deformable_detr,
+    dino,
+    reppoints,
+    retinanet,
+    transformers_host,
+    varifocalnet,
+    yolo,
+)
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
+from alignrank.plug.published import Published
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """How to make one architecture. `model` and `postprocess` are enough for prediction and export."""
+    """How to make one architecture. `model` and `postprocess` are enough for prediction and export.
+
+    published: of another library's models, where the configuration's `model.pretrained` asks for a whole detector:
+    (configuration, `section.field` overrides that it was made with) -> what the files of that detector say.
+    """
 
     config: type[Config]
     model: Callable[[Any], Any]
     criterion: Callable[[Any], Criterion]
     postprocess: Callable[[Any], Postprocess]
+    published: Callable[[Any, Mapping[str, Any]], Published] | None = None
 
     def build(self, config: Any) -> Built:
         """Network, criterion and postprocess."""
@@ -62,6 +77,12 @@ def _set_criterion(config: Any) -> Criterion:
     return SetCriterion(config)
 
 
+def _transformers_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.transformers_criterion import TransformersCriterion
+
+    return TransformersCriterion(config)
+
+
 def _top_k(config: Any) -> Postprocess:
     return TopK()
 
@@ -78,6 +99,13 @@ DETECTORS: dict[str, Detector] = {
     "dino": Detector(dino.DinoConfig, dino.Dino, _set_criterion, _top_k),
     "reppoints": Detector(reppoints.RepPointsConfig, reppoints.RepPoints, _reppoints_criterion, _nms),
     "retinanet": Detector(retinanet.RetinaNetConfig, retinanet.RetinaNet, _retinanet_criterion, _nms),
+    "transformers": Detector(
+        transformers_host.TransformersConfig,
+        transformers_host.TransformersHost,
+        _transformers_criterion,
+        _top_k,
+        transformers_host.of_published,
+    ),
     "varifocalnet": Detector(varifocalnet.VarifocalNetConfig, varifocalnet.VarifocalNet, _varifocalnet_criterion, _nms),
     "yolo": Detector(yolo.YoloConfig, yolo.Yolo, _yolo_criterion, yolo.postprocess),
 }

@@ -33,6 +33,7 @@ from alignrank.terminal.progress import counted, say, steps
 from alignrank.weights import checkpoint
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
+from alignrank.weights.published import same_classes
 from alignrank.weights.recipe import Recipe
 from alignrank.weights.untrained import untrained
 
@@ -92,8 +93,8 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
 
 
 def check_classes(loaded: Checkpoint, split: Split) -> None:
-    """Raises InputError where weights and data do not belong together."""
-    if loaded.classes != split.classes:
+    """Raises InputError where weights and data do not belong together; `sofa` is `couch`."""
+    if not same_classes(loaded.classes, split.classes):
         raise InputError(
             f"{loaded.path}: was made for the classes {', '.join(loaded.classes)[:200]}; "
             f"{split.source} has {', '.join(split.classes)[:200]}"

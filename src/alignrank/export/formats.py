@@ -36,7 +36,9 @@ def export_weights(
     if isinstance(weights, Path):
         weights = of_recipe(str(weights)) if is_recipe(weights) else checkpoint.load(weights)
     detector = deploy(weights, "cpu", selection=selection).resized(imgsz)
-    beside = weights.path.with_suffix(".onnx") if weights.path.is_file() else Path(f"{weights.recipe.name}.onnx")
+    beside = (
+        weights.path.with_suffix(".onnx") if weights.path.is_file() else Path(f"{Path(weights.recipe.name).name}.onnx")
+    )
     return export_onnx(
         detector.network,
         detector.postprocess,

@@ -17,12 +17,13 @@ from alignrank.inference.results import write_results
 from alignrank.inference.sources import Sources
 from alignrank.terminal.progress import say
 from alignrank.terminal.skipped import say_processed
+from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import SelectionOptions, deploy
 
 
 def predict_to_folder(
     sources: Sequence[str],
-    weights: Path,
+    weights: Path | Checkpoint,
     options: PredictOptions,
     *,
     out: str | None = None,

@@ -184,7 +184,7 @@ def _features(name: str, pretrained: str, drop_path: float) -> Any:
     else:
         body = timm.create_model(name, features_only=True, pretrained=False, **options)
         if pretrained:
-            _load(body, name, Path(pretrained))
+            load_weights(body, f"timm:{name}", Path(pretrained))
     swin.take_any_size(body)
     for module in body.modules():
         if isinstance(module, timm.layers.DropPath) and not drop_path:
@@ -226,8 +226,10 @@ def _hub(name: str, options: dict[str, Any]) -> Any:
         ) from None
 
 
-def _load(body: nn.Module, name: str, path: Path) -> None:
-    """Load a classifier's weights; what belongs to the classifier (or to later stages) is left out."""
+def load_weights(body: nn.Module, name: str, path: Path) -> None:
+    """Load a classifier's weights into a network of timm's that gives maps; what belongs to the classifier (or to later
+    stages) is left out. name: in messages. Raises InputError for a file that does not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -249,7 +251,7 @@ def _load(body: nn.Module, name: str, path: Path) -> None:
     wrong = [key for key, value in chosen.items() if value is not None and value.shape != own[key].shape]
     if absent or wrong:
         raise InputError(
-            f"model.pretrained: {path} does not fit timm:{name}: {len(absent)} tensors are missing and "
+            f"model.pretrained: {path} does not fit {name}: {len(absent)} tensors are missing and "
             f"{len(wrong)} have another shape (first: {(absent + wrong)[0]})"
         )
     body.load_state_dict({key: own[key] if value is None else value for key, value in chosen.items()})

@@ -45,7 +45,7 @@ class AveragedWeights(L.Callback):
         assert self.model is not None
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, current = list(self.model.state_dict().values()), list(model.state_dict().values())
+        averaged, current = _distinct(self.model), _distinct(model)
         floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - decay)
         for a, c in zip(averaged, current, strict=True):
@@ -59,3 +59,9 @@ class AveragedWeights(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates = state_dict["updates"]
         self._restored = state_dict["weights"]
+
+
+def _distinct(model: nn.Module) -> list[Tensor]:
+    """The tensors of its state, each once: heads that layers share have several names."""
+    named = model.state_dict(keep_vars=True).values()
+    return [tensor.detach() for tensor in {id(tensor): tensor for tensor in named}.values()]

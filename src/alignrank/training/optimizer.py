@@ -34,17 +34,19 @@ def schedule(settings: TrainConfig, total: int) -> Callable[[int], float]:
 
 
 def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Weights decay; norms and biases do not. A timm backbone learns at `backbone_lr` of the rate, a bias that is not
-    a norm's at `bias_lr` times the rate, and a module with a number `lr_factor` at that part of it.
+    """Weights decay; norms and biases do not. A timm backbone, or what the network calls `backbone_name`, learns at
+    `backbone_lr` of the rate, a bias that is not a norm's at `bias_lr` times the rate, and a module with a number
+    `lr_factor` at that part of it.
     """
     for module in frozen_modules(model, settings.freeze):
         module.requires_grad_(False)
     factors = {name: module.lr_factor for name, module in model.named_modules() if hasattr(module, "lr_factor")}
+    backbone = getattr(model, "backbone_name", "backbone.body")
     norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            factor = settings.backbone_lr if name.startswith("backbone.body") else 1.0
+            factor = settings.backbone_lr if name.startswith(backbone) else 1.0
             owner, _, kind = name.rpartition(".")
             factor *= factors.get(owner, 1.0)
             factor *= settings.bias_lr if kind == "bias" and owner not in norms else 1.0

@@ -40,6 +40,7 @@ from alignrank.training.plan import Plan
 from alignrank.training.state import check_state, last_state
 from alignrank.version import __version__
 from alignrank.weights import checkpoint
+from alignrank.weights.published import for_data
 from alignrank.weights.recipe import Recipe
 
 
@@ -101,8 +102,11 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
         train_split, val_split = _splits(source, options.val)
     device = choose_device(options.device)
     choose_precision(recipe.train.precision, device)
+    classes = train_split.classes
+    # A state holds all weights: what a run began with may be gone when it goes on.
+    sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
     return Plan(
-        recipe=with_batch(recipe.for_classes(len(train_split.classes)), device),
+        recipe=with_batch(sized, device),
         train=train_split,
         val=val_split,
         out=out,

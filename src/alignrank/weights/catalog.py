@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,21 @@ from alignrank.errors import InputError, nearest
 
 # {name: {parameters, flops}}, written by `python -m alignrank.weights.models`.
 SIZES = "sizes.json"
+# {name: {weights, licence}} of recipes for other libraries' models: where their published weights come from.
+HOSTS = "hosts.json"
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    return sorted(f.name.removesuffix(".yaml") for f in recipe_folder().iterdir() if f.name.endswith(".yaml"))
+    """Names of the recipes that ship with the package; those of other libraries' models are LIBRARY/NAME."""
+    return sorted(_names(recipe_folder(), ""))
+
+
+def _names(folder: Any, prefix: str) -> Iterator[str]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _names(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml")
 
 
 def check_recipe(name: str, where: str) -> None:
@@ -31,7 +42,7 @@ def is_recipe_file(name: str) -> bool:
 
 def is_recipe(path: Path) -> bool:
     """Whether it is a recipe that is named where weights are wanted."""
-    return (str(path) in recipe_names() and not path.exists()) or is_recipe_file(str(path))
+    return (path.as_posix() in recipe_names() and not path.exists()) or is_recipe_file(str(path))
 
 
 def recipe_folder() -> Any:
@@ -49,9 +60,12 @@ def weights_file(path: str | Path) -> Path:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """One dictionary a recipe: {name, parameters, flops, licence of the weights}."""
-    sizes = json.loads((recipe_folder() / SIZES).read_text(encoding="utf-8"))
-    return [{"name": name, **sizes[name], "weights": "none ship"} for name in recipe_names()]
+    """One dictionary a recipe: {name, parameters, flops, weights, licence}. weights: where published ones come from;
+    licence: theirs. Nothing is fetched, and no library imported.
+    """
+    sizes, hosts = (json.loads((recipe_folder() / name).read_text(encoding="utf-8")) for name in (SIZES, HOSTS))
+    none = {"weights": "none ship", "licence": None}
+    return [{"name": name, **sizes[name], **hosts.get(name, none)} for name in recipe_names()]
 
 
 def say_table(rows: list[dict[str, Any]]) -> None:
@@ -62,5 +76,6 @@ def say_table(rows: list[dict[str, Any]]) -> None:
 
     table = Table("model", "parameters, M", "GFLOPs at 640", "pretrained weights")
     for row in rows:
-        table.add_row(row["name"], f"{row['parameters'] / 1e6:.2f}", f"{row['flops'] / 1e9:.1f}", row["weights"])
+        weights = f"{row['weights']} ({row['licence']})" if row["licence"] else row["weights"]
+        table.add_row(row["name"], f"{row['parameters'] / 1e6:.2f}", f"{row['flops'] / 1e9:.1f}", weights)
     console.print(table)

@@ -117,7 +117,7 @@ def save(
     path: Path, weights: Mapping[str, Tensor], *, recipe: Recipe, classes: Sequence[str], metrics: Mapping[str, Any]
 ) -> None:
     """Write beside and rename, so that `path` is always whole."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     metadata = {
         VERSION_KEY: str(FORMAT),
         _OLD_VERSION_KEY: str(FORMAT),
@@ -130,6 +130,17 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_file(tensors, beside, metadata=metadata)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same without shared memory, which the format has no word for: layers may share their heads."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def load(path: str | Path) -> Checkpoint:

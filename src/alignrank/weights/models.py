@@ -25,7 +25,11 @@ def count(name: str, num_classes: int = 80) -> dict[str, int]:
     FLOPs are two per multiply-add of convolutions and linear layers, the way the YOLO papers count: norms, activations
     and products inside attention are left out.
     """
-    model = deployed(load_recipe(name, num_classes=num_classes).meta_network().eval())
+    recipe = load_recipe(name, num_classes=num_classes)
+    network = recipe.meta_network()
+    if not getattr(network, "runs_without_numbers", True):
+        network = recipe.network()
+    model = deployed(network.eval())
     return {"parameters": num_parameters(model), "flops": 2 * multiply_adds(model, (COUNTED_SIDE, COUNTED_SIDE))}
 
 

@@ -15,6 +15,7 @@ from alignrank.contracts import Built
 from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError, nearest
 from alignrank.input_size import InputSize
+from alignrank.plug.published import Published
 from alignrank.weights.catalog import check_recipe, is_recipe_file, recipe_folder
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
@@ -60,15 +61,34 @@ class Recipe:
         return cls(name, detector, architecture, train, augment, data)
 
     def for_classes(self, num_classes: int) -> Recipe:
-        """The same recipe for another number of classes."""
+        """The same recipe for another number of classes; channels beside those of a published checkpoint are gone."""
         values = self.architecture.model_dump() | {"num_classes": num_classes}
+        if num_classes != getattr(self.architecture, "num_classes", None) and "unnamed" in values.get("model", {}):
+            values["model"] |= {"unnamed": []}
         return replace(self, architecture=type(self.architecture).parse(values, where="num_classes"))
 
+    def as_published(self, overrides: Mapping[str, Any]) -> tuple[Recipe, Published | None]:
+        """Where `model.pretrained` asks for a whole detector of another library: the recipe with that one's
+        architecture and input, but for what `overrides` say, and what its files say. Else the recipe, and None.
+        """
+        published = DETECTORS[self.detector].published
+        architecture: Any = self.architecture
+        if published is None or not architecture.model.pretrained:
+            return self, None
+        found = published(architecture, overrides)
+        said = {option: value for option, value in found.sections.items() if option not in overrides}
+        sections = {"train": self.train.model_dump(), "data": self.data.model_dump()}
+        sections = apply_overrides(sections, said, where="model.pretrained")
+        train = TrainConfig.parse(sections["train"], where="model.pretrained: train")
+        data = DataConfig.parse(sections["data"], where="model.pretrained: data")
+        return replace(self, architecture=found.config, train=train, data=data), found
+
     def without_pretrained(self) -> Recipe:
-        """The recipe that does not ask for backbone weights: where a checkpoint brings them."""
+        """The recipe that does not ask for published weights, of a backbone or all: where a checkpoint brings them."""
         values = self.to_dict()
-        if values.get("model", {}).get("pretrained"):
-            values["model"] |= {"pretrained": ""}
+        for field in ("pretrained", "backbone_weights"):
+            if values.get("model", {}).get(field):
+                values["model"] |= {field: ""}
         return Recipe.parse(values, where=self.name)
 
     @property
@@ -106,7 +126,9 @@ def load_recipe(
         with resources.as_file(recipe_folder() / f"{name}.yaml") as path:
             values = read_yaml(path)
     values = apply_overrides({"train": {}, "augment": {}, "data": {}, **values}, overrides or {}, where=where)
-    return Recipe.parse({"name": Path(name).stem, **values, "num_classes": num_classes}, where=where)
+    called = Path(name).stem if is_recipe_file(name) else name
+    recipe = Recipe.parse({"name": called, **values, "num_classes": num_classes}, where=where)
+    return recipe.as_published(overrides or {})[0]
 
 
 def build_detector(name: str, num_classes: int, **overrides: Any) -> Built:

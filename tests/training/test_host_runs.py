@@ -1,0 +1,101 @@
+"""Detectors of transformers in our engine: a run from a published checkpoint, resumed, and in two processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import load_file
+from squares import write_squares
+from tiny_forms import HOSTS, tiny_host
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alignrank.contracts import Predictions, Targets
+from alignrank.training import run
+from alignrank.training.options import read_options
+from alignrank.weights.recipe import load_recipe
+
+RECIPE = "transformers/rtdetr-r18"
+OPTIONS = {"train.precision": "fp32", "train.schedule": "constant", "train.warmup_epochs": 0.0, "train.ema_decay": 0.5}
+
+
+def trained(data: Path, pretrained: Path, out: Path, epochs: int) -> dict[str, Any]:
+    given = {"model": RECIPE, "data": str(data), "epochs": epochs, "imgsz": 64, "batch": 2, "device": "cpu"}
+    return run.train(*read_options(None, given | {"out": str(out)}, OPTIONS | {"model.pretrained": str(pretrained)}))
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the bit, noise of denoising queries included; what it began with may be gone by then."""
+    data = write_squares(tmp_path / "squares", num_train=4, num_val=2)
+    published = tmp_path / "published"
+    names = {0: "person", 1: "cat", 2: "dog"}
+    config = transformers.RTDetrConfig(**HOSTS["rt_detr"], id2label=names)
+    transformers.RTDetrForObjectDetection(config).save_pretrained(published)
+    trained(data, published, tmp_path / "whole", 2)
+    assert "not kept: model.denoising_class_embed.weight" in capsys.readouterr().err
+    folder = tmp_path / "stopped"
+    trained(data, published, folder, 1)
+    shutil.rmtree(published)
+    (folder / "results.json").unlink()
+    about = json.loads((folder / "run.json").read_text())
+    about["recipe"]["train"]["epochs"] = 2
+    (folder / "run.json").write_text(json.dumps(about))
+    run.resume(folder)
+    whole, again = (load_file(path / "last.safetensors") for path in (tmp_path / "whole", folder))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    history = json.loads((folder / "history.json").read_text())
+    assert {"cls", "layers_cls", "proposals_cls", "denoising_cls"} <= {key.rpartition("/")[2] for key in history[-1]}
+
+
+def gradients(images: Tensor, targets: list[Targets], *, parallel: bool) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    built = load_recipe(RECIPE, num_classes=3, overrides=tiny_host("rt_detr")).build()
+    model = built.model.double().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    network = DistributedDataParallel(model) if parallel else model
+    predictions: Predictions = network(images.double())
+    built.criterion(predictions, targets).total.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def scene() -> tuple[Tensor, list[Targets]]:
+    """Images with 0, 1, 2, 3 objects: normalisers differ between the processes."""
+    generator = torch.Generator().manual_seed(3)
+    targets = []
+    for number in range(4):
+        corner = torch.rand(number, 2, generator=generator) * 30
+        boxes = torch.cat([corner, corner + 12 + torch.rand(number, 2, generator=generator) * 20], 1)
+        targets.append(Targets(boxes, torch.arange(number) % 3))
+    return torch.rand(4, 3, 64, 64, generator=generator), targets
+
+
+def _work(rank: int, meeting: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    images, targets = scene()
+    found = gradients(images[rank::2], targets[rank::2], parallel=True)
+    if rank == 0:
+        torch.save(found, Path(folder) / "gradients.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    expected = gradients(*scene(), parallel=False)
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+        )
