@@ -264,7 +264,7 @@ def test_the_one_to_many_output_is_deployed_without_it() -> None:
     assert model.deploy().quality is None
 
 
-@pytest.mark.parametrize("sampling", ["none", "dense"])
-def test_it_needs_refined_scores(sampling: str) -> None:
-    with pytest.raises(InputError, match=rf"head: quality .* sampling=topk, not {sampling}"):
-        load_recipe("alignrank-n", num_classes=3, overrides={"head.quality": 0.5, "head.sampling": sampling})
+@pytest.mark.parametrize("other", [{"head.sampling": "none"}, {"head.sampling": "dense"}, {"head.refine": False}])
+def test_it_needs_refined_scores(other: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"head: quality .* needs sampling=topk and refine=true"):
+        load_recipe("alignrank-n", num_classes=3, overrides={"head.quality": 0.5, **other})

@@ -195,12 +195,10 @@ app.command(epilog=examples("alignrank field --model yolov8-n neck.fine=true pho
 app.command(epilog=examples("alignrank maps --weights runs/yolov8-n photos/ --out maps/"))(maps)
 
 
-@app.command(
-    epilog=examples(
-        "alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4",
-        "alignrank predict --model transformers/rtdetr-r18 street.jpg",
-    )
-)
+@app.command(epilog=examples(
+    "alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4",
+    "alignrank predict --model transformers/rtdetr-r18 street.jpg",
+))  # fmt: skip
 def predict(
     sources: Annotated[
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
