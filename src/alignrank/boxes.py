@@ -110,9 +110,8 @@ def _mutual_intersection(boxes: Tensor) -> tuple[Tensor, Tensor]:
     columns, rows = signed.split(1, -1), signed.mT.split(1, -2)  # [...,n,1] and [...,1,n] of each side
     left, top, right, bottom = (torch.maximum(a, b) for a, b in zip(columns, rows, strict=True))
     # Sides are negative here, and their products positive.
-    return (left + right).clamp(max=0) * (top + bottom).clamp(max=0), (columns[0] + columns[2]) * (
-        columns[1] + columns[3]
-    )
+    intersection = (left + right).clamp(max=0) * (top + bottom).clamp(max=0)
+    return intersection, (columns[0] + columns[2]) * (columns[1] + columns[3])
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:

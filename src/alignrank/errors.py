@@ -29,6 +29,11 @@ def printable(message: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in a sentence of ours; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase for an unknown `name`: the nearest known one, and the whole list if it can be read."""
     name, known = str(name), sorted(known)

@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from finder import run, scene
+from loopback_server import LoopbackServer, QuietHandler
 from PIL import Image
 from video_files import clip, frames_of
 
@@ -46,7 +47,7 @@ def answer(content: bytes, kind: str = "image/png", code: int = 200, **headers: 
     return give
 
 
-class Server:
+class Server(LoopbackServer):
     """Answers by path; requests: what was asked for."""
 
     def __init__(self) -> None:
@@ -55,25 +56,18 @@ class Server:
         self.ended = threading.Event()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 outer.requests.append((self.path, dict(self.headers)))
                 found = outer.answers.get(self.path.partition("?")[0])
                 with suppress(OSError):  # the client may have left
                     (found or answer(b"not here", "text/plain", 404))(self)
 
-            def log_message(self, format: str, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        self.at = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def close(self) -> None:
         self.ended.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().close()
 
 
 @pytest.fixture

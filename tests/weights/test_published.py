@@ -7,15 +7,15 @@ import json
 import re
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
+from loopback_server import LoopbackServer, QuietHandler
 from PIL import Image
 from published_hosts import NAMES, RECIPES, write_published
 from safetensors.torch import load_file, save_file
@@ -211,7 +211,7 @@ def test_what_is_no_such_checkpoint(damage: Any, message: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
-class Hub:
+class Hub(LoopbackServer):
     """Answers HEAD and GET of /REPOSITORY/resolve/REVISION/FILE as the hub does; large files by their SHA-256.
 
     cut: how many bytes of the next answer are sent before the line breaks.
@@ -222,7 +222,7 @@ class Hub:
         self.wrong = False
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def do_HEAD(self) -> None:
@@ -231,13 +231,7 @@ class Hub:
             def do_GET(self) -> None:
                 outer.answer(self, head=False)
 
-            def log_message(self, format: str, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        self.at = f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def answer(self, to: BaseHTTPRequestHandler, *, head: bool) -> None:
         _, resolve, rest = to.path.partition("/resolve/")
@@ -265,10 +259,6 @@ class Hub:
             part = self.cut.pop(name, len(content))
             to.wfile.write(content[start : start + part])
             to.close_connection = part < len(content) - start
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture

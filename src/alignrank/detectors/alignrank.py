@@ -70,9 +70,16 @@ class AlignRankHeadConfig(HeadConfig):
 
     @model_validator(mode="after")
     def _quality_is_of_refined_cells(self) -> AlignRankHeadConfig:
-        if self.quality and not (self.sampling == "topk" and self.refine):
+        if self.quality and self.sampling_form != "topk":
             raise ValueError("quality multiplies refined scores and needs sampling=topk and refine=true")
         return self
+
+    @property
+    def sampling_form(self) -> Literal["dense", "topk"] | None:
+        """How maps are sampled; None where they are not."""
+        if self.sampling == "none" or (self.sampling == "topk" and not self.refine):
+            return None
+        return self.sampling
 
 
 class AlignRankConfig(YoloConfig):
@@ -124,14 +131,16 @@ class AlignRank(nn.Module):
         self.refinement: Refinement | None = None
         self.suppression: Suppression | None = None
         self.quality: BoxQuality | None = None
-        if head.sampling == "dense" or (head.sampling == "topk" and head.refine):
+        form = head.sampling_form
+        if form is not None:
             # Refinement looks at the fused maps, which are narrow already.
-            sampled = [head.width] * len(channels) if head.fusion and head.sampling == "topk" else channels
+            sampled = [head.width] * len(channels) if head.fusion and form == "topk" else channels
             self.sampling = CrossScaleSampling(
-                sampled, width=head.width, points=head.points, groups=head.groups, form=head.sampling
+                sampled, width=head.width, points=head.points, groups=head.groups, form=form
             )
+        if form == "topk":
+            self.refinement = Refinement(head.width, config.num_classes)
         if head.sampling == "topk":
-            self.refinement = Refinement(head.width, config.num_classes) if head.refine else None
             self.suppression = Suppression(
                 head.duplicate_iou, consensus=head.consensus_iou, agnostic=config.postprocess.agnostic
             )

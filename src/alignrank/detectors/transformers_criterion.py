@@ -17,7 +17,7 @@ from torch import Tensor
 from alignrank.boxes import at_least_float32, outside_autocast, xyxy_to_cxcywh
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.transformers_host import TransformersConfig, labels_of
-from alignrank.errors import TrainingError
+from alignrank.errors import TrainingError, first_line
 from alignrank.losses.normalizer import shared_normalizer
 from alignrank.plug.transformers_models import library_config, library_loss
 
@@ -64,7 +64,7 @@ class TransformersCriterion:
                         **_at_least_float32(arguments), labels=labels, device=predictions.boxes.device, config=config
                     )
             except ValueError as error:  # of matching, where boxes are not finite
-                raise TrainingError(f"the loss cannot be computed ({str(error).splitlines()[0]})") from None
+                raise TrainingError(f"the loss cannot be computed ({first_line(error)})") from None
         count = predictions.boxes.new_tensor([sum(len(target.labels) for target in targets)])
         factor = (count.clamp(min=1) / shared_normalizer(count, alone=alone))[0]
         parts = self._parts(terms, factor, trained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignrank.arguments import place, share, switch, whole
 from alignrank.contracts import WantedThresholds
@@ -13,6 +14,9 @@ from alignrank.input_size import ImageSize, check_size, plain_size
 from alignrank.metrics.comparison import REPLICATES
 from alignrank.metrics.inputs import Id
 from alignrank.metrics.ranking import GAP
+
+if TYPE_CHECKING:
+    from alignrank.weights.deployed import SelectionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,9 @@ class ValOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "coco_max_dets", whole("max_dets", self.coco_max_dets, least=1))
         object.__setattr__(self, "batch", whole("batch", self.batch, least=1))
-        for option in ("nms", "agnostic", "tta"):
-            object.__setattr__(self, option, switch(option, getattr(self, option)))
-        if self.consensus is not None:
-            object.__setattr__(self, "consensus", share("consensus", self.consensus))
+        selection = self.selection
+        for option in ("nms", "agnostic", "consensus", "tta"):
+            object.__setattr__(self, option, getattr(selection, option))
         if self.oracle and self.tta:
             raise InputError(f"oracle: {self.oracle!r} is of the image itself, not of its mirror image; leave out tta")
         if self.rect is not None:
@@ -52,6 +55,13 @@ class ValOptions:
         if self.imgsz is not None:
             object.__setattr__(self, "imgsz", plain_size(self.imgsz))
             check_size(self.imgsz)
+
+    @property
+    def selection(self) -> SelectionOptions:
+        """Those that weights are deployed with."""
+        from alignrank.weights.deployed import SelectionOptions  # a diagnosis needs no network
+
+        return SelectionOptions(self.nms, self.agnostic, self.consensus, self.tta)
 
 
 @dataclass(frozen=True, slots=True)

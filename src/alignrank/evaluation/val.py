@@ -32,7 +32,7 @@ from alignrank.report.html import write_html
 from alignrank.terminal.progress import counted, say, steps
 from alignrank.weights import checkpoint
 from alignrank.weights.checkpoint import Checkpoint
-from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
+from alignrank.weights.deployed import Deployed, deploy
 from alignrank.weights.published import same_classes
 from alignrank.weights.recipe import Recipe
 from alignrank.weights.untrained import untrained
@@ -80,14 +80,11 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
     else:
         loaded = weights if isinstance(weights, Checkpoint) else checkpoint.load(weights)
     check_classes(loaded, split)
-    if options.nms:
-        loaded = loaded.with_nms()
     correct = None
     if options.oracle:
-        recipe = loaded.recipe.without_pretrained()
+        recipe = options.selection.of(loaded).recipe.without_pretrained()
         correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
-    selection = SelectionOptions(agnostic=options.agnostic, consensus=options.consensus, tta=options.tta)
-    detector = deploy(loaded, device, selection=selection).resized(options.imgsz, options.rect)
+    detector = deploy(loaded, device, selection=options.selection).resized(options.imgsz, options.rect)
     with batches_of(split, detector, options.batch) as batches:
         return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from alignrank.errors import InputError, nearest
+from alignrank.errors import InputError, first_line, nearest
 from alignrank.nn.csp import PyramidPooling, Scale
 
 STRIDES = (8, 16, 32)
@@ -221,7 +221,7 @@ def _hub(name: str, options: dict[str, Any]) -> Any:
     except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise InputError(
-            f"model.pretrained=hub: weights of timm:{name} could not be fetched{offline}: {_first_line(error)}; "
+            f"model.pretrained=hub: weights of timm:{name} could not be fetched{offline}: {first_line(error)}; "
             "give a file instead: model.pretrained=WEIGHTS.safetensors, or train from random weights: model.pretrained="
         ) from None
 
@@ -255,7 +255,3 @@ def load_weights(body: nn.Module, name: str, path: Path) -> None:
             f"{len(wrong)} have another shape (first: {(absent + wrong)[0]})"
         )
     body.load_state_dict({key: own[key] if value is None else value for key, value in chosen.items()})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from alignrank.errors import InputError
+from alignrank.errors import InputError, first_line
 
 HUB = "hub"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -123,7 +123,7 @@ def _fetched(hub: str, file: str, *, needed: bool = True) -> Path | None:
         absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
         if not needed and (absent or try_to_load_from_cache(hub, file) is _CACHED_NO_EXIST):
             return None
-        reason = f"there is no {file} in it" if absent else _first_line(error)
+        reason = f"there is no {file} in it" if absent else first_line(error)
         raise InputError(f"{_OPTION}=hub: {hub} could not be fetched{offline}: {reason}; {_OTHERWISE}") from None
 
 
@@ -138,7 +138,3 @@ def _check_download(path: Path) -> None:
         raise InputError(
             f"{_OPTION}=hub: {path} is damaged (its checksum does not match); remove {blob} and it is fetched again"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

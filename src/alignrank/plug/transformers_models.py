@@ -37,24 +37,28 @@ class Architecture:
 
     masked: it is told which pixels are padding, and its boxes are shares of the picture; else of the whole input.
     normalised: by ImageNet's mean and standard deviation; else it takes 0..1.
-    copies: modules that hold the heads once more, and that its forward does not look at.
+    copies: modules that hold the heads once more, and that its forward does not look at. processor: that of files which
+    name none, without its `ImageProcessor`.
     """
 
     config: str
     model: str
+    processor: str
     masked: bool = False
     normalised: bool = False
     copies: tuple[str, ...] = ()
 
 
 ARCHITECTURES = {
-    "rt_detr": Architecture("RTDetrConfig", "RTDetrForObjectDetection"),
-    "rt_detr_v2": Architecture("RTDetrV2Config", "RTDetrV2ForObjectDetection", copies=("class_embed", "bbox_embed")),
-    "d_fine": Architecture("DFineConfig", "DFineForObjectDetection", copies=("class_embed", "bbox_embed")),
-    "deformable_detr": Architecture(
-        "DeformableDetrConfig", "DeformableDetrForObjectDetection", masked=True, normalised=True
+    "rt_detr": Architecture("RTDetrConfig", "RTDetrForObjectDetection", "RTDetr"),
+    "rt_detr_v2": Architecture(
+        "RTDetrV2Config", "RTDetrV2ForObjectDetection", "RTDetr", copies=("class_embed", "bbox_embed")
     ),
-    "rf_detr": Architecture("RfDetrConfig", "RfDetrForObjectDetection", normalised=True),
+    "d_fine": Architecture("DFineConfig", "DFineForObjectDetection", "RTDetr", copies=("class_embed", "bbox_embed")),
+    "deformable_detr": Architecture(
+        "DeformableDetrConfig", "DeformableDetrForObjectDetection", "DeformableDetr", masked=True, normalised=True
+    ),
+    "rf_detr": Architecture("RfDetrConfig", "RfDetrForObjectDetection", "RfDetr", normalised=True),
 }
 
 

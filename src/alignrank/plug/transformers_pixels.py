@@ -19,14 +19,6 @@ from alignrank.plug.transformers_models import ARCHITECTURES, library_class, one
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Processors by the first part of their names, and whether they resize with antialias.
 _ANTIALIAS = {"RTDetr": True, "Detr": True, "DeformableDetr": True, "RfDetr": False}
-# What the library takes where a file does not name its processor.
-_OWN = {
-    "rt_detr": "RTDetr",
-    "rt_detr_v2": "RTDetr",
-    "d_fine": "RTDetr",
-    "deformable_detr": "DeformableDetr",
-    "rf_detr": "RfDetr",
-}
 _ENDS = ("Fast", "Pil", "ImageProcessor", "FeatureExtractor")
 _BILINEAR = 2
 
@@ -54,7 +46,7 @@ def sections_of(architecture: str, settings: Mapping[str, Any], stride: int, whe
 def _name(architecture: str, settings: Mapping[str, Any], where: str) -> str:
     said = settings.get("image_processor_type", settings.get("feature_extractor_type"))
     if said is None:
-        return _OWN[architecture]
+        return ARCHITECTURES[architecture].processor
     name = str(said)
     for end in _ENDS:
         name = name.removesuffix(end)

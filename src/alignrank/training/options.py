@@ -12,7 +12,7 @@ from pydantic import Field
 
 from alignrank.config import Config, apply_overrides, read_yaml, shown
 from alignrank.device import choose_device, choose_precision, free_memory
-from alignrank.errors import InputError, nearest
+from alignrank.errors import InputError, first_line, nearest
 from alignrank.training.optimizer import frozen_modules
 from alignrank.weights import checkpoint
 from alignrank.weights.recipe import Recipe, load_recipe
@@ -150,7 +150,7 @@ def _check_network(recipe: Recipe, device: torch.device, where: str) -> None:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     except (ValueError, RuntimeError) as error:  # PyTorch's own, of numbers that do not go together
-        raise InputError(f"{where}: these options make no network ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{where}: these options make no network ({first_line(error)})") from None
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
     if num_bytes > free_memory():
         raise InputError(f"{where}: the network's weights take {num_bytes / 1e9:.0f} GB, more than the free memory")
