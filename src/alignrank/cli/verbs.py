@@ -30,8 +30,8 @@ from alignrank.cli.options import (
     Overrides,
     PredictConf,
     Rect,
+    Runnable,
     ValConf,
-    Weights,
     examples,
     print_json,
     read_batch,
@@ -118,7 +118,7 @@ def train(
 
 @app.command(epilog=examples("alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/"))
 def val(
-    weights: Weights,
+    weights: Runnable,
     data: Data,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     imgsz: Imgsz = None,
@@ -197,7 +197,7 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
     ],
-    weights: Weights,
+    weights: Runnable,
     conf: PredictConf = None,
     iou: Iou = None,
     classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from alignrank.data.loader import Images
@@ -29,6 +30,15 @@ def open_split(data: str, name: str) -> Split:
     if not splits[name].samples:
         raise InputError(f"{splits[name].source}: the {name} split has no usable image")
     return splits[name]
+
+
+def check_classes(path: Path, classes: Sequence[str], split: Split) -> None:
+    """Raises InputError where weights, of `path`, and data do not belong together."""
+    if tuple(classes) != split.classes:
+        raise InputError(
+            f"{path}: was made for the classes {', '.join(classes)[:200]}; "
+            f"{split.source} has {', '.join(split.classes)[:200]}"
+        )
 
 
 def report(splits: Iterable[Split]) -> None:
