@@ -69,8 +69,8 @@ class MaskedNms:
         points = scores.amax(-1).topk(min(self.candidates, scores.shape[1])).indices
         scores = scores.gather(1, points[..., None].expand(-1, -1, classes)).flatten(1)
         best, pairs = scores.topk(min(self.candidates, scores.shape[1]))
-        points = points.gather(1, pairs // classes)
-        return boxes.gather(1, points[..., None].expand(-1, -1, 4)), best, pairs % classes
+        points = points.gather(1, (pairs // classes).long())  # as in `top_k`
+        return boxes.gather(1, points[..., None].expand(-1, -1, 4)), best, (pairs % classes).long()
 
     def _kept(self, overlap: Tensor, together: Tensor) -> Tensor:
         """overlap and together [B,N,N], best first -> [B,N], 1 for those that stay, else 0."""

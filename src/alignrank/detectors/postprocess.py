@@ -37,8 +37,9 @@ def top_k(scores: Tensor, boxes: Tensor, k: int, *, agnostic: bool = False) -> t
     scores = scores.gather(1, points[..., None].expand(-1, -1, num_classes))
     boxes = boxes.gather(1, points[..., None].expand(-1, -1, 4))
     best, index = scores.flatten(1).topk(k)
-    boxes = boxes.gather(1, (index // num_classes)[..., None].expand(-1, -1, 4))
-    return boxes, best, index % num_classes
+    # Whole numbers already; Core ML's converter takes quotients for floats.
+    points, labels = (index // num_classes).long(), (index % num_classes).long()
+    return boxes.gather(1, points[..., None].expand(-1, -1, 4)), best, labels
 
 
 class TopK:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from alignrank.errors import InputError
@@ -21,7 +23,8 @@ def write(subject: Subject, path: Path) -> None:
     require(EXTRA, "litert_torch")
     import litert_torch
 
-    with warnings.catch_warnings():
+    # The converter tells its steps on stdout, which is for results.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         litert_torch.convert(ShippedGraph(subject.graph).eval(), (subject.example[:1],)).export(str(path))
     with zipfile.ZipFile(path, "a") as archive:

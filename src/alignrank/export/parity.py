@@ -66,15 +66,26 @@ class Parity:
     ap: float | None = None
     ap_exported: float | None = None
 
-    def add(self, expected: Selection, actual: Selection, tolerance: Tolerance, limits: Thresholds) -> None:
-        """An image: boxes in pixels of the picture, best first. limits: that both were selected with."""
+    def add(
+        self,
+        expected: Selection,
+        actual: Selection,
+        tolerance: Tolerance,
+        limits: Thresholds,
+        candidates: Selection,
+    ) -> None:
+        """An image: boxes in pixels of the picture, best first. limits: that both were selected with. candidates: what
+        the network's detections were selected from.
+        """
         ours, theirs = _rows(expected), _rows(actual)
         partner, near = _partners(ours, theirs, tolerance)
+        own = _partners(theirs, _rows(candidates), tolerance)[1]
         first = slice(0, TOP)
         self.images += 1
         self.detections += len(ours.scores[first])
-        self.differing += _unexplained(ours, theirs, near, tolerance, limits)
-        self.differing += _unexplained(theirs, ours, _partners(theirs, ours, tolerance)[1], tolerance, limits)
+        missing = ~(near | _tied(ours, theirs, tolerance, limits, own))
+        others = ~(_partners(theirs, ours, tolerance)[1] | own & _tied(theirs, ours, tolerance, limits))
+        self.differing += int(missing[first].sum() + others[first].sum())
         found = partner[first] >= 0
         scores, others = ours.scores[first][found], theirs.scores[partner[first][found]]
         if not len(scores):
@@ -144,17 +155,19 @@ def _partners(ours: _Rows, theirs: _Rows, tolerance: Tolerance) -> tuple[Array, 
     return np.where(alike, best, -1), near
 
 
-def _unexplained(ours: _Rows, theirs: _Rows, near: Array, tolerance: Tolerance, limits: Thresholds) -> int:
-    """How many of our first are not theirs, though no tie explains it: neither at the end of their list, nor with a
-    better or equal one that stands for the same object.
+def _tied(ours: _Rows, theirs: _Rows, tolerance: Tolerance, limits: Thresholds, allowed: Array | None = None) -> Array:
+    """[N] bool, which of ours are not theirs because of a tie: at the end of their list, where that is full, or with
+    one of theirs, of those `allowed`, that is as good and stands for the same object.
     """
     tie = 2 * tolerance.scores
-    first = slice(0, TOP)
-    scores = ours.scores[first]
-    at_end = scores <= (theirs.scores[-1] + tie if len(theirs.scores) >= min(TOP, limits.max_dets) else -np.inf)
-    stands = _overlaps(ours.boxes[first], theirs.boxes) > limits.iou - NEAR
-    stands &= (theirs.scores >= scores[:, None] - tie) & (theirs.labels == ours.labels[first, None])
-    return int((~(near[first] | at_end | stands.any(1))).sum())
+    is_full = len(theirs.scores) >= min(TOP, limits.max_dets)
+    at_end = ours.scores <= (theirs.scores[-1] + tie if is_full else -np.inf)
+    stands = _overlaps(ours.boxes, theirs.boxes) > limits.iou - NEAR
+    stands &= (theirs.scores >= ours.scores[:, None] - tie) & (theirs.labels == ours.labels[:, None])
+    if allowed is not None:
+        stands &= allowed
+    tied: Array = at_end | stands.any(1)
+    return tied
 
 
 def _overlaps(boxes: Array, others: Array) -> Array:

@@ -102,9 +102,9 @@ def compared(detector: Deployed, exported: ExportedFile, split: Split | None, to
     results: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     with steps("comparing the exported file", None):
         for batch in _drawn(exported.size) if split is None else _batches(split, exported.size):
-            ours, theirs = (_detections(of, batch, limits) for of in (detector, exported))
-            for expected, actual, frame in zip(ours, theirs, batch.frames, strict=True):
-                parity.add(expected, actual, tolerance, limits)
+            (ours, candidates), (theirs, _) = (_detections(of, batch, limits) for of in (detector, exported))
+            for expected, actual, among, frame in zip(ours, theirs, candidates, batch.frames, strict=True):
+                parity.add(expected, actual, tolerance, limits, among)
                 if split is not None:
                     for rows, selection in zip(results, (expected, actual), strict=True):
                         rows += _coco_rows(selection, frame.image_id, split)
@@ -113,14 +113,16 @@ def compared(detector: Deployed, exported: ExportedFile, split: Split | None, to
     return parity
 
 
-def _detections(detector: Deployed, batch: Batch, limits: Thresholds) -> list[Selection]:
-    """Boxes in pixels of the pictures."""
+def _detections(detector: Deployed, batch: Batch, limits: Thresholds) -> tuple[list[Selection], list[Selection]]:
+    """Detections of each image, and what they were selected from; boxes in pixels of the pictures."""
     predictions = predictions_of(detector.network, batch.network_input(), batch)
     found = detector.postprocess(predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets)
-    return [
-        Selection(frame.to_original(one.boxes), one.scores, one.labels)
-        for one, frame in zip(found, batch.frames, strict=True)
-    ]
+    among = detector.postprocess.candidates(predictions, conf=limits.conf)
+    moved, moved_among = (
+        [replace(one, boxes=frame.to_original(one.boxes)) for one, frame in zip(some, batch.frames, strict=True)]
+        for some in (found, among)
+    )
+    return moved, moved_among
 
 
 def _coco_rows(selection: Selection, image_id: int, split: Split) -> list[dict[str, Any]]:
