@@ -24,8 +24,12 @@ from alignrank.detectors.rank_detr import RankBias
 from alignrank.errors import InputError
 from alignrank.export import onnx as export
 from alignrank.export.onnx import ExportError, export_onnx
+from alignrank.export.parity import TOLERANCES
+from alignrank.export.runtimes import open_exported
+from alignrank.inference.exported import compared
 from alignrank.input_size import Size
 from alignrank.nn import fine
+from alignrank.weights.deployed import Deployed
 from alignrank.weights.recipe import load_recipe
 
 NAMES = ["cell", "plate", "größe"]
@@ -91,6 +95,11 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
         largest = np.maximum(np.abs(boxes).max(-1, keepdims=True), 1)  # a coordinate is a centre and half of a side
         np.testing.assert_allclose(outputs[0] / largest, boxes / largest, atol=1e-3, rtol=0)
         np.testing.assert_allclose(outputs[1], scores, atol=1e-4)
+    file = open_exported(path)
+    detector = Deployed(model, postprocess, tuple(NAMES), file.size, name, torch.device("cpu"))
+    parity = compared(detector, file, None, TOLERANCES["fp32"])
+    parity.check(TOLERANCES["fp32"], name)
+    assert parity.pairs > 100
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])
