@@ -99,7 +99,7 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     detector = Deployed(model, postprocess, tuple(NAMES), file.size, name, torch.device("cpu"))
     parity = compared(detector, file, None, TOLERANCES["fp32"])
     parity.check(TOLERANCES["fp32"], name)
-    assert parity.pairs > 100
+    assert parity.detections > 100
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])

@@ -27,7 +27,8 @@ ROUNDS = 12
 class MaskedNms:
     """What `NonMaximumSuppression` does, with a fixed overlap, for the best `candidates` (point, class) pairs.
 
-    iou, consensus, agnostic, per_level: as there. level_points: points of each level, for `per_level`.
+    iou, consensus, agnostic, per_level: as there. level_points: points of each level, for `per_level`. stable: of
+    equal scores those of the first points go first, as ONNX has it; PyTorch leaves that open, which is faster.
     """
 
     iou: float
@@ -36,6 +37,7 @@ class MaskedNms:
     per_level: int = 0
     level_points: tuple[int, ...] = ()
     candidates: int = CANDIDATES
+    stable: bool = False
 
     @classmethod
     def of(cls, nms: NonMaximumSuppression, *, iou: float, level_points: tuple[int, ...]) -> MaskedNms:
@@ -60,23 +62,33 @@ class MaskedNms:
             merged = masked_consensus(boxes, scores, overlap * together, self.consensus)
             boxes = torch.where(stays[..., None] > 0, merged, boxes)
             stays = self._kept(mutual_iou(boxes), together * stays[:, None] * stays[:, :, None]) * stays
-        best, order = (scores * stays).topk(min(k, scores.shape[1]))
+        best, order = self._top(scores * stays, k)
         return boxes.gather(1, order[..., None].expand(-1, -1, 4)), best, labels.gather(1, order)
 
     def _best(self, scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The candidates: boxes [B,N,4], scores [B,N] and labels [B,N], best first. Of so many points at most."""
         classes = scores.shape[-1]
-        points = scores.amax(-1).topk(min(self.candidates, scores.shape[1])).indices
+        _, points = self._top(scores.amax(-1), self.candidates)
         scores = scores.gather(1, points[..., None].expand(-1, -1, classes)).flatten(1)
-        best, pairs = scores.topk(min(self.candidates, scores.shape[1]))
+        best, pairs = self._top(scores, self.candidates)
         points = points.gather(1, (pairs // classes).long())  # as in `top_k`
         return boxes.gather(1, points[..., None].expand(-1, -1, 4)), best, (pairs % classes).long()
 
+    def _top(self, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """scores [B,N] -> the best [B,K] and their places, K at most k."""
+        k = min(k, scores.shape[1])
+        if self.stable:
+            best, places = scores.sort(descending=True, stable=True)
+            return best[:, :k], places[:, :k]
+        best, places = scores.topk(k)
+        return best, places
+
     def _kept(self, overlap: Tensor, together: Tensor) -> Tensor:
         """overlap and together [B,N,N], best first -> [B,N], 1 for those that stay, else 0."""
-        # Row: a candidate; column: a better one.
-        better = torch.ones(overlap.shape[-1], overlap.shape[-1], device=overlap.device).tril(-1)
-        hits = (overlap > self.iou).to(together.dtype) * together * better
+        # Row: a candidate; column: a better one. Of truth values, because converters store it: 1 MB, not 4.
+        order = torch.arange(overlap.shape[-1], device=overlap.device)
+        better = order[:, None] > order
+        hits = ((overlap > self.iou) & better).to(together.dtype) * together
         kept = torch.ones_like(hits[..., :1])
         for _ in range(ROUNDS):
             kept = (hits @ kept < 0.5).to(hits.dtype)

@@ -18,7 +18,8 @@ from alignrank.input_size import Fit, InputSize
 @dataclass(frozen=True, slots=True)
 class Described:
     """names by label; recipe: its name; size: of the input, `rect` where the graph takes canvases of any shape; stride;
-    most: rows of an image that it gives at most; level_points: see `metadata.Shapes`; one_image: a batch of one alone.
+    most: rows of an image that it gives at most; level_points: see `metadata.Shapes`; one_image: a batch of one alone;
+    suppresses: NMS is within, of so many candidates that its list can end before that of others.
     """
 
     names: tuple[str, ...]
@@ -28,6 +29,7 @@ class Described:
     most: int
     level_points: tuple[int, ...]
     one_image: bool
+    suppresses: bool
     postprocess: Postprocess
 
 
@@ -55,6 +57,7 @@ def described(about: Mapping[str, str], path: Path) -> Described:
             int(made["outputs"]["boxes"]["shape"][1]),
             tuple((made["nms"] or {}).get("level_points", ())),
             given["batch"] == 1,
+            bool(made.get("suppressed")),
             _postprocess(made),
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, RecursionError) as error:

@@ -34,7 +34,7 @@ class ExportGraph(nn.Module):
     """images [B,3,H,W] float 0..1 -> boxes [B,K,4] px, scores [B,K], labels [B,K], best first, if `nms_free`;
     otherwise boxes [B,A,4] and scores [B,A,C] in 0..1, which still need NMS.
 
-    After them, of a network that chooses among its cells (see `contracts.Choice`), its `choices`.
+    After them its `choices`, of a network that chooses among its cells (see `contracts.Choice`), and of suppression.
     suppression: of a network that needs NMS, within the graph, which is then `nms_free`; rows of score 0 are none.
     dynamic: of any height and width that suit the stride.
     """
@@ -54,6 +54,9 @@ class ExportGraph(nn.Module):
         self.suppression, self.dynamic = suppression, dynamic
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.suppression is not None:
+            raw = self.model(images)
+            return *self.selected(raw), raw.boxes, raw.scores()
         if not self.choices:
             predictions = self.model(images)
             return self.selected(predictions) if self.nms_free else (predictions.boxes, predictions.scores())
@@ -74,8 +77,12 @@ class ExportGraph(nn.Module):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Names of what is compared but not shipped: cells [B,K], and boxes [B,K,4] and logits [B,K,C] of them."""
-        chooses = self.nms_free and self.suppression is None and hasattr(self.model, "choose")
+        """Names of what is compared but not shipped: cells [B,K], and boxes [B,K,4] and logits [B,K,C] of them; of
+        suppression boxes [B,A,4] and scores [B,A,C] before it.
+        """
+        if self.suppression is not None:
+            return "raw_boxes", "raw_scores"
+        chooses = self.nms_free and hasattr(self.model, "choose")
         return ("cells", "chosen_boxes", "chosen_logits") if chooses else ()
 
 

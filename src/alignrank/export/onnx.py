@@ -123,6 +123,9 @@ def check_parity(graph: ExportGraph, content: bytes, *, size: Size) -> None:
                 _compare("boxes", outputs[0], expected[0], _box_tolerance(expected[0]))
                 _compare("scores", outputs[1], expected[1], SCORE_TOLERANCE)
                 continue
+            if graph.suppression is not None:
+                _check_suppressed(graph, outputs, expected)
+                continue
             made_from = _followed(graph, images, *outputs[3:]) if graph.choices else graph.model(images)
             _check_selected(outputs[:3], made_from, graph)
 
@@ -154,19 +157,25 @@ def _scores(logits: Tensor) -> Array:
 
 def _check_selected(outputs: Sequence[Array], predictions: Predictions, graph: ExportGraph) -> None:
     """Equal scores may come in any order: the sorted scores must agree, and every row must be one of the network's
-    (point, class) pairs; of suppression within the graph, one of those that stay.
+    (point, class) pairs.
     """
-    selected = graph.selected(predictions)
-    _compare("scores", -np.sort(-outputs[1]), selected[1].numpy(), SCORE_TOLERANCE)
+    _compare("scores", -np.sort(-outputs[1]), graph.selected(predictions)[1].numpy(), SCORE_TOLERANCE)
     made_from = predictions.boxes.numpy(), predictions.scores().numpy()
-    if graph.suppression is not None:
-        boxes, scores, labels = selected
-        every = torch.zeros(*scores.shape, predictions.logits.shape[-1]).scatter_(
-            2, labels[..., None], scores[..., None]
-        )
-        made_from = boxes.numpy(), every.numpy()
     for boxes, scores, labels, all_boxes, all_scores in zip(*outputs, *made_from, strict=True):
-        is_one = scores > 0 if graph.suppression is not None else np.ones_like(scores, dtype=bool)
+        _check_rows(boxes, scores, labels, all_boxes, all_scores)
+
+
+def _check_suppressed(graph: ExportGraph, outputs: Sequence[Array], expected: Sequence[Array]) -> None:
+    """Before suppression the two agree; what stays is what PyTorch makes of what ONNX Runtime gave to it."""
+    _compare("boxes before NMS", outputs[3], expected[3], _box_tolerance(expected[3]))
+    _compare("scores before NMS", outputs[4], expected[4], SCORE_TOLERANCE)
+    raw_boxes, raw_scores = (torch.from_numpy(output) for output in outputs[3:])
+    assert graph.suppression is not None
+    stay = replace(graph.suppression, stable=True)(raw_scores, raw_boxes, graph.max_dets)
+    _compare("scores", -np.sort(-outputs[1]), stay[1].numpy(), SCORE_TOLERANCE)
+    every = torch.zeros(*stay[1].shape, raw_scores.shape[-1]).scatter_(2, stay[2][..., None], stay[1][..., None])
+    for boxes, scores, labels, all_boxes, all_scores in zip(*outputs[:3], stay[0].numpy(), every.numpy(), strict=True):
+        is_one = scores > 0
         _check_rows(boxes[is_one], scores[is_one], labels[is_one], all_boxes, all_scores)
 
 

@@ -73,9 +73,11 @@ class Parity:
         tolerance: Tolerance,
         limits: Thresholds,
         candidates: Selection,
+        *,
+        ends: bool = False,
     ) -> None:
         """An image: boxes in pixels of the picture, best first. limits: that both were selected with. candidates: what
-        the network's detections were selected from.
+        the network's detections were selected from. ends: the file's list may end sooner, because fewer were.
         """
         ours, theirs = _rows(expected), _rows(actual)
         partner, near = _partners(ours, theirs, tolerance)
@@ -83,9 +85,11 @@ class Parity:
         first = slice(0, TOP)
         self.images += 1
         self.detections += len(ours.scores[first])
-        missing = ~(near | _tied(ours, theirs, tolerance, limits, own))
-        others = ~(_partners(theirs, ours, tolerance)[1] | own & _tied(theirs, ours, tolerance, limits))
-        self.differing += int(missing[first].sum() + others[first].sum())
+        at_end, stands = _ties(ours, theirs, tolerance, limits, ends=ends)
+        missing = ~(near | at_end | (stands & own).any(1))
+        at_end, stands = _ties(theirs, ours, tolerance, limits)
+        more = ~(_partners(theirs, ours, tolerance)[1] | at_end | (stands.any(1) & own))
+        self.differing += int(missing[first].sum() + more[first].sum())
         found = partner[first] >= 0
         scores, others = ours.scores[first][found], theirs.scores[partner[first][found]]
         if not len(scores):
@@ -155,19 +159,18 @@ def _partners(ours: _Rows, theirs: _Rows, tolerance: Tolerance) -> tuple[Array, 
     return np.where(alike, best, -1), near
 
 
-def _tied(ours: _Rows, theirs: _Rows, tolerance: Tolerance, limits: Thresholds, allowed: Array | None = None) -> Array:
-    """[N] bool, which of ours are not theirs because of a tie: at the end of their list, where that is full, or with
-    one of theirs, of those `allowed`, that is as good and stands for the same object.
+def _ties(
+    ours: _Rows, theirs: _Rows, tolerance: Tolerance, limits: Thresholds, *, ends: bool = False
+) -> tuple[Array, Array]:
+    """[N] bool, which of ours are as good as the last of their list, where that is full or `ends`; [N,M] bool, which of
+    theirs are as good and stand for the same object.
     """
-    tie = 2 * tolerance.scores
-    is_full = len(theirs.scores) >= min(TOP, limits.max_dets)
+    tie, count = 2 * tolerance.scores, len(theirs.scores)
+    is_full = count >= min(TOP, limits.max_dets) or (ends and count > 0)
     at_end = ours.scores <= (theirs.scores[-1] + tie if is_full else -np.inf)
     stands = _overlaps(ours.boxes, theirs.boxes) > limits.iou - NEAR
     stands &= (theirs.scores >= ours.scores[:, None] - tie) & (theirs.labels == ours.labels[:, None])
-    if allowed is not None:
-        stands &= allowed
-    tied: Array = at_end | stands.any(1)
-    return tied
+    return at_end, stands
 
 
 def _overlaps(boxes: Array, others: Array) -> Array:

@@ -31,8 +31,8 @@ from alignrank.weights.deployed import Deployed, SelectionOptions, deploy
 # Of the data, spread over the split; and drawn ones where there is none.
 NUM_IMAGES, NUM_DRAWN = 32, 8
 BATCH = 4
-# Score that is looked at: as good as all that count in AP.
-LOWEST = 0.001
+# Of scores: a network that has learned nothing has none above a thousandth, and is compared, too.
+LOWEST = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,9 @@ def in_words(parity: Parity) -> str:
     """One line."""
     ap = "" if parity.ap is None else f"; AP {parity.ap_exported:.4f}, of the weights {parity.ap:.4f}"
     return (
-        f"compared on {parity.images} images: boxes differ by up to {parity.box_difference:.2g} px, scores by up to "
-        f"{parity.score_difference:.2g}; {parity.inversions} of {parity.pairs} pairs change their order{ap}"
+        f"compared {parity.detections} detections on {parity.images} images: boxes differ by up to "
+        f"{parity.box_difference:.2g} px, scores by up to {parity.score_difference:.2g}; {parity.inversions} of "
+        f"{parity.pairs} pairs change their order{ap}"
     )
 
 
@@ -104,7 +105,7 @@ def compared(detector: Deployed, exported: ExportedFile, split: Split | None, to
         for batch in _drawn(exported.size) if split is None else _batches(split, exported.size):
             (ours, candidates), (theirs, _) = (_detections(of, batch, limits) for of in (detector, exported))
             for expected, actual, among, frame in zip(ours, theirs, candidates, batch.frames, strict=True):
-                parity.add(expected, actual, tolerance, limits, among)
+                parity.add(expected, actual, tolerance, limits, among, ends=exported.network.about.suppresses)
                 if split is not None:
                     for rows, selection in zip(results, (expected, actual), strict=True):
                         rows += _coco_rows(selection, frame.image_id, split)
