@@ -41,7 +41,9 @@ RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 
 MAX_LINES, SOFT_LINES, MAX_FUNCTION, MAX_PARAMETERS = 500, 300, 80, 7
 # Files of more than SOFT_LINES lines: why, and since when. An entry that is no longer needed fails.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "api.py": "the public object: a verb is a signature, what it means and one call; 2026-11-28",
+}
 # Functions of more than MAX_PARAMETERS: why, and since when. An entry that is no longer needed fails. The command line
 # and the API, where a user's options come in one by one, are free.
 MANY_PARAMETERS: dict[str, str] = {

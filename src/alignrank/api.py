@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from alignrank.contracts import Detections
     from alignrank.evaluation.diagnose import RankDiagnosis
+    from alignrank.export.runtimes import ExportedFile
     from alignrank.input_size import ImageSize
     from alignrank.metrics import Metrics
     from alignrank.metrics.inputs import Id, Source
@@ -56,21 +57,43 @@ class Detector:
         self._loaded: Checkpoint | None = published(self.recipe, overrides, self._wanted_classes)
         if self._loaded is not None:
             self.recipe, self.classes = self._loaded.recipe, self._loaded.classes
+        self._file: ExportedFile | None = None
         self._forget()
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
-        """A trained detector from a `.safetensors` file or a run's folder."""
+        """A trained detector from a `.safetensors` file or a run's folder; also an exported file, which can `predict`
+        and `val`, and has neither `recipe` nor `model`.
+        """
+        from alignrank.weights import checkpoint
+        from alignrank.weights.catalog import is_exported
+
+        detector, path = cls.__new__(cls), place("weights", path)
+        if is_exported(path):
+            detector._adopt_file(path)
+        else:
+            detector._adopt(checkpoint.load(path))
+        return detector
+
+    def _adopt_file(self, path: Path) -> None:
+        from alignrank.export.runtimes import open_exported
+
+        self._file = open_exported(path)
+        self.classes, self.weights, self._name = self._file.classes, path, self._file.recipe
+        self._overrides, self._wanted_classes, self._loaded = {}, None, None
+        self._forget()
+
+    def _refuse_file(self) -> None:
+        """Raises InputError for what an exported file cannot do."""
         from alignrank.weights import checkpoint
 
-        detector = cls.__new__(cls)
-        detector._adopt(checkpoint.load(place("weights", path)))
-        return detector
+        if self._file is not None:
+            checkpoint.load(self._file.path)
 
     def _adopt(self, loaded: Checkpoint) -> None:
         self.recipe, self.classes, self.weights = loaded.recipe, loaded.classes, loaded.path
         self._name, self._overrides, self._wanted_classes = loaded.recipe.name, {}, None
-        self._loaded = loaded
+        self._loaded, self._file = loaded, None
         self._forget()
 
     def _forget(self) -> None:
@@ -88,6 +111,7 @@ class Detector:
         """
         from alignrank.weights.untrained import random_model
 
+        self._refuse_file()
         if self._model is None:
             self._model = random_model(self.recipe) if self._loaded is None else self._loaded.build_model()
             self._model_as_made = _changes(self._model)
@@ -95,7 +119,7 @@ class Detector:
 
     def __repr__(self) -> str:
         weights = str(self.weights) if self.weights else None
-        return f"Detector({self.recipe.name!r}, classes={list(self.classes)}, weights={weights!r})"
+        return f"Detector({self._name!r}, classes={list(self.classes)}, weights={weights!r})"
 
     def train(self, data: str | Path, **options: Any) -> dict[str, Any]:
         """Train on a data set and keep the best weights.
@@ -149,8 +173,8 @@ class Detector:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
         wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, **options)
-        weights: Checkpoint | Recipe = self._checkpoint()
-        if self._wanted_classes is None and self._is_random():
+        weights: Path | Checkpoint | Recipe = self._file.path if self._file is not None else self._checkpoint()
+        if self._file is None and self._wanted_classes is None and self._is_random():
             weights = self.recipe  # nobody has named classes: those of the data will do
         return val_to_folder(weights, str(place("data", data)), wanted, split=split, out=out, device=device)
 
@@ -221,23 +245,34 @@ class Detector:
 
     def export(
         self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None,
-        nms: bool = False, agnostic: bool = False, consensus: float | None = None,
+        nms: bool = False, dynamic: bool = False, half: bool = False, agnostic: bool = False,
+        consensus: float | None = None, data: str | Path | None = None, split: str = "val", check: bool = True,
     ) -> Path:  # fmt: skip
         """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path.
 
-        Random weights go to RECIPE.onnx in the working folder.
+        Random weights go to RECIPE.SUFFIX in the working folder. format: onnx, openvino, pt2, torchscript, litert,
+        coreml. nms: suppression within the graph; dynamic: an input of any sides; half: weights of 16 bits.
+        data, split: whose images both are compared on, drawn ones where not given; check: False leaves that out.
         """
-        from alignrank.export.formats import export_weights
+        from alignrank.export.options import ExportOptions
+        from alignrank.inference.exported import Samples, export_checked
         from alignrank.weights.deployed import SelectionOptions
 
-        selection = SelectionOptions(nms, agnostic, consensus)
-        return export_weights(self._checkpoint(), format, imgsz=imgsz, out=out, selection=selection)
+        options = ExportOptions(imgsz, nms=nms, dynamic=dynamic, half=half)
+        selection = SelectionOptions(agnostic=agnostic, consensus=consensus)
+        samples = Samples(None if data is None else str(place("data", data)), split, off=not switch("check", check))
+        return export_checked(
+            self._checkpoint(), format, options=options, selection=selection, out=out, samples=samples
+        )
 
     def _ready(self, device: Any, selection: SelectionOptions) -> Deployed:
         """The network on `device`, made anew where the one of the last call is another."""
+        from alignrank.export.runtimes import ready
         from alignrank.weights.deployed import deploy
 
         device = "auto" if device is None else str(device)
+        if self._file is not None:
+            return ready(self._file, device, selection)
         model = self._model if self._loaded is not None else self.model
         wanted = selection, None if model is None else _changes(model)
         moved = device != "auto" and self._deployed is not None and str(self._deployed.device) != device
@@ -249,6 +284,7 @@ class Detector:
         """The present weights, with a warning where they are random."""
         from alignrank.weights.untrained import untrained, warn_of_random_weights
 
+        self._refuse_file()
         if self._loaded is not None:
             return self._loaded if self._model is None else replace(self._loaded, weights=self._model.state_dict())
         if self._is_random():

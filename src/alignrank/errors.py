@@ -24,14 +24,24 @@ class TrainingError(RuntimeError):
     """
 
 
+class ExportError(RuntimeError):
+    """An exported file does not compute what the network does; it is not written, or not kept.
+
+    A fault of ours, of a converter, or of fewer digits than the network can do with; no input is to blame. The command
+    line prints it without a traceback and exits with 1.
+    """
+
+
 def printable(message: str) -> str:
     """The message as one line: names from files can hold line breaks and terminal commands, which are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in a sentence of ours; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The beginning of what an error of a library says, which can be pages, for a sentence of ours; its kind where it
+    says nothing.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()[:200]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

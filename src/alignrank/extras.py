@@ -11,7 +11,12 @@ from typing import Any
 from alignrank.errors import InputError
 
 # Where a package is not named as it is imported.
-PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
+PACKAGES = {
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "litert_torch": "litert-torch",
+    "ai_edge_litert": "ai-edge-litert",
+}
 
 
 def require(extra: str, *modules: str) -> None:

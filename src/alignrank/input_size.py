@@ -53,8 +53,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class InputSize:
-    """longer: px; shorter: px, None where `imgsz` is one number; rect: the canvas has the image's own shape;
-    step: the sides of such a canvas are multiples of it, px.
+    """longer: px; shorter: px, None where `imgsz` is one number; rect: the canvas has the image's own shape, else it is
+    a square or, of a pair (an exported graph's), a landscape into which every image is made to fit; step: the sides of
+    an image's own canvas are multiples of it, px.
     """
 
     longer: int
@@ -108,7 +109,18 @@ class InputSize:
         else:
             factor, whole = self.scale(size), math.floor if self.fit.sides == "floor" else round
             height, width = (whole(length * factor) for length in size)
+        if not self.rect:
+            height, width = self._on_canvas(size, (height, width))
         return max(height, 1), max(width, 1)
+
+    def _on_canvas(self, size: Size, content: Size) -> Size:
+        """`content` of an image of (height, width), or what fits into a landscape where that, of a pair, does not."""
+        most = self.landscape
+        if content[0] <= most[0] and content[1] <= most[1]:
+            return content
+        factor = min(limit / length for limit, length in zip(most, size, strict=True))
+        height, width = (round(length * factor) for length in size)
+        return height, width
 
     def _as_detr(self, size: Size) -> Size:
         least, most = min(size), max(size)

@@ -23,11 +23,15 @@ from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.rank_detr import RankBias
 from alignrank.errors import InputError
 from alignrank.export import onnx as export
-from alignrank.export.formats import export_weights
+from alignrank.export.formats import FORMATS, export_weights
+from alignrank.export.graph import subject_of
 from alignrank.export.onnx import ExportError, export_onnx
+from alignrank.export.parity import TOLERANCES
+from alignrank.export.runtimes import open_exported
+from alignrank.inference.exported import compared
 from alignrank.input_size import Size
 from alignrank.nn import fine
-from alignrank.weights.deployed import SelectionOptions
+from alignrank.weights.deployed import Deployed, SelectionOptions
 from alignrank.weights.recipe import load_recipe
 
 NAMES = ["cell", "plate", "größe"]
@@ -94,6 +98,30 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
         largest = np.maximum(np.abs(boxes).max(-1, keepdims=True), 1)  # a coordinate is a centre and half of a side
         np.testing.assert_allclose(outputs[0] / largest, boxes / largest, atol=1e-3, rtol=0)
         np.testing.assert_allclose(outputs[1], scores, atol=1e-4)
+    file = open_exported(path)
+    detector = Deployed(model, postprocess, tuple(NAMES), file.size, name, torch.device("cpu"))
+    parity = compared(detector, file, None, TOLERANCES["fp32"])
+    parity.check(TOLERANCES["fp32"], name)
+    assert parity.detections > 100
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [("openvino", "alignrank-n"), ("openvino", "rank-h-detr-r50"), ("pt2", "yolov8-n"), ("torchscript", "alignrank-n")],
+)
+def test_other_formats_pass_the_gate(format: str, name: str, tmp_path: Path) -> None:
+    if format == "openvino":
+        pytest.importorskip("openvino")
+    recipe = load_recipe(name, num_classes=3, overrides=tiny_form(name))
+    entry = DETECTORS[recipe.detector]
+    model, postprocess = randomized(entry.model(recipe.architecture)), entry.postprocess(recipe.architecture)
+    path = tmp_path / f"m{FORMATS[format].suffix}"
+    FORMATS[format].module.write(subject_of(model, postprocess, imgsz=SIDE, names=NAMES, recipe=name), path)
+    file = open_exported(path)
+    detector = Deployed(model, postprocess, tuple(NAMES), file.size, name, torch.device("cpu"))
+    parity = compared(detector, file, None, TOLERANCES["fp32"])
+    parity.check(TOLERANCES["fp32"], name)
+    assert parity.detections > 100
 
 
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])

@@ -17,6 +17,8 @@ DATA_HELP, DEVICE_HELP = (
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
 WEIGHTS_HELP = "a .safetensors file or a run's folder"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
+RUNNABLE_HELP = f"{WEIGHTS_HELP}; or an exported file"
+Runnable = Annotated[str, typer.Option(help=RUNNABLE_HELP)]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Agnostic = Annotated[bool, typer.Option("--agnostic", help="one object, one class: suppression across classes")]
 Consensus = Annotated[

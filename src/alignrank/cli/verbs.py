@@ -19,7 +19,7 @@ from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
-    WEIGHTS_HELP,
+    RUNNABLE_HELP,
     Agnostic,
     Consensus,
     Data,
@@ -31,9 +31,9 @@ from alignrank.cli.options import (
     Overrides,
     PredictConf,
     Rect,
+    Runnable,
     Tta,
     ValConf,
-    Weights,
     examples,
     print_json,
     read_batch,
@@ -120,7 +120,7 @@ def train(
 
 @app.command(epilog=examples("alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/"))
 def val(
-    weights: Weights,
+    weights: Runnable,
     data: Data,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     imgsz: Imgsz = None,
@@ -203,7 +203,7 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
     ],
-    weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    weights: Annotated[str | None, typer.Option(help=RUNNABLE_HELP)] = None,
     model: Annotated[str | None, typer.Option(help="a recipe with published weights, which are fetched")] = None,
     conf: PredictConf = None,
     iou: Iou = None,

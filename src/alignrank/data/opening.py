@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from alignrank.data.loader import Images
@@ -13,6 +14,7 @@ from alignrank.errors import InputError, nearest
 from alignrank.input_size import InputSize
 from alignrank.terminal.progress import steps, warn
 from alignrank.terminal.skipped import report_skipped
+from alignrank.weights.published import same_classes
 
 
 def open_split(data: str, name: str) -> Split:
@@ -29,6 +31,15 @@ def open_split(data: str, name: str) -> Split:
     if not splits[name].samples:
         raise InputError(f"{splits[name].source}: the {name} split has no usable image")
     return splits[name]
+
+
+def check_classes(path: Path, classes: Sequence[str], split: Split) -> None:
+    """Raises InputError where weights, of `path`, and data do not belong together; `sofa` is `couch`."""
+    if not same_classes(classes, split.classes):
+        raise InputError(
+            f"{path}: was made for the classes {', '.join(classes)[:200]}; "
+            f"{split.source} has {', '.join(split.classes)[:200]}"
+        )
 
 
 def report(splits: Iterable[Split]) -> None:

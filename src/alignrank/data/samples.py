@@ -103,3 +103,9 @@ class DataSource:
         """The present splits by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in named.items() if split is not None}
+
+
+def spread(split: Split, count: int) -> list[Sample]:
+    """`count` samples from all over the split, or all."""
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int))
+    return [split.samples[i] for i in chosen.tolist()]

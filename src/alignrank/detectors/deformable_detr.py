@@ -82,8 +82,9 @@ class DeformableDetr(Detr):
         groups = Groups(0, (self.num_queries, *more))
         count, width = sum(groups.sorted), self.embedding.shape[1]
         chosen = by_order(boxes, best_cells(logits[..., 0], absent, count)).detach().sigmoid()
-        # The other half of the layer's outputs was the content, before mixed selection.
-        positions = self.position(sine_encoding(chosen, width // 2))[..., :width]
+        # The other half of the layer's outputs was the content, before mixed selection. Not a slice: OpenVINO drops one
+        # that a gather follows, and finds then that shapes do not fit.
+        positions = self.position(sine_encoding(chosen, width // 2)).chunk(2, -1)[0]
         embedded = self.embedding[:count].expand(chosen.shape[0], -1, -1)
         return Queries(embedded, positions, chosen, groups, Sight(groups.sorted))
 

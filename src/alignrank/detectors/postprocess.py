@@ -37,8 +37,9 @@ def top_k(scores: Tensor, boxes: Tensor, k: int, *, agnostic: bool = False) -> t
     scores = scores.gather(1, points[..., None].expand(-1, -1, num_classes))
     boxes = boxes.gather(1, points[..., None].expand(-1, -1, 4))
     best, index = scores.flatten(1).topk(k)
-    boxes = boxes.gather(1, (index // num_classes)[..., None].expand(-1, -1, 4))
-    return boxes, best, index % num_classes
+    # Whole numbers already; Core ML's converter takes quotients for floats.
+    points, labels = (index // num_classes).long(), (index % num_classes).long()
+    return boxes.gather(1, points[..., None].expand(-1, -1, 4)), best, labels
 
 
 class TopK:
@@ -131,10 +132,14 @@ class NonMaximumSuppression:
 
 def best_of_levels(scores: Tensor, strides: Tensor, count: int) -> Tensor:
     """scores [B,A,C], those of all but the `count` best points of each level set to 0. strides [A,1] tell levels."""
+    return best_of_parts(scores, torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist(), count)
+
+
+def best_of_parts(scores: Tensor, sizes: Sequence[int], count: int) -> Tensor:
+    """The same for levels of `sizes` points."""
     best = scores.amax(-1)
     keep = torch.ones_like(best, dtype=torch.bool)
-    sizes = torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist()
-    for points, kept in zip(best.split(sizes, 1), keep.split(sizes, 1), strict=True):
+    for points, kept in zip(best.split(list(sizes), 1), keep.split(list(sizes), 1), strict=True):
         if points.shape[1] > count:
             kept.fill_(False).scatter_(1, points.topk(count, 1).indices, True)
     return scores * keep[..., None]

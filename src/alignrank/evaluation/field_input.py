@@ -17,9 +17,9 @@ from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import letterbox
 from alignrank.data.opening import open_split
+from alignrank.data.samples import spread
 from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
-from alignrank.evaluation.val import spread
 from alignrank.inference.sources import Sources
 from alignrank.input_size import InputSize
 from alignrank.terminal.progress import say, steps

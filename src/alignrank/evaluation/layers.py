@@ -16,14 +16,14 @@ import torch
 
 from alignrank.contracts import Batch, Postprocess
 from alignrank.data.decode import decode
-from alignrank.data.opening import open_split
-from alignrank.data.samples import Sample, Split
+from alignrank.data.opening import check_classes, open_split
+from alignrank.data.samples import Sample, Split, spread
 from alignrank.device import choose_device
 from alignrank.errors import InputError
 from alignrank.evaluation.cost import cost
 from alignrank.evaluation.options import LayerOptions, ValOptions
 from alignrank.evaluation.rank_report import detector_figures
-from alignrank.evaluation.val import SHOWN_CONF, batches_of, check_classes, spread
+from alignrank.evaluation.val import SHOWN_CONF, batches_of
 from alignrank.evaluation.validate import Gathered, limits_of
 from alignrank.folders import new_run_folder
 from alignrank.metrics import CocoInputs, Diagnosis, read_inputs
@@ -84,7 +84,7 @@ def layers_to_folder(
         raise InputError(f"{loaded.path}: {loaded.recipe.name} has no decoder layers; use weights of a transformer")
     with new_run_folder(out, "layers") as folder:
         of_data = open_split(data, split)
-        check_classes(loaded, of_data)
+        check_classes(loaded.path, loaded.classes, of_data)
         with batches_of(of_data, detector, options.batch) as batches:
             gathered = gather_layers(detector.network, detector.postprocess, batches)
         samples = spread(of_data, options.images)

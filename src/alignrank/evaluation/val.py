@@ -15,15 +15,15 @@ import torch
 from alignrank.contracts import Batch
 from alignrank.data.decode import decode
 from alignrank.data.loader import EvaluationSet, evaluation_loader
-from alignrank.data.opening import open_split, opened
-from alignrank.data.samples import Sample, Split
+from alignrank.data.opening import check_classes, open_split, opened
+from alignrank.data.samples import Split, spread
 from alignrank.detectors import DETECTORS
 from alignrank.device import choose_device
-from alignrank.errors import InputError
 from alignrank.evaluation.options import ValOptions
-from alignrank.evaluation.oracle import correction
+from alignrank.evaluation.oracle import Correction, correction
 from alignrank.evaluation.rank_report import report_content
 from alignrank.evaluation.validate import Validation, validate
+from alignrank.export.runtimes import open_exported, refuse_options
 from alignrank.folders import make_folder, new_run_folder
 from alignrank.metrics import Metrics, confusion_matrix, operating_curves
 from alignrank.metrics.inputs import Id
@@ -31,9 +31,9 @@ from alignrank.report import curves, pictures
 from alignrank.report.html import write_html
 from alignrank.terminal.progress import counted, say, steps
 from alignrank.weights import checkpoint
+from alignrank.weights.catalog import is_exported
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import Deployed, deploy
-from alignrank.weights.published import same_classes
 from alignrank.weights.recipe import Recipe
 from alignrank.weights.untrained import untrained
 
@@ -71,31 +71,31 @@ def val_to_folder(
 
 
 def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, *, device: torch.device) -> Validation:
-    """Evaluate weights (of a recipe, random ones), as deployed, on `split`.
+    """Evaluate weights (of a recipe, random ones; also an exported file), as deployed, on `split`.
 
     Raises InputError where the two do not belong together.
     """
+    if isinstance(weights, Path) and is_exported(weights):
+        exported = open_exported(weights, device)
+        refuse_options(weights, options.selection, oracle=options.oracle)
+        check_classes(exported.path, exported.classes, split)
+        return _validated(exported, split, options)
     if isinstance(weights, Recipe):
         loaded = untrained(weights.for_classes(len(split.classes)), split.classes)
     else:
         loaded = weights if isinstance(weights, Checkpoint) else checkpoint.load(weights)
-    check_classes(loaded, split)
+    check_classes(loaded.path, loaded.classes, split)
     correct = None
     if options.oracle:
         recipe = options.selection.of(loaded).recipe.without_pretrained()
         correct = correction(options.oracle, DETECTORS[recipe.detector].criterion(recipe.architecture))
-    detector = deploy(loaded, device, selection=options.selection).resized(options.imgsz, options.rect)
+    return _validated(deploy(loaded, device, selection=options.selection), split, options, correct)
+
+
+def _validated(detector: Deployed, split: Split, options: ValOptions, correct: Correction | None = None) -> Validation:
+    detector = detector.resized(options.imgsz, options.rect)
     with batches_of(split, detector, options.batch) as batches:
         return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)
-
-
-def check_classes(loaded: Checkpoint, split: Split) -> None:
-    """Raises InputError where weights and data do not belong together; `sofa` is `couch`."""
-    if not same_classes(loaded.classes, split.classes):
-        raise InputError(
-            f"{loaded.path}: was made for the classes {', '.join(loaded.classes)[:200]}; "
-            f"{split.source} has {', '.join(split.classes)[:200]}"
-        )
 
 
 @contextmanager
@@ -152,9 +152,3 @@ def _write_comparison(results: list[dict[str, Any]], split: Split, path: Path) -
         captions=[sample.image.name for sample in samples],
         tile=480,
     )
-
-
-def spread(split: Split, count: int) -> list[Sample]:
-    """`count` samples from all over the split, or all."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int))
-    return [split.samples[i] for i in chosen.tolist()]

@@ -1,49 +1,119 @@
-"""`export`: weights in another format."""
+"""`export`: weights in another format. The table of formats; each has a file of its own."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from alignrank.errors import InputError, nearest
-from alignrank.export.onnx import export_onnx
-from alignrank.folders import new_file
-from alignrank.input_size import ImageSize
+from alignrank.export import coreml, litert, onnx, openvino, pt2, torchscript
+from alignrank.export.graph import subject_of
+from alignrank.export.options import PLAIN, ExportOptions
+from alignrank.folders import make_folder, new_file
 from alignrank.weights import checkpoint
 from alignrank.weights.catalog import is_recipe
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import SelectionOptions, deploy
 from alignrank.weights.untrained import of_recipe
 
-FORMATS = ("onnx",)
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """suffix: of its file; beside: suffixes of files that belong to it. extra: what has its packages, "" for none.
+    module: has `write(subject, path)` and `open_file(path)`. options: which of `dynamic` and `half` it has.
+    runs: whether it can be run here, and so compared.
+    """
+
+    name: str
+    suffix: str
+    extra: str
+    module: Any
+    options: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    runs: bool = True
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format("onnx", ".onnx", "export", onnx, ("dynamic", "half")),
+        Format("openvino", ".xml", "openvino", openvino, ("dynamic", "half"), beside=(".bin",)),
+        Format("pt2", ".pt2", "", pt2, ("dynamic",)),
+        Format("torchscript", ".torchscript", "", torchscript),
+        Format("litert", ".tflite", "litert", litert),
+        Format("coreml", ".mlpackage", "coreml", coreml, ("half",), runs=False),
+    )
+}
+
+
+def format_of(name: str, options: ExportOptions) -> Format:
+    """The row of a format. Raises InputError for unknown ones, and for options that it does not have."""
+    if name not in FORMATS:
+        raise InputError(f"format: {name!r} is not supported; {nearest(name, FORMATS)}")
+    row = FORMATS[name]
+    for option in ("dynamic", "half"):
+        if getattr(options, option) and option not in row.options:
+            having = ", ".join(other.name for other in FORMATS.values() if option in other.options)
+            raise InputError(f"{option}: {name} has no such form here ({having} have); leave out --{option}")
+    return row
 
 
 def export_weights(
     weights: Path | Checkpoint,
     format: str,
     *,
-    imgsz: ImageSize | None = None,
-    out: str | Path | None = None,
+    options: ExportOptions = PLAIN,
     selection: SelectionOptions | None = None,
+    out: str | Path | None = None,
+    check: Callable[[Checkpoint, Path], object] = lambda loaded, path: None,
 ) -> Path:
-    """Write weights in another format, beside them or to `out`, after comparing the two. Returns the path.
+    """Write weights in another format, beside them or to `out`. Returns the path.
 
-    weights: also the name of a recipe, for random ones; they go to RECIPE.onnx in the working folder.
+    weights: also the name of a recipe, for random ones; they go to RECIPE.SUFFIX in the working folder.
+    check: is given the weights as exported and the file before that gets its name; nothing is left where it raises.
     """
     if selection is not None and selection.tta:
         raise InputError("tta: is of predict and val; an exported file sees one image")
-    if format not in FORMATS:
-        raise InputError(f"format: {format!r} is not supported; {nearest(format, FORMATS)}")
+    row = format_of(format, options)
     if isinstance(weights, Path):
         weights = of_recipe(str(weights)) if is_recipe(weights) else checkpoint.load(weights)
-    detector = deploy(weights, "cpu", selection=selection).resized(imgsz)
-    beside = (
-        weights.path.with_suffix(".onnx") if weights.path.is_file() else Path(f"{Path(weights.recipe.name).name}.onnx")
-    )
-    return export_onnx(
+    is_file = weights.path.is_file()
+    beside = weights.path.with_suffix(row.suffix) if is_file else Path(Path(weights.recipe.name).name + row.suffix)
+    path = new_file(out if out is not None else beside, "out")
+    if row.beside and path.suffix != row.suffix:
+        raise InputError(f"out: {path}: a file of {row.name} must end with {row.suffix}")
+    if options.nms and "nms" in weights.recipe.to_dict().get("postprocess", {}):
+        weights = weights.with_nms()
+    if selection is not None:
+        weights = selection.of(weights)
+    detector = deploy(weights, "cpu").resized(options.imgsz)
+    subject = subject_of(
         detector.network,
         detector.postprocess,
-        new_file(out if out is not None else beside, "out"),
         imgsz=detector.size,
         names=detector.classes,
         recipe=detector.recipe,
+        options=options,
     )
+    if options.nms and not subject.graph.suppression:
+        raise InputError(f"{weights.path}: {weights.recipe.name} has no output for NMS; leave out --nms")
+    make_folder(path.parent, "out")
+    try:
+        # In a folder of its own until it is checked; of one file system with its place, so that it can be renamed.
+        with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+            written = Path(folder) / f"{path.stem}{row.suffix}"
+            row.module.write(subject, written)
+            check(weights, written)
+            for suffix in row.beside:
+                os.replace(written.with_suffix(suffix), path.with_suffix(suffix))
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(written, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return path

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignrank.contracts import USUAL_THRESHOLDS, Postprocess
+from alignrank.detectors.masked_nms import MaskedNms
 from alignrank.detectors.postprocess import MAX_CANDIDATES, NonMaximumSuppression
 from alignrank.input_size import GREY, InputSize, Sides, Size
 from alignrank.version import __version__
@@ -23,20 +24,25 @@ ROUNDING: dict[Sides, str] = {
 @dataclass(frozen=True, slots=True)
 class Shapes:
     """canvas: (height, width) of the input; stride: of the network; outputs: shapes by name, without the batch;
-    level_points: points of each pyramid level, in order, empty where the network does not tell.
+    level_points: points of each pyramid level, in order, empty where the network does not tell. dynamic: any height and
+    width that suit the stride, `canvas` is an example. one_image: a batch of one alone. within: NMS in the graph.
     """
 
     canvas: Size
     stride: int
     outputs: dict[str, list[int]]
     level_points: Sequence[int]
+    dynamic: bool = False
+    one_image: bool = False
+    within: MaskedNms | None = None
 
 
 def metadata(
     shapes: Shapes, postprocess: Postprocess, *, size: InputSize, names: Sequence[str], recipe: str
 ) -> dict[str, str]:
     """By key, as ONNX holds it: text, JSON but for `recipe` and `version`."""
-    nms = _nms(postprocess, shapes.level_points) if isinstance(postprocess, NonMaximumSuppression) else None
+    needs_nms = isinstance(postprocess, NonMaximumSuppression) and shapes.within is None
+    nms = _nms(postprocess, shapes.level_points) if needs_nms else None
     return {
         "names": json.dumps(list(names)),
         "imgsz": json.dumps(size.imgsz),
@@ -55,8 +61,8 @@ def _preprocessing(shapes: Shapes, size: InputSize) -> dict[str, Any]:
         "input": "images",
         "size": list(shapes.canvas),
         "stride": shapes.stride,
-        "rect": False,
-        "batch": "any",
+        "rect": shapes.dynamic,
+        "batch": 1 if shapes.one_image else "any",
         "layout": "NCHW",
         "dtype": "float32",
         "channels": "RGB",
@@ -83,20 +89,37 @@ def _output(shapes: Shapes, postprocess: Postprocess, nms: dict[str, Any] | None
         "scores": {"range": [0, 1], "meaning": "what detections are ranked by, comparable over classes and images"},
         "labels": {"meaning": "place in names"},
     }
+    batch: int | str = 1 if shapes.one_image else "batch"
     return {
         "outputs": {
-            name: {"shape": ["batch", *shape], "dtype": "int64" if name == "labels" else "float32", **meanings[name]}
+            name: {
+                "shape": [batch, *shape],
+                "dtype": "int64" if name == "labels" else "float32",
+                **meanings[name],
+            }
             for name, shape in shapes.outputs.items()
         },
         "order": "best first" if nms is None else None,
         "to_picture": "(box - offset) / factor, clipped to the picture",
         "conf": thresholds.conf,
         "max_dets": thresholds.max_dets,
+        "own_thresholds": postprocess.thresholds is not None,
         "nms": None if nms is None else {"iou": thresholds.iou, **nms},
+        "suppressed": None if shapes.within is None else _within(shapes.within),
     }
 
 
-def _nms(postprocess: NonMaximumSuppression, level_points: Sequence[int]) -> dict[str, Any]:
+def _within(nms: MaskedNms) -> dict[str, Any]:
+    return {
+        "iou": nms.iou,
+        "class_wise": not nms.agnostic,
+        **({"consensus": nms.consensus} if nms.consensus else {}),
+        "candidates": nms.candidates,
+        "per_level": nms.per_level or None,
+    }
+
+
+def _nms(postprocess: Any, level_points: Sequence[int]) -> dict[str, Any]:
     return {
         "class_wise": not postprocess.agnostic,
         "soft": postprocess.soft,

@@ -5,7 +5,6 @@ Knows neither losses nor data. Shape letters: B images, A points, C classes, K s
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from collections.abc import Sequence
@@ -16,61 +15,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignrank.contracts import Postprocess, Predictions
-from alignrank.detectors import deployed
-from alignrank.detectors.postprocess import TopK, top_k
-from alignrank.errors import InputError
-from alignrank.export.metadata import Shapes, metadata
+from alignrank.errors import ExportError, InputError, first_line
+from alignrank.export.graph import (
+    MAX_DETS,
+    Array,
+    ExportGraph,
+    Opened,
+    Subject,
+    dynamic_sides,
+    no_other_sides,
+    subject_of,
+)
+from alignrank.export.half import halve
 from alignrank.extras import require
 from alignrank.folders import replacing
-from alignrank.input_size import Fit, ImageSize, InputSize, Size, check_size
-from alignrank.nn.pan import split_top_down
+from alignrank.input_size import ImageSize, InputSize, Size
 
+MODULES = ("onnx", "onnxscript", "onnxruntime")
 # Largest differences between ONNX Runtime and PyTorch: of boxes relative to their largest coordinate (at least 1 px),
 # of scores absolute.
 BOX_TOLERANCE, SCORE_TOLERANCE = 1e-3, 1e-4
-Array = np.ndarray[Any, Any]
-
-
-class ExportError(RuntimeError):
-    """The exported graph does not compute what the network does: a fault of ours or of the exporter."""
-
-
-class ExportGraph(nn.Module):
-    """images [B,3,H,W] float 0..1 -> boxes [B,K,4] px, scores [B,K], labels [B,K], best first, if `nms_free`;
-    otherwise boxes [B,A,4] and scores [B,A,C] in 0..1, which still need NMS.
-
-    After them, of a network that chooses among its cells (see `contracts.Choice`), its `choices`.
-    """
-
-    def __init__(self, model: Any, *, nms_free: bool, max_dets: int, agnostic: bool = False) -> None:
-        super().__init__()
-        self.model, self.nms_free, self.max_dets, self.agnostic = model, nms_free, max_dets, agnostic
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        if not self.choices:
-            predictions = self.model(images)
-            return self.selected(predictions) if self.nms_free else (predictions.boxes, predictions.scores())
-        chosen = self.model.choose(images)
-        said: Predictions = chosen.predictions
-        return *self.selected(self.model.settle(said)), chosen.cells, said.boxes, said.logits
-
-    def selected(self, predictions: Predictions) -> tuple[Tensor, ...]:
-        """The NMS-free outputs."""
-        return top_k(predictions.scores(), predictions.boxes, self.max_dets, agnostic=self.agnostic)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Their names, in order."""
-        return ("boxes", "scores", "labels") if self.nms_free else ("boxes", "scores")
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Names of what is compared but not shipped: cells [B,K], and boxes [B,K,4] and logits [B,K,C] of them."""
-        chooses = self.nms_free and hasattr(self.model, "choose")
-        return ("cells", "chosen_boxes", "chosen_logits") if chooses else ()
 
 
 def export_onnx(
@@ -80,7 +47,7 @@ def export_onnx(
     *,
     imgsz: ImageSize | InputSize,
     names: Sequence[str],
-    max_dets: int = 300,
+    max_dets: int = MAX_DETS,
     recipe: str = "",
 ) -> Path:
     """Write `model` as ONNX to `path`, replacing what is there; the model itself stays as it is.
@@ -91,27 +58,50 @@ def export_onnx(
     Raises InputError for a size that does not fit and for missing packages, ExportError where ONNX Runtime
     and PyTorch disagree; `path` is then left as it was.
     """
-    path = Path(path)
-    given, fit = (imgsz.imgsz, imgsz.fit) if isinstance(imgsz, InputSize) else (imgsz, Fit())
-    check_size(given, model.stride)
-    if max_dets < 1:
-        raise InputError(f"max_dets: must be at least 1, got {max_dets}")
-    require("export", "onnx", "onnxscript", "onnxruntime")
-    model = copy.deepcopy(model).cpu().float().eval()
-    model = split_top_down(deployed(model))
-    nms_free = isinstance(postprocess, TopK)
-    agnostic = isinstance(postprocess, TopK) and postprocess.agnostic
-    graph = ExportGraph(model, nms_free=nms_free, max_dets=max_dets, agnostic=agnostic).eval()
-    fitted = InputSize.of(given, rect=False, step=model.stride, fit=fit)
-    size = fitted.landscape
-    exported = _to_onnx(graph, size)
-    described = metadata(_shapes(graph, size), postprocess, size=fitted, names=names, recipe=recipe)
-    for key, value in described.items():
+    subject = subject_of(model, postprocess, imgsz=imgsz, names=names, max_dets=max_dets, recipe=recipe)
+    write(subject, Path(path))
+    return Path(path)
+
+
+def write(subject: Subject, path: Path) -> None:
+    """As `export_onnx`, with all options."""
+    require("export", *MODULES)
+    graph, sizes = subject.graph, [subject.size.landscape]
+    exported = _to_onnx(graph, sizes[0])
+    for key, value in subject.about().items():
         exported.metadata_props.add(key=key, value=value)
-    check_parity(graph, exported.SerializeToString(), size=size)
+    if graph.dynamic:
+        height, width = sizes[0]
+        sizes.append((height + 2 * graph.model.stride, width + graph.model.stride))
+    content = exported.SerializeToString()
+    check_parity(graph, content, size=sizes[0])
+    for size in sizes[1:]:
+        with no_other_sides(graph):
+            check_parity(graph, content, size=size)
     del exported.graph.output[len(graph.outputs) :]
+    if subject.options.half:
+        halve(exported)
     _write(path, exported.SerializeToString())
-    return path
+
+
+def open_file(path: Path) -> Opened:
+    """Raises InputError for what is no ONNX file, and where ONNX Runtime is not installed."""
+    require("export", "onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Idle threads of one session would slow down what runs beside it by half.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # Its errors have no common class but this one.
+    except Exception as error:
+        raise InputError(f"{path}: is no ONNX file that ONNX Runtime can run ({first_line(error)})") from None
+    (name, *others) = [given.name for given in session.get_inputs()]
+    about = dict(session.get_modelmeta().custom_metadata_map) if not others else {}
+    return Opened(lambda images: session.run(None, {name: images}), about)
 
 
 def check_parity(graph: ExportGraph, content: bytes, *, size: Size) -> None:
@@ -131,6 +121,9 @@ def check_parity(graph: ExportGraph, content: bytes, *, size: Size) -> None:
             if not graph.nms_free:
                 _compare("boxes", outputs[0], expected[0], _box_tolerance(expected[0]))
                 _compare("scores", outputs[1], expected[1], SCORE_TOLERANCE)
+                continue
+            if graph.suppression is not None:
+                _check_suppressed(graph, outputs, expected)
                 continue
             made_from = _followed(graph, images, *outputs[3:]) if graph.choices else graph.model(images)
             _check_selected(outputs[:3], made_from, graph)
@@ -171,6 +164,20 @@ def _check_selected(outputs: Sequence[Array], predictions: Predictions, graph: E
         _check_rows(boxes, scores, labels, all_boxes, all_scores)
 
 
+def _check_suppressed(graph: ExportGraph, outputs: Sequence[Array], expected: Sequence[Array]) -> None:
+    """Before suppression the two agree; what stays is what PyTorch makes of what ONNX Runtime gave to it."""
+    _compare("boxes before NMS", outputs[3], expected[3], _box_tolerance(expected[3]))
+    _compare("scores before NMS", outputs[4], expected[4], SCORE_TOLERANCE)
+    raw_boxes, raw_scores = (torch.from_numpy(output) for output in outputs[3:])
+    assert graph.suppression is not None
+    stay = replace(graph.suppression, stable=True)(raw_scores, raw_boxes, graph.max_dets)
+    _compare("scores", -np.sort(-outputs[1]), stay[1].numpy(), SCORE_TOLERANCE)
+    every = torch.zeros(*stay[1].shape, raw_scores.shape[-1]).scatter_(2, stay[2][..., None], stay[1][..., None])
+    for boxes, scores, labels, all_boxes, all_scores in zip(*outputs[:3], stay[0].numpy(), every.numpy(), strict=True):
+        is_one = scores > 0
+        _check_rows(boxes[is_one], scores[is_one], labels[is_one], all_boxes, all_scores)
+
+
 def _compare(what: str, actual: Array, expected: Array, tolerance: Array | float) -> None:
     difference = np.abs(actual - expected)
     # Written so that NaN fails.
@@ -198,7 +205,7 @@ def _check_rows(boxes: Array, scores: Array, labels: Array, all_boxes: Array, al
 def _to_onnx(graph: ExportGraph, size: Size) -> Any:
     """The ONNX model (a protobuf) with a dynamic batch."""
     # The exporter talks on stdout, which is for results, and warns of its own internals.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), no_other_sides(graph):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             graph,
@@ -207,20 +214,11 @@ def _to_onnx(graph: ExportGraph, size: Size) -> Any:
             dynamo=True,
             input_names=["images"],
             output_names=[*graph.outputs, *graph.choices],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={"images": dynamic_sides(graph)},
             verbose=False,
         )
     assert program is not None
     return program.model_proto
-
-
-def _shapes(graph: ExportGraph, size: Size) -> Shapes:
-    image = torch.zeros(1, 3, *size)
-    with torch.no_grad():
-        outputs, strides = graph(image)[: len(graph.outputs)], graph.model(image).strides
-    points = [] if strides is None else torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist()
-    shapes = {name: list(output.shape[1:]) for name, output in zip(graph.outputs, outputs, strict=True)}
-    return Shapes(size, graph.model.stride, shapes, points)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from alignrank.contracts import Detections
 from alignrank.errors import InputError
+from alignrank.export.runtimes import ready
 from alignrank.folders import new_run_folder
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import predict
@@ -18,7 +19,7 @@ from alignrank.inference.sources import Sources
 from alignrank.terminal.progress import say
 from alignrank.terminal.skipped import say_processed
 from alignrank.weights.checkpoint import Checkpoint
-from alignrank.weights.deployed import SelectionOptions, deploy
+from alignrank.weights.deployed import SelectionOptions
 
 
 def predict_to_folder(
@@ -35,7 +36,7 @@ def predict_to_folder(
 
     Returns {images, processed, skipped}; the detections of `images` only if `collect`, else the memory is constant.
     """
-    detector = deploy(weights, device, selection=selection)
+    detector = ready(weights, device, selection or SelectionOptions())
     opened = Sources([*sources])
     found = predict(detector, opened, replace(options, report_skipped=False))
     images: list[dict[str, Any]] = []

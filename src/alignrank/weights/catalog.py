@@ -14,6 +14,13 @@ from alignrank.errors import InputError, nearest
 SIZES = "sizes.json"
 # {name: {weights, licence}} of recipes for other libraries' models: where their published weights come from.
 HOSTS = "hosts.json"
+# Suffixes of the files that `export` writes; what they are run by is in `export.formats`.
+EXPORTED = (".onnx", ".xml", ".pt2", ".torchscript", ".tflite", ".mlpackage")
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is an exported file, by its name."""
+    return path.suffix in EXPORTED
 
 
 def recipe_names() -> list[str]:
@@ -53,8 +60,8 @@ def recipe_folder() -> Any:
 def weights_file(path: str | Path) -> Path:
     """The file itself; of a run's folder, its best weights. Raises InputError if there is none."""
     path = Path(path)
-    path = path / "best.safetensors" if path.is_dir() else path
-    if not path.is_file():
+    path = path / "best.safetensors" if path.is_dir() and not is_exported(path) else path
+    if not path.is_file() and not (is_exported(path) and path.is_dir()):
         raise InputError(f"weights: no file {path}")
     return path
 

@@ -19,7 +19,7 @@ from alignrank.detectors.postprocess import NonMaximumSuppression
 from alignrank.errors import InputError
 from alignrank.folders import replacing
 from alignrank.version import __version__
-from alignrank.weights.catalog import weights_file
+from alignrank.weights.catalog import is_exported, weights_file
 from alignrank.weights.recipe import Recipe
 
 # Rises when a file of this version cannot be read by older releases.
@@ -146,6 +146,11 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load(path: str | Path) -> Checkpoint:
     """Read a weights file of ours; nothing in it is executed. Raises InputError naming the file."""
     path = weights_file(path)
+    if is_exported(path):
+        raise InputError(
+            f"{path}: is an exported file: `predict` and `val` take it, all else needs the .safetensors file that it "
+            "was made of"
+        )
     try:
         _refuse_foreign(path)
         with safe_open(path, framework="pt") as archive:
