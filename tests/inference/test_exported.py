@@ -74,7 +74,8 @@ def test_what_an_exported_file_cannot_do(folder: Path, tmp_path: Path) -> None:
     exported, data = alignrank.Detector.load(folder / "m.pt2"), folder / "data"
     calls: dict[str, Any] = {
         r"--agnostic is decided when a file is exported": lambda: exported.predict(PICTURE, agnostic=True),
-        r"--oracle is decided when": lambda: exported.val(data, oracle="box"),
+        r"--oracle needs the weights, not an exported file": lambda: exported.val(data, oracle="box"),
+        r"--tta needs the weights, not an exported file": lambda: exported.predict(PICTURE, tta=True),
         r"has an input of one size, imgsz 64, not 96": lambda: exported.predict(PICTURE, imgsz=96),
         r"has an input of one shape; leave out --rect": lambda: exported.val(data, rect=True),
         r"is an exported file: `predict` and `val` take it": lambda: exported.export("onnx", out=tmp_path / "m.onnx"),
