@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
     {"api"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "benchmark"},
     {"inference"},
     {"export", "data"},
     {"weights"},

@@ -265,6 +265,25 @@ class Detector:
             self._checkpoint(), format, options=options, selection=selection, out=out, samples=samples
         )
 
+    def benchmark(
+        self, *, imgsz: ImageSize | None = None, batches: Sequence[int] = (1, 8, 16),
+        engines: Sequence[str] | None = None, rounds: int = 30, image: str | Path | None = None, memory: bool = True,
+        device: str = "auto", out: str | Path | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Latency by part, throughput and memory, by engine: see docs/benchmark.md. Returns the figures.
+
+        engines: of eager, contiguous, bf16, fp16, onnx, openvino, pt2, torchscript, litert; where not given the usual
+        ones that are installed. out: a new folder for benchmark.json and benchmark.png.
+        """
+        from alignrank.benchmark.options import BenchmarkOptions
+        from alignrank.benchmark.run import benchmark, benchmark_to_folder
+
+        options = BenchmarkOptions(imgsz, batches, engines, rounds, image, memory)
+        subject = self._file.path if self._file is not None else self._checkpoint()
+        if out is None:
+            return benchmark(subject, options, device=device)
+        return benchmark_to_folder(subject, options, out=out, device=device)
+
     def _ready(self, device: Any, selection: SelectionOptions) -> Deployed:
         """The network on `device`, made anew where the one of the last call is another."""
         from alignrank.export.runtimes import ready

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from alignrank.cli.benchmark import benchmark
 from alignrank.cli.data import data_app
 from alignrank.cli.export import export
 from alignrank.cli.field import field
@@ -39,6 +40,7 @@ from alignrank.cli.options import (
     read_batch,
     read_overrides,
 )
+from alignrank.cli.recipes import config, models
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
@@ -249,6 +251,9 @@ def predict(
 
 
 app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))(export)
+app.command(epilog=examples(
+    "alignrank benchmark --weights runs/yolov8-n", "alignrank benchmark --model alignrank-n --engines eager,onnx",
+))(benchmark)  # fmt: skip
 
 
 @app.command(
@@ -276,24 +281,7 @@ def convert(
         print_json({"out": str(path), "model": model})
 
 
-@app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))
-def config(
-    name: Annotated[str, typer.Argument(help="a recipe's name (see `alignrank models`) or YAML file")],
-    overrides: Overrides = None,
-) -> None:
-    """Print a recipe in full, as a YAML file: every option, its default and its meaning."""
-    check_recipe(name, "config")
-    from alignrank.weights.explain import explained
-
-    sys.stdout.write(explained(name, read_overrides(overrides)))
-
-
-@app.command(epilog=examples("alignrank models"))
-def models(as_json: Json = False) -> None:
-    """List recipes with parameters and FLOPs (80 classes, 640 px, as deployed)."""
-    from alignrank.weights.catalog import model_rows, say_table
-
-    rows = model_rows()
-    say_table(rows)
-    if as_json:
-        print_json({"models": rows})
+app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))(
+    config
+)
+app.command(epilog=examples("alignrank models"))(models)

@@ -22,6 +22,7 @@ from alignrank.export.options import PLAIN, ExportOptions
 from alignrank.export.parity import SUFFIX, TOLERANCES, Parity, Tolerance
 from alignrank.export.runtimes import ExportedFile, open_exported
 from alignrank.folders import replacing
+from alignrank.inference.drawn_scenes import drawn_scene
 from alignrank.input_size import InputSize
 from alignrank.metrics import average_precision, read_inputs
 from alignrank.terminal.progress import say, steps, warn
@@ -147,17 +148,10 @@ def _batches(split: Split, size: InputSize) -> Iterable[Batch]:
 
 
 def _drawn(size: InputSize) -> Iterator[Batch]:
-    """Scenes of discs and bars of many sizes on slopes of colour, wide and tall in turn, the same every time."""
+    """Drawn scenes, wide and tall in turn, the same every time."""
     rng = np.random.default_rng(0)
     for i in range(NUM_DRAWN):
         height, width = (480, 640) if i % 2 else (640, 427)
-        y, x = np.mgrid[:height, :width].astype(np.float32)
-        pixels = np.stack([x / width, y / height, 1 - x / width], -1) * rng.uniform(40, 160, 3) + rng.uniform(20, 90, 3)
-        for _ in range(24):
-            (left, top), radius = rng.uniform(0, (width, height)), rng.uniform(6, 90)
-            far = np.hypot(x - left, y - top) if rng.random() < 0.5 else np.maximum(abs(x - left), 2 * abs(y - top))
-            pixels[far < radius] = rng.uniform(0, 255, 3)
-        pixels += rng.normal(0, 4, pixels.shape)
-        picture = torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
+        picture = torch.from_numpy(drawn_scene(rng, height, width)).permute(2, 0, 1)
         canvas, scale, offset = letterbox(picture, size)
         yield Batch(canvas[None], [Targets.empty()], [Frame(f"drawn {i}", (height, width), scale, offset)])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Targets
+from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.detectors import predictions_of
@@ -23,7 +23,7 @@ from alignrank.weights.deployed import Deployed
 
 # What a list of detections may hold of images before it is said how to do without: images, and bytes.
 MANY_IMAGES, MANY_BYTES = 1000, 1_000_000_000
-_Prepared = tuple[Tensor, Frame, Array | None, str | None]
+Prepared = tuple[Tensor, Frame, Array | None, str | None]
 
 
 def predict(
@@ -38,7 +38,7 @@ def predict(
     options = options or PredictOptions()
     detector = detector.resized(options.imgsz, options.rect)
     wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
-    run = _Run(detector, options, wanted)
+    run = Pipeline(detector, options, wanted)
     return run.over(source if isinstance(source, Sources) else Sources(source))
 
 
@@ -60,10 +60,13 @@ def gathered(found: Iterable[Detections]) -> list[Detections]:
     return kept
 
 
-class _Run:
-    """One call of `predict`: prepares images in the reading threads, and runs the network on batches of them."""
+class Pipeline:
+    """One call of `predict`: prepares images in the reading threads, and runs the network on batches of them.
 
-    def __init__(self, detector: Deployed, options: PredictOptions, wanted: list[int] | None) -> None:
+    wanted: labels; None: all.
+    """
+
+    def __init__(self, detector: Deployed, options: PredictOptions, wanted: list[int] | None = None) -> None:
         self.detector, self.options, self.wanted = detector, options, wanted
         self.limits = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS)
         self.half = half_dtype(options.precision, detector.device)
@@ -71,15 +74,16 @@ class _Run:
 
     def over(self, sources: Sources) -> Generator[Detections, None, None]:
         """Detections of all sources."""
-        with closing(sources.map(self._prepare)) as prepared:
+        with closing(sources.map(self.prepare)) as prepared:
             for items in self._batches(prepared):
-                yield from self._detect(items)
+                inputs = self.stacked(items)
+                yield from self.detections(items, inputs, self.run(inputs))
         if self.options.report_skipped:
             sources.skips.report()
 
-    def _batches(self, prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+    def _batches(self, prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
         """Images of one canvas that follow one another, as soon as there are enough of them."""
-        waiting: list[_Prepared] = []
+        waiting: list[Prepared] = []
         for item in prepared:
             if waiting and item[0].shape != waiting[0][0].shape:
                 yield waiting
@@ -91,7 +95,8 @@ class _Run:
         if waiting:
             yield waiting
 
-    def _prepare(self, item: SourceImage) -> _Prepared:
+    def prepare(self, item: SourceImage) -> Prepared:
+        """An image on its canvas."""
         # Writable for torch, channels last in memory for a fast resize.
         pixels = torch.from_numpy(np.require(item.image, requirements=["C", "W"])).permute(2, 0, 1)
         canvas, scale, offset = letterbox(pixels, self.detector.size)
@@ -99,16 +104,31 @@ class _Run:
         image = item.image if self.options.keep_images else None
         return canvas, Frame(item.name, (height, width), scale, offset), image, item.path
 
-    def _detect(self, items: list[_Prepared]) -> Iterator[Detections]:
-        canvases, frames, images, paths = zip(*items, strict=True)
-        detector, limits, half = self.detector, self.limits, self.half
-        inputs = Batch(torch.stack(canvases), [Targets.empty() for _ in items], list(frames)).to(detector.device)
-        with torch.no_grad(), torch.autocast(detector.device.type, half) if half else nullcontext():
-            predictions = predictions_of(detector.network, inputs.network_input(), inputs)
-            selections = detector.postprocess(
+    def stacked(self, items: Sequence[Prepared]) -> Batch:
+        """Images of one canvas as a batch on the device."""
+        canvases, frames = [item[0] for item in items], [item[1] for item in items]
+        return Batch(torch.stack(canvases), [Targets.empty() for _ in items], frames).to(self.detector.device)
+
+    def run(self, inputs: Batch) -> Predictions:
+        """What the network says of a batch."""
+        with self._mode():
+            return predictions_of(self.detector.network, inputs.network_input(), inputs)
+
+    def detections(self, items: Sequence[Prepared], inputs: Batch, predictions: Predictions) -> Iterator[Detections]:
+        """The selected detections of each image, boxes in its own pixels."""
+        limits, names = self.limits, self.detector.classes
+        with self._mode():
+            selections = self.detector.postprocess(
                 predictions, conf=limits.conf, iou=limits.iou, max_dets=limits.max_dets, classes=self.wanted
             )
-        for found, frame, image, path in zip(selections, frames, images, paths, strict=True):
+        for found, frame, (_, _, image, path) in zip(selections, inputs.frames, items, strict=True):
             boxes = frame.to_original(found.boxes.float()).cpu()
             scores, labels = found.scores.cpu(), found.labels.cpu()
-            yield Detections(boxes, scores, labels, detector.classes, frame.source, frame.size, image, path)
+            yield Detections(boxes, scores, labels, names, frame.source, frame.size, image, path)
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        """Without gradients, in the precision that was asked for."""
+        half = self.half
+        with torch.no_grad(), torch.autocast(self.detector.device.type, half) if half else nullcontext():
+            yield

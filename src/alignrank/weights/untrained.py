@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ def untrained(recipe: Recipe, classes: Sequence[str], model: Any = None) -> Chec
     return Checkpoint(weights, recipe, tuple(classes), {}, Path(recipe.name))
 
 
-def of_recipe(name: str) -> Checkpoint:
-    """Random weights of a recipe, for 80 numbered classes, with a warning."""
+def of_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Random weights of a recipe, for 80 numbered classes, with a warning. overrides: values by `section.field`."""
+    recipe = load_recipe(name, num_classes=len(NUMBERED_CLASSES), overrides=overrides, where="weights")
     warn_of_random_weights()
-    return untrained(load_recipe(name, num_classes=len(NUMBERED_CLASSES), where="weights"), NUMBERED_CLASSES)
+    return untrained(recipe, NUMBERED_CLASSES)
 
 
 def warn_of_random_weights() -> None:

@@ -1,0 +1,1 @@
+"""How fast a detector is on this machine, and how much memory it takes: by engine, batch and part."""
