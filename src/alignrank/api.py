@@ -245,20 +245,21 @@ class Detector:
 
     def export(
         self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None,
-        nms: bool = False, dynamic: bool = False, half: bool = False, agnostic: bool = False,
+        nms: bool = False, dynamic: bool = False, half: bool = False, int8: bool = False, agnostic: bool = False,
         consensus: float | None = None, data: str | Path | None = None, split: str = "val", check: bool = True,
     ) -> Path:  # fmt: skip
         """Write the model beside its weights (or to `out`) and check that it says the same. Returns the path.
 
         Random weights go to RECIPE.SUFFIX in the working folder. format: onnx, openvino, pt2, torchscript, litert,
-        coreml. nms: suppression within the graph; dynamic: an input of any sides; half: weights of 16 bits.
+        coreml. nms: suppression within the graph; dynamic: an input of any sides; half: weights of 16 bits;
+        int8: of 8, activations too, with ranges from images of `data`.
         data, split: whose images both are compared on, drawn ones where not given; check: False leaves that out.
         """
         from alignrank.export.options import ExportOptions
         from alignrank.inference.exported import Samples, export_checked
         from alignrank.weights.deployed import SelectionOptions
 
-        options = ExportOptions(imgsz, nms=nms, dynamic=dynamic, half=half)
+        options = ExportOptions(imgsz, nms=nms, dynamic=dynamic, half=half, int8=int8)
         selection = SelectionOptions(agnostic=agnostic, consensus=consensus)
         samples = Samples(None if data is None else str(place("data", data)), split, off=not switch("check", check))
         return export_checked(

@@ -19,6 +19,7 @@ def export(
     nms: Annotated[bool, typer.Option("--nms", help="suppression within the graph, of the one-to-many output")] = False,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="an input of any sides that suit the stride")] = False,
     half: Annotated[bool, typer.Option("--half", help="weights of 16 bits")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8 bits, ranges from the images of --data")] = False,
     agnostic: Agnostic = False,
     consensus: Consensus = None,
     data: Annotated[
@@ -38,7 +39,7 @@ def export(
     from alignrank.weights.deployed import SelectionOptions
 
     path = export_checked(
-        Path(weights), format, options=ExportOptions(read_size(imgsz), nms, dynamic, half),
+        Path(weights), format, options=ExportOptions(read_size(imgsz), nms, dynamic, half, int8),
         selection=SelectionOptions(agnostic=agnostic, consensus=consensus), out=out,
         samples=Samples(data, split, off=not check),
     )  # fmt: skip

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from alignrank.errors import InputError, nearest
 from alignrank.export import coreml, litert, onnx, openvino, pt2, torchscript
-from alignrank.export.graph import subject_of
+from alignrank.export.graph import Array, subject_of
 from alignrank.export.options import PLAIN, ExportOptions
 from alignrank.folders import make_folder, new_file
+from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
 from alignrank.weights.catalog import is_recipe
 from alignrank.weights.checkpoint import Checkpoint
@@ -25,7 +26,7 @@ from alignrank.weights.untrained import of_recipe
 @dataclass(frozen=True, slots=True)
 class Format:
     """suffix: of its file; beside: suffixes of files that belong to it. extra: what has its packages, "" for none.
-    module: has `write(subject, path)` and `open_file(path)`. options: which of `dynamic` and `half` it has.
+    module: has `write(subject, path)` and `open_file(path)`. options: which of `dynamic`, `half` and `int8` it has.
     runs: whether it can be run here, and so compared.
     """
 
@@ -41,8 +42,8 @@ class Format:
 FORMATS = {
     row.name: row
     for row in (
-        Format("onnx", ".onnx", "export", onnx, ("dynamic", "half")),
-        Format("openvino", ".xml", "openvino", openvino, ("dynamic", "half"), beside=(".bin",)),
+        Format("onnx", ".onnx", "export", onnx, ("dynamic", "half", "int8")),
+        Format("openvino", ".xml", "openvino", openvino, ("dynamic", "half", "int8"), beside=(".bin",)),
         Format("pt2", ".pt2", "", pt2, ("dynamic",)),
         Format("torchscript", ".torchscript", "", torchscript),
         Format("litert", ".tflite", "litert", litert),
@@ -56,7 +57,7 @@ def format_of(name: str, options: ExportOptions) -> Format:
     if name not in FORMATS:
         raise InputError(f"format: {name!r} is not supported; {nearest(name, FORMATS)}")
     row = FORMATS[name]
-    for option in ("dynamic", "half"):
+    for option in ("dynamic", "half", "int8"):
         if getattr(options, option) and option not in row.options:
             having = ", ".join(other.name for other in FORMATS.values() if option in other.options)
             raise InputError(f"{option}: {name} has no such form here ({having} have); leave out --{option}")
@@ -70,11 +71,13 @@ def export_weights(
     options: ExportOptions = PLAIN,
     selection: SelectionOptions | None = None,
     out: str | Path | None = None,
+    calibration: Callable[[InputSize], Sequence[Array]] = lambda size: (),
     check: Callable[[Checkpoint, Path], object] = lambda loaded, path: None,
 ) -> Path:
     """Write weights in another format, beside them or to `out`. Returns the path.
 
     weights: also the name of a recipe, for random ones; they go to RECIPE.SUFFIX in the working folder.
+    calibration: gives images [1,3,H,W] as a network of that size takes them, for 8 bits.
     check: is given the weights as exported and the file before that gets its name; nothing is left where it raises.
     """
     if selection is not None and selection.tta:
@@ -100,6 +103,8 @@ def export_weights(
         recipe=detector.recipe,
         options=options,
     )
+    if options.int8:
+        subject = replace(subject, calibration=calibration(subject.size))
     if options.nms and not subject.graph.suppression:
         raise InputError(f"{weights.path}: {weights.recipe.name} has no output for NMS; leave out --nms")
     make_folder(path.parent, "out")

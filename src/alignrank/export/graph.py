@@ -98,7 +98,9 @@ class ShippedGraph(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is exported: the graph, the size of its input, how to read its outputs."""
+    """What is exported: the graph, the size of its input, how to read its outputs. calibration: images [1,3,H,W] as the
+    network takes them, for 8 bits.
+    """
 
     graph: ExportGraph
     size: InputSize
@@ -106,6 +108,7 @@ class Subject:
     names: Sequence[str]
     recipe: str
     options: ExportOptions
+    calibration: Sequence[Array] = ()
 
     @property
     def example(self) -> Tensor:
@@ -114,7 +117,7 @@ class Subject:
 
     def in_full(self) -> Subject:
         """The same with weights of 32 bits."""
-        return replace(self, options=replace(self.options, half=False))
+        return replace(self, options=replace(self.options, half=False, int8=False))
 
     def about(self, *, one_image: bool = False) -> dict[str, str]:
         """The metadata, see docs/deploy.md. one_image: the file takes one at a time."""

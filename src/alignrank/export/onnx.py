@@ -30,6 +30,7 @@ from alignrank.export.graph import (
     subject_of,
 )
 from alignrank.export.half import halve
+from alignrank.export.int8 import CHAINS, KEY, quantized
 from alignrank.extras import require
 from alignrank.folders import replacing
 from alignrank.input_size import ImageSize, InputSize, Size
@@ -81,7 +82,18 @@ def write(subject: Subject, path: Path) -> None:
     del exported.graph.output[len(graph.outputs) :]
     if subject.options.half:
         halve(exported)
+    if subject.options.int8:
+        exported = quantized(exported, subject.calibration, CHAINS)
     _write(path, exported.SerializeToString())
+
+
+def quantize_file(path: Path, images: Sequence[Array], kinds: Sequence[str]) -> dict[str, str]:
+    """In place, see `int8.quantized`; returns what its metadata says of that."""
+    import onnx
+
+    model = quantized(onnx.load(path), images, kinds)
+    onnx.save(model, path)
+    return {entry.key: entry.value for entry in model.metadata_props if entry.key == KEY}
 
 
 def open_file(path: Path) -> Opened:

@@ -15,8 +15,9 @@ from alignrank.contracts import USUAL_THRESHOLDS, Batch, Frame, Selection, Targe
 from alignrank.data.letterbox import letterbox
 from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import check_classes, open_split, opened
-from alignrank.data.samples import Split, spread
+from alignrank.data.samples import Array, Split, spread
 from alignrank.detectors import predictions_of
+from alignrank.errors import InputError
 from alignrank.export.formats import export_weights, format_of
 from alignrank.export.options import PLAIN, ExportOptions
 from alignrank.export.parity import SUFFIX, TOLERANCES, Parity, Tolerance
@@ -59,6 +60,8 @@ def export_checked(
     Raises InputError for what cannot be used, ExportError where the file says other things; nothing is left of it then.
     """
     row = format_of(format, options)
+    if options.int8 and samples.data is None:
+        raise InputError("int8: needs images like those that it will see, for the ranges of activations; give --data")
     split = None if samples.data is None else _few(open_split(samples.data, samples.split))
     made: list[tuple[Parity, dict[str, object]]] = []
 
@@ -77,7 +80,15 @@ def export_checked(
         about |= {"imgsz": exported.size.imgsz, "tolerance": asdict(tolerance)}
         made.append((parity, about | {"data": samples.data or "drawn"}))
 
-    path = export_weights(weights, format, options=options, selection=selection, out=out, check=check)
+    def calibration(size: InputSize) -> list[Array]:
+        assert samples.data is not None
+        few = _few(_training_split(samples.data, samples.split))
+        with steps("reading images for ranges", None):
+            return [image for batch in _batches(few, size) for image in np.split(_pixels(batch), len(batch.images))]
+
+    path = export_weights(
+        weights, format, options=options, selection=selection, out=out, calibration=calibration, check=check
+    )
     for parity, about in made:
         with replacing(path.with_name(path.name + SUFFIX)) as beside:
             parity.write(beside, file=path.name, **about)
@@ -137,6 +148,20 @@ def _coco_rows(selection: Selection, image_id: int, split: Split) -> list[dict[s
 
 def _ap(rows: list[dict[str, Any]], split: Split) -> float | None:
     return average_precision(read_inputs(split.to_coco(), rows)).figures()["ap"]
+
+
+def _training_split(data: str, otherwise: str) -> Split:
+    """Of the data set, for what must not look at the images that are compared; of one without it the other split."""
+    try:
+        return open_split(data, "train")
+    except InputError:
+        return open_split(data, otherwise)
+
+
+def _pixels(batch: Batch) -> Array:
+    """[B,3,H,W] float32 0..1."""
+    pixels: Array = batch.network_input().contiguous().numpy()
+    return pixels
 
 
 def _few(split: Split) -> Split:

@@ -1,0 +1,152 @@
+"""An ONNX file with weights and activations of 8 bits, but for the parts that the order of its detections needs.
+
+Static, by ONNX Runtime's own tools: ranges of activations from the user's images, a scale for each channel of weights.
+Which parts stay in 32 bits is measured: each part alone in 8 bits, and what that does to the order.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from alignrank.contracts import Selection, Thresholds
+from alignrank.detectors.postprocess import top_k
+from alignrank.export.graph import Array
+from alignrank.export.parity import TOLERANCES, TOP, Parity
+from alignrank.terminal.progress import say, steps
+
+# What is in 8 bits. ONNX Runtime hands 8 bits on from one of these to the next. OpenVINO does so by itself, and is
+# faster where only the convolutions are marked.
+CONVOLUTIONS = ("Conv",)
+CHAINS = ("Conv", "Mul", "Sigmoid", "Add", "Concat", "MaxPool", "Resize", "Split", "Slice")
+# A part is what has the first components of a module's path in common: model.backbone.stage3, model.head.box.
+DEPTH = 3
+# A part that alone inverts a greater share of the pairs of detections stays in 32 bits.
+SENSITIVE = 0.02
+# Of the images with which ranges are found.
+MEASURED = 16
+KEY = "int8"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:
+    """The ONNX model with operators of `kinds` in 8 bits; its metadata `int8` is JSON: {parts: {name: share of pairs of
+    detections that it alone inverts}, kept: the parts in 32 bits}.
+
+    images: [1,3,H,W] float32 each, as the network takes them. What comes before and behind the network stays.
+    """
+    ranges, parts = _ranges(model, images, kinds), _parts(model)
+    measured = images[:MEASURED]
+    expected, harm = _outputs(model, measured), {}
+    with steps("measuring what 8 bits do to each part", len(parts)) as advance:
+        for name, nodes in parts.items():
+            harm[name] = _inversions(expected, _outputs(_in_8_bits(model, ranges, kinds, nodes), measured))
+            advance()
+    kept = [name for name, share in harm.items() if share > SENSITIVE]
+    nodes = [node for name in parts if name not in kept for node in parts[name]]
+    small = _in_8_bits(model, ranges, kinds, nodes)
+    about = {"parts": {name: round(share, 5) for name, share in harm.items()}, "kept": kept}
+    small.metadata_props.add(key=KEY, value=json.dumps(about))
+    say(f"8 bits in {len(parts) - len(kept)} of {len(parts)} parts; in 32 for the order's sake: {_listed(kept)}")
+    return small
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _parts(model: Any) -> dict[str, list[str]]:
+    """{part: names of its nodes}, of parts with a convolution."""
+    parts: dict[str, list[str]] = {}
+    convolved = set()
+    for node in model.graph.node:
+        name = _part(node)
+        if name is not None:
+            parts.setdefault(name, []).append(node.name)
+            if node.op_type in CONVOLUTIONS:
+                convolved.add(name)
+    return {name: nodes for name, nodes in parts.items() if name in convolved}
+
+
+def _part(node: Any) -> str | None:
+    """None for what belongs to the detector as a whole, such as the decoding of boxes."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            scopes = ast.literal_eval(entry.value)  # of modules, outermost first, and of the operator itself
+            path = scopes[-2].split(".") if len(scopes) > 1 else []
+            return ".".join(path[:DEPTH]) if len(path) >= DEPTH else None
+    return None
+
+
+def _ranges(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:
+    """Of every tensor at an operator of `kinds`, over the images."""
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    with TemporaryDirectory() as folder, steps("finding ranges", None):
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        finder = create_calibrator(
+            path, list(kinds), str(path.with_suffix(".all.onnx")), calibrate_method=CalibrationMethod.MinMax
+        )
+        finder.collect_data(_Reader(model.graph.input[0].name, images))
+        return finder.compute_data()
+
+
+class _Reader:
+    """Images one by one, as ONNX Runtime's calibration asks for them."""
+
+    def __init__(self, name: str, images: Sequence[Array]) -> None:
+        self._feeds: Iterator[dict[str, Array]] = iter([{name: image} for image in images])
+
+    def get_next(self) -> dict[str, Array] | None:
+        """None at the end."""
+        return next(self._feeds, None)
+
+
+def _in_8_bits(model: Any, ranges: Any, kinds: Sequence[str], nodes: Sequence[str]) -> Any:
+    """A copy with those of the nodes that are of `kinds` in 8 bits."""
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    if not nodes:  # it takes an empty list for all
+        return copy.deepcopy(model)
+    maker = QDQQuantizer(
+        copy.deepcopy(model), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8, tensors_range=ranges, nodes_to_quantize=list(nodes), nodes_to_exclude=[],
+        op_types_to_quantize=list(kinds), extra_options={},
+    )  # fmt: skip
+    maker.quantize_model()
+    return maker.model.model
+
+
+def _outputs(model: Any, images: Sequence[Array]) -> list[Selection]:
+    """The best `TOP` detections of each image; of graphs that end before NMS (point, class) pairs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    found = []
+    for image in images:
+        boxes, scores, *labels = (torch.from_numpy(output) for output in session.run(None, {name: image}))
+        rows = (boxes, scores, labels[0]) if labels else top_k(scores, boxes, TOP)
+        found.append(Selection(*(row[0, :TOP] for row in rows)))
+    return found
+
+
+def _inversions(expected: Sequence[Selection], actual: Sequence[Selection]) -> float:
+    """Share of pairs of detections that come in the other order."""
+    parity, limits = Parity(), Thresholds(conf=0.0, iou=1.0, max_dets=TOP)
+    for ours, theirs in zip(expected, actual, strict=True):
+        parity.add(ours, theirs, TOLERANCES["int8"], limits, theirs)
+    return parity.inversions / max(parity.pairs, 1)

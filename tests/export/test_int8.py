@@ -1,0 +1,127 @@
+"""Export in 8 bits: what is quantized, what is not, and what decides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from squares import write_squares
+from tiny_weights import write_tiny_weights
+
+import alignrank
+from alignrank.contracts import Selection
+from alignrank.errors import InputError
+from alignrank.export import int8, parity
+
+onnx = pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("int8") / "data", classes=("red", "green"))
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> alignrank.Detector:
+    """Random weights, with norms that fit the images: else activations vanish with depth, and all scores are equal."""
+    path = write_tiny_weights(tmp_path_factory.mktemp("int8") / "w.safetensors", ("red", "green"))
+    found = alignrank.Detector.load(path)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for norm in (module for module in found.model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            norm.momentum = 1.0
+        found.model.train()(torch.rand(4, 3, 64, 64))
+        found.model.eval()
+        for branch in found.model.one_to_one.cls:
+            branch[-1].weight.mul_(0.1)  # no score of 1
+    return found
+
+
+def exported(
+    detector: alignrank.Detector, data: Path, path: Path, monkeypatch: pytest.MonkeyPatch, sensitive: float
+) -> alignrank.Detector:
+    monkeypatch.setattr(int8, "SENSITIVE", sensitive)
+    detector.export("onnx", int8=True, data=data, out=path, check=False)
+    return alignrank.Detector.load(path)
+
+
+def about(path: Path) -> dict[str, object]:
+    entries = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    written: dict[str, object] = json.loads(entries["int8"])
+    return written
+
+
+def kinds(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_all_parts_or_none(
+    detector: alignrank.Detector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every part is sensitive the file says what the weights say; where none is, every convolution is in 8 bits
+    and the order stays nearly that of the weights.
+    """
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    expected = detector.predict(picture, conf=0.1, rect=False)[0]
+    kept = exported(detector, data, tmp_path / "kept.onnx", monkeypatch, -1.0).predict(picture, conf=0.1)[0]
+    torch.testing.assert_close(kept.scores, expected.scores, atol=1e-4, rtol=0)
+    assert "QuantizeLinear" not in kinds(tmp_path / "kept.onnx")
+    small = exported(detector, data, tmp_path / "small.onnx", monkeypatch, 1.0).predict(picture, conf=0.1)[0]
+    assert kinds(tmp_path / "small.onnx").count("QuantizeLinear") > kinds(tmp_path / "small.onnx").count("Conv")
+    assert about(tmp_path / "small.onnx")["kept"] == []
+    first = expected.scores[:5]
+    assert not torch.equal(small.scores[:5], first)
+    torch.testing.assert_close(small.scores[:5], first, atol=0.1, rtol=0)
+
+
+def test_the_most_sensitive_parts_stay(
+    detector: alignrank.Detector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(detector, data, tmp_path / "all.onnx", monkeypatch, 1.0)
+    parts = about(tmp_path / "all.onnx")["parts"]
+    assert isinstance(parts, dict)
+    assert {"model.backbone.stem", "model.neck.top_down4"} <= set(parts)
+    worst, second = sorted(parts.values(), reverse=True)[:2]
+    assert worst > second > 0
+    exported(detector, data, tmp_path / "some.onnx", monkeypatch, (worst + second) / 2)
+    assert about(tmp_path / "some.onnx")["kept"] == [max(parts, key=lambda name: float(parts[name]))]
+    assert kinds(tmp_path / "some.onnx").count("QuantizeLinear") < kinds(tmp_path / "all.onnx").count("QuantizeLinear")
+
+
+def test_inversions_worked() -> None:
+    """Three detections; the last one has overtaken the second: one of three pairs."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
+    labels = torch.zeros(3, dtype=torch.int64)
+    expected = Selection(boxes, torch.tensor([0.9, 0.5, 0.4]), labels)
+    order = [0, 2, 1]
+    actual = Selection(boxes[order], torch.tensor([0.9, 0.55, 0.45]), labels)
+    assert int8._inversions([expected], [actual]) == pytest.approx(1 / 3)
+    assert int8._inversions([expected], [expected]) == 0
+    empty = Selection(boxes[:0], torch.zeros(0), labels[:0])
+    assert int8._inversions([empty], [empty]) == 0
+
+
+def test_the_gate_has_its_own_tolerance(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:
+    """This network passes, and tells how far it is off; OpenVINO marks convolutions alone."""
+    path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
+    written = json.loads(Path(f"{path}.parity.json").read_text())
+    assert written["precision"] == "int8"
+    assert written["score_difference"] > parity.TOLERANCES["fp32"].scores
+    assert written["inversions"] <= parity.TOLERANCES["int8"].inversions * written["pairs"]
+    pytest.importorskip("openvino")
+    path = detector.export("openvino", int8=True, data=data, out=tmp_path / "m.xml")
+    assert "FakeQuantize" in path.read_text() or "Convert" in path.read_text()
+    assert json.loads(Path(f"{path}.parity.json").read_text())["precision"] == "int8"
+
+
+def test_what_cannot_be_asked(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"int8: needs images like those that it will see.*give --data"):
+        detector.export("onnx", int8=True, out=tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"int8: pt2 has no such form here \(onnx, openvino have\)"):
+        detector.export("pt2", int8=True, data=data)
+    with pytest.raises(InputError, match="half, int8: are 16 and 8 bits"):
+        detector.export("onnx", int8=True, half=True, data=data)
+    assert list(tmp_path.iterdir()) == []
