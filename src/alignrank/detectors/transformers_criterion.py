@@ -97,7 +97,7 @@ class TransformersCriterion:
         return parts
 
     def _weight(self, kind: str) -> float:
-        if hasattr(self.config, "weight_loss_bbox"):
+        if hasattr(self.config, "weight_loss_bbox") or kind not in _WEIGHTS:
             return 1.0  # the dictionary's are weighted already
         return float(getattr(self.config, _WEIGHTS[kind], 1.0))
 
