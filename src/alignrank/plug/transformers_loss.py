@@ -93,14 +93,18 @@ class RankedLoss:
             return found
         bound = signature(library).bind(*arguments, **named).arguments
         call = _Call(self, proposals=bound.get("enc_topk_logits"))
-        kind = CRITERIA[self.architecture].kind
-        assert kind in library.__code__.co_names, f"the library makes no {kind} any more"
-        made = partial(call.criterion, library.__globals__[kind])
-        ranked = FunctionType(library.__code__, library.__globals__ | {kind: made}, argdefs=library.__defaults__)
-        total, terms, auxiliary = ranked(*arguments, **named)
+        total, terms, auxiliary = self._with(library, call.criterion)(*arguments, **named)
         with outside_autocast(bound["logits"]):
             extra = call.terms(bound["labels"])
         return torch.stack([total, *extra.values()]).sum() if extra else total, terms | extra, auxiliary
+
+    def _with(self, library: Any, criterion: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, in which the name of the library's criterion means `criterion(that one, ...)`."""
+        kind = CRITERIA[self.architecture].kind
+        if kind not in library.__code__.co_names:
+            raise InputError(f"rank, loss: the installed transformers trains {self.architecture} without a {kind}")
+        names = library.__globals__ | {kind: partial(criterion, library.__globals__[kind])}
+        return FunctionType(library.__code__, names, argdefs=library.__defaults__, closure=library.__closure__)
 
 
 @dataclass(frozen=True, slots=True)
