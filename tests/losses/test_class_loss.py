@@ -10,6 +10,7 @@ import torch
 
 from alignrank.losses import class_loss
 from alignrank.losses import normalizer as module
+from alignrank.losses.class_loss import LEAST_QUALITY, fit_quality
 from alignrank.losses.normalizer import shared_normalizer
 
 # A positive of quality 1/2 at score 1/2, a negative at score 3/4: cross entropies ln 2 and ln 4.
@@ -31,6 +32,22 @@ def test_worked(kind: Any, options: dict[str, bool], expected: float) -> None:
     assert class_loss(kind, LOGITS, QUALITY, **options).item() == pytest.approx(expected)
     twice = class_loss(kind, LOGITS.expand(3, 2, 2), QUALITY.expand(3, 2, 2), **options)
     assert twice.item() == pytest.approx(6 * expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1.0, 0.75, 1 / 3]),  # GIoU 1, 1/2 and -1/3: the last two boxes lie at the ends of a row of three
+        ({"power": 2.0}, [1.0, 0.75**2, 1 / 9]),
+        ({"overlap": "iou"}, [1.0, 0.5, LEAST_QUALITY]),
+    ],
+)
+def test_quality_of_a_match_worked(options: dict[str, Any], expected: list[float]) -> None:
+    boxes = torch.tensor([[0.0, 0, 2, 1], [0, 0, 1, 1], [0, 0, 1, 1]], requires_grad=True)
+    gt = torch.tensor([[0.0, 0, 2, 1], [0, 0, 2, 1], [2, 0, 3, 1]])
+    found = fit_quality(boxes, gt, **options)
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    assert not found.requires_grad
 
 
 def test_rank_and_sort_worked() -> None:

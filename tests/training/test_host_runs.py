@@ -55,9 +55,9 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, capsys: pytest.C
     assert {"cls", "layers_cls", "proposals_cls", "denoising_cls"} <= {key.rpartition("/")[2] for key in history[-1]}
 
 
-def gradients(images: Tensor, targets: list[Targets], *, parallel: bool) -> dict[str, Tensor]:
+def gradients(images: Tensor, targets: list[Targets], ranking: dict[str, Any], *, parallel: bool) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    built = load_recipe(RECIPE, num_classes=3, overrides=tiny_host("rt_detr")).build()
+    built = load_recipe(RECIPE, num_classes=3, overrides=tiny_host("rt_detr") | ranking).build()
     model = built.model.double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -79,21 +79,28 @@ def scene() -> tuple[Tensor, list[Targets]]:
     return torch.rand(4, 3, 64, 64, generator=generator), targets
 
 
-def _work(rank: int, meeting: str, folder: str) -> None:
+def _work(rank: int, meeting: str, folder: str, ranking: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     images, targets = scene()
-    found = gradients(images[rank::2], targets[rank::2], parallel=True)
+    found = gradients(images[rank::2], targets[rank::2], ranking, parallel=True)
     if rank == 0:
         torch.save(found, Path(folder) / "gradients.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize(
+    "ranking",
+    [{}, {"rank.loss": "gcl", "rank.matching_cost": True, "loss.align": 1.0, "loss.rank": 2.0}],
+    ids=["library", "ranking"],
+)
+def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(
+    tmp_path: Path, ranking: dict[str, Any]
+) -> None:
+    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path), ranking), nprocs=2)
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    expected = gradients(*scene(), parallel=False)
+    expected = gradients(*scene(), ranking, parallel=False)
     assert set(found) == set(expected)
     for name, gradient in expected.items():
         torch.testing.assert_close(

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from alignrank.boxes import aligned_iou
 from alignrank.contracts import Predictions, Targets
-
-# Marks a positive whose box misses its object.
-LEAST_QUALITY = 1e-6
+from alignrank.losses.class_loss import LEAST_QUALITY
 
 # Of one image: points [P], and the object [P] that each learns.
 Pairs = tuple[Tensor, Tensor]

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from alignrank.assign import detr_cost, high_order_cost, match_all
-from alignrank.boxes import aligned_giou, aligned_iou, xyxy_to_cxcywh
+from alignrank.boxes import xyxy_to_cxcywh
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.denoising import positives_of
 from alignrank.detectors.detr import DetrConfig
-from alignrank.detectors.positives import LEAST_QUALITY, Pairs, Positives, gathered_pairs
+from alignrank.detectors.positives import Pairs, Positives, gathered_pairs
 from alignrank.losses import class_loss, giou_loss
+from alignrank.losses.class_loss import fit_quality
 from alignrank.losses.normalizer import shared_normalizer
 
 # Of outputs; each has a number of objects of its own to be divided by.
@@ -139,16 +140,16 @@ class SetCriterion:
         shares = 1 / predictions.sizes[image].flip(-1).repeat(1, 2)
         distance = (xyxy_to_cxcywh(own) - xyxy_to_cxcywh(gt)) * shares
         return {
-            "cls": weights.cls * self._class_loss(output, (image, query, label), own.detach(), gt),
+            "cls": weights.cls * self._class_loss(output, (image, query, label), own, gt),
             "l1": weights.l1 * distance.abs().sum(),
             "giou": weights.giou * giou_loss(own, gt).sum(),
         }
 
     def _class_loss(self, output: _Output, where: tuple[Tensor, Tensor, Tensor], own: Tensor, gt: Tensor) -> Tensor:
         rank, logits = self.config.rank, output.predictions.logits
-        fit = aligned_iou(own, gt) if rank.target == "iou" else (aligned_giou(own, gt) + 1) / 2
+        fit = fit_quality(own, gt, overlap=rank.target, power=rank.target_power)
         quality = torch.zeros_like(logits)
-        quality[where] = fit.pow(rank.target_power).clamp(LEAST_QUALITY, 1).to(quality.dtype)
+        quality[where] = fit.to(quality.dtype)
         return class_loss("focal" if output.plain else rank.loss, logits, quality)
 
 

@@ -1,4 +1,5 @@
-"""The losses of transformers' detectors, called as the library calls them, in parts of ours.
+"""The losses of transformers' detectors, called as the library calls them, in parts of ours; with ranking losses where
+the recipe has them (`plug.transformers_loss`).
 
 What the library divides by the number of objects of one process is divided here by the mean over all processes, as the
 authors' own code does; a single process has the library's figures.
@@ -19,27 +20,30 @@ from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.transformers_host import TransformersConfig, labels_of
 from alignrank.errors import TrainingError, first_line
 from alignrank.losses.normalizer import shared_normalizer
-from alignrank.plug.transformers_models import library_config, library_loss
+from alignrank.plug.transformers_loss import RankedLoss
+from alignrank.plug.transformers_models import library_config
 
 # The library's terms by our names.
 NAMES = {"vfl": "cls", "ce": "cls", "bbox": "l1", "giou": "giou", "fgl": "fgl", "ddf": "ddf"}
+NAMES |= {"align": "align", "rank": "rank"}
 _TERM = re.compile(r"loss_(?P<kind>[a-z]+)_?(?P<output>aux|dn|enc)?_?(?P<layer>\d+)?")
 # Where the library weights terms outside of the dictionary that it returns.
 _WEIGHTS = {"cls": "class_loss_coefficient", "l1": "bbox_loss_coefficient", "giou": "giou_loss_coefficient"}
-# Terms that the library does not divide by the number of objects.
-_UNDIVIDED = ("ddf",)
+# Terms that are not divided by the number of objects of this process.
+_UNDIVIDED = ("ddf", "align", "rank")
 
 
 class TransformersCriterion:
     """(Predictions, targets of every image) -> LossTerms: cls, l1 and giou of the last layer (of D-FINE fgl and ddf,
-    too); the same with `layers_`, summed over those before it, `proposals_` of the encoder, and `denoising_`.
+    too); the same with `layers_`, summed over those before it, `proposals_` of the encoder, and `denoising_`. With
+    ranking losses also `align` and `rank`, and `layers_` of these.
 
     Predictions without `raw`, those of evaluation, have the terms of the last layer.
     """
 
     def __init__(self, config: TransformersConfig) -> None:
         architecture = config.model.architecture
-        self.loss = library_loss(architecture)
+        self.architecture, self.ranking = architecture, config.ranking
         self.config = library_config(architecture, config.model.config, config.num_channels)
         self.channels = None if config.channels is None else torch.tensor(config.channels)
         self.last_layer = library_config(architecture, config.model.config, config.num_classes)
@@ -58,9 +62,10 @@ class TransformersCriterion:
             labels = labels_of(targets, predictions.sizes.to(predictions.boxes), channels)
             arguments = dict(predictions.raw) if trained else self._of_evaluation(predictions)
             config = self.config if trained else self.last_layer
+            loss = RankedLoss(self.architecture, self.ranking, progress, alone)
             try:
                 with _one_process():
-                    _, terms, _ = self.loss(
+                    _, terms, _ = loss(
                         **_at_least_float32(arguments), labels=labels, device=predictions.boxes.device, config=config
                     )
             except ValueError as error:  # of matching, where boxes are not finite
@@ -92,7 +97,7 @@ class TransformersCriterion:
         return parts
 
     def _weight(self, kind: str) -> float:
-        if hasattr(self.config, "weight_loss_bbox"):
+        if hasattr(self.config, "weight_loss_bbox") or kind not in _WEIGHTS:
             return 1.0  # the dictionary's are weighted already
         return float(getattr(self.config, _WEIGHTS[kind], 1.0))
 

@@ -25,6 +25,7 @@ from alignrank.detectors.detr import content, in_pixels
 from alignrank.errors import InputError
 from alignrank.plug import published, transformers_models
 from alignrank.plug.published import Published
+from alignrank.plug.ranking import LossConfig, RankConfig, RankingConfig
 from alignrank.plug.transformers_models import ARCHITECTURES
 from alignrank.plug.transformers_pixels import MEAN, STD, sections_of
 from alignrank.terminal.progress import say
@@ -56,6 +57,10 @@ class TransformersConfig(Config):
     """Of the data set; set from its class names when a training begins."""
     model: HostConfig = HostConfig()
     """The library's detector."""
+    rank: RankConfig = RankConfig()
+    """Rank-DETR's losses in place of the library's."""
+    loss: LossConfig = LossConfig()
+    """Terms that compare queries, beside the library's."""
 
     @model_validator(mode="after")
     def _channels_exist(self) -> Self:
@@ -63,6 +68,17 @@ class TransformersConfig(Config):
         if unnamed != sorted(set(unnamed)) or not set(unnamed) <= set(range(self.num_channels)):
             raise ValueError(f"model.unnamed: must be some of the channels 0 to {self.num_channels - 1}, in order")
         return self
+
+    @model_validator(mode="after")
+    def _ranking_goes(self) -> Self:
+        if self.model.architecture == "rf_detr" and not self.ranking.is_off:
+            raise ValueError("rank, loss: rf_detr trains with the library's loss alone, its queries come in groups")
+        return self
+
+    @property
+    def ranking(self) -> RankingConfig:
+        """Both sections of ranking losses."""
+        return RankingConfig(rank=self.rank, loss=self.loss)
 
     @property
     def num_channels(self) -> int:

@@ -27,6 +27,7 @@ from alignrank.detectors.positives import Positives
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.detectors.yolo_ranking import one_to_one_terms, ranking_terms
 from alignrank.losses import ciou_loss, class_loss, distribution_focal_loss, sigmoid_focal_loss
+from alignrank.losses.candidates import faded
 from alignrank.losses.normalizer import shared_normalizer
 
 
@@ -56,9 +57,8 @@ class YoloCriterion:
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
     def _fade(self, progress: float) -> float:
-        """Weight of the ranking terms: 0 before `loss.fade_start`, 1 after `loss.fade_end`."""
-        start, end = self.config.loss.fade_start, self.config.loss.fade_end
-        return float(progress >= end) if end <= start else min(max((progress - start) / (end - start), 0.0), 1.0)
+        """Weight of the ranking terms."""
+        return faded(progress, self.config.loss.fade_start, self.config.loss.fade_end)
 
     def _one_to_many(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
         assignment = self._assign(predictions, call.truth, self.config.assign.topk)

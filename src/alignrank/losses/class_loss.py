@@ -1,4 +1,4 @@
-"""The classification losses by their names in recipes."""
+"""The classification losses by their names in recipes, and the quality that they learn at a match."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from alignrank.boxes import aligned_giou, aligned_iou
 from alignrank.losses.classification import (
     giou_aware_focal_loss,
     quality_focal_loss,
@@ -14,6 +15,9 @@ from alignrank.losses.classification import (
     varifocal_loss,
 )
 from alignrank.losses.rank_sort import rank_sort_loss
+
+# Marks a positive whose box misses its object.
+LEAST_QUALITY = 1e-6
 
 ClassLoss = Literal["vfl", "qfl", "gcl", "focal", "ranksort"]
 
@@ -35,3 +39,13 @@ def class_loss(kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted
         return sigmoid_focal_loss(logits, (quality > 0).to(logits.dtype))
     ranking, sorting = rank_sort_loss(logits.flatten(), quality.flatten())
     return (ranking + sorting) * torch.count_nonzero(quality)
+
+
+def fit_quality(boxes: Tensor, gt: Tensor, *, overlap: Literal["giou", "iou"] = "giou", power: float = 1.0) -> Tensor:
+    """How well boxes [P,4] xyxy fit their objects' [P,4]: (GIoU + 1) / 2 or the IoU, to `power`; constants [P].
+
+    Between `LEAST_QUALITY` and 1. Source: Pu et al., Rank-DETR, NeurIPS 2023, eq. 6.
+    """
+    boxes = boxes.detach()
+    fit = aligned_iou(boxes, gt) if overlap == "iou" else (aligned_giou(boxes, gt) + 1) / 2
+    return fit.pow(power).clamp(LEAST_QUALITY, 1)

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from alignrank.extras import require
 from alignrank.nn.fine import FINE
 from alignrank.plug.modulated import Change, Make, Modulated
+from alignrank.plug.transformers_loss import loss_function
 
 require("transformers", "transformers")
 
 from transformers.models.d_fine.modeling_d_fine import DFineRepNCSPELAN4  # noqa: E402
 from transformers.models.rt_detr.modeling_rt_detr import RTDetrCSPRepLayer  # noqa: E402
 from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import RTDetrV2CSPRepLayer  # noqa: E402
+
+__all__ = ["BECOMES", "FUSIONS", "loss_function", "plan"]
 
 FUSIONS = 2
 
