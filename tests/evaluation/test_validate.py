@@ -16,12 +16,9 @@ from alignrank.contracts import Batch, Frame, Predictions, Targets, WantedThresh
 from alignrank.data.coco import read_file
 from alignrank.data.samples import Split
 from alignrank.detectors.postprocess import NonMaximumSuppression
-from alignrank.errors import InputError
 from alignrank.evaluation.options import ValOptions
-from alignrank.evaluation.val import check_classes, write_evaluation
+from alignrank.evaluation.val import write_evaluation
 from alignrank.evaluation.validate import Validation, validate
-from alignrank.weights.checkpoint import Checkpoint
-from alignrank.weights.recipe import load_recipe
 
 # Objects of 40 x 40. Per object, boxes as wide as given and the scores of each: IoU is width / 40.
 OBJECTS = ((10.0, 10.0), (80.0, 10.0))
@@ -97,13 +94,3 @@ def test_files_of_an_evaluation(split: Split, tmp_path: Path) -> None:
     assert written["rank_before_nms"]["suppressed"] == 1
     assert "rank_before_nms.suppressed" in (out / "report.html").read_text(encoding="utf-8")
     assert len(json.loads((out / "detections.json").read_text())) == 2
-
-
-def test_classes_are_compared_by_what_they_mean(tmp_path: Path) -> None:
-    """Published checkpoints call some of COCO's classes otherwise; other classes, or another order, are refused."""
-    recipe = load_recipe("yolov8-n", num_classes=2)
-    loaded = Checkpoint({}, recipe, ("sofa", "TV monitor"), {}, tmp_path / "weights")
-    check_classes(loaded, Split(("couch", "tv"), (1, 2), [], tmp_path))
-    for other in (("tv", "couch"), ("couch",), ("couch", "cat")):
-        with pytest.raises(InputError, match="was made for the classes sofa, TV monitor"):
-            check_classes(loaded, Split(other, tuple(range(len(other))), [], tmp_path))

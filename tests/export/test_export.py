@@ -102,7 +102,7 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     detector = Deployed(model, postprocess, tuple(NAMES), file.size, name, torch.device("cpu"))
     parity = compared(detector, file, None, TOLERANCES["fp32"])
     parity.check(TOLERANCES["fp32"], name)
-    assert parity.detections > 100
+    assert parity.detections >= 80  # ten of each drawn scene: RF-DETR has no more queries
 
 
 @pytest.mark.parametrize(
