@@ -97,11 +97,13 @@ def _output(shapes: Shapes, postprocess: Postprocess, nms: dict[str, Any] | None
 
 
 def _nms(postprocess: NonMaximumSuppression, level_points: Sequence[int]) -> dict[str, Any]:
+    pairs = bool(postprocess.pairs and postprocess.per_level and level_points)
     return {
         "class_wise": not postprocess.agnostic,
         "soft": postprocess.soft,
         **({"consensus": postprocess.consensus} if postprocess.consensus else {}),
-        "candidates": MAX_CANDIDATES,
+        "candidates": postprocess.per_level * len(level_points) if pairs else MAX_CANDIDATES,
         "per_level": postprocess.per_level or None,
+        **({"pairs": True} if pairs else {}),
         "level_points": list(level_points),
     }

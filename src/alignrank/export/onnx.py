@@ -96,6 +96,8 @@ def export_onnx(
     check_size(given, model.stride)
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
+    if reason := getattr(model, "no_export", None):
+        raise InputError(f"export: {reason}")
     require("export", "onnx", "onnxscript", "onnxruntime")
     model = copy.deepcopy(model).cpu().float().eval()
     model = split_top_down(deployed(model))
