@@ -140,7 +140,7 @@ def _decoded(coder: Any, regression: Tensor, anchors: Tensor) -> Tensor:
     if not hasattr(coder, "decode_single"):
         distances: Tensor = coder.decode(regression, anchors)
         return distances
-    repeated = anchors.expand(len(regression), -1, -1).reshape(-1, 4)
+    repeated = anchors.expand(regression.shape[0], -1, -1).reshape(-1, 4)
     boxes: Tensor = coder.decode_single(regression.reshape(-1, 4), repeated)
     return boxes.reshape(regression.shape)
 
