@@ -114,6 +114,16 @@ HOSTS: dict[str, dict[str, Any]] = {
         "dropout": 0.0,
     },
 }
+# Samples as large as all there is: nothing is random. Of torchvision's detectors with two stages.
+TWO_STAGES = {
+    "rpn_pre_nms_top_n_train": 60,
+    "rpn_post_nms_top_n_train": 40,
+    "rpn_pre_nms_top_n_test": 60,
+    "rpn_post_nms_top_n_test": 40,
+    "rpn_batch_size_per_image": 200_000,
+    "box_batch_size_per_image": 400,
+    "box_positive_fraction": 0.5,
+}
 _FORMS: dict[str, dict[str, Any]] = {
     "deformable_detr": _TRANSFORMER,
     "dino": _TRANSFORMER | {"denoising.queries": 10},
@@ -131,6 +141,8 @@ def tiny_form(name: str) -> dict[str, Any]:
     recipe = load_recipe(recipe_of(name))
     if recipe.detector == "transformers":
         return tiny_host(recipe.architecture.model.architecture)  # type: ignore[attr-defined]
+    if recipe.detector == "torchvision":
+        return tiny_torchvision(recipe.architecture.model.architecture)  # type: ignore[attr-defined]
     form = {"model.size": "t"} | _FORMS.get(recipe.detector, {}) | ({"neck.fine": True} if name.endswith(FINE) else {})
     many = getattr(getattr(recipe.architecture, "queries", None), "one_to_many", 0)
     return form | ({"queries.one_to_many": 30} if many else {})
@@ -140,6 +152,19 @@ def tiny_host(architecture: str) -> dict[str, Any]:
     """Of a detector of transformers."""
     return {
         "model.config": HOSTS[architecture],
+        "model.hub": "",
+        "train.imgsz": 64,
+        "train.batch": 4,
+        "train.freeze": [],
+    }
+
+
+def tiny_torchvision(architecture: str) -> dict[str, Any]:
+    """Of a detector of torchvision."""
+    return {
+        "model.backbone": "timm:test_resnet",
+        "model.width": 64,  # group norms of one channel would say nothing of maps of one cell
+        "model.config": TWO_STAGES if architecture.startswith("faster") else {},
         "model.hub": "",
         "train.imgsz": 64,
         "train.batch": 4,

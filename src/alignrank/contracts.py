@@ -120,7 +120,8 @@ class Predictions:
     `one_to_many` (the output beside a one-to-one one), `unsuppressed` (one-to-many, before the model itself suppressed
     duplicates), `first` (boxes before they were refined); of transformers `layer_0` ... (decoder layers before the
     last), `proposals` (of the encoder), `denoising` (queries made of noised truth);
-    raw: what another library's model hands to its own loss in training, as that loss calls it; None else.
+    raw: what another library's model hands to its own loss, as that loss calls it: in training, of torchvision's in
+    evaluation, too; None else.
     """
 
     logits: Tensor

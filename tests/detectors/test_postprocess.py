@@ -192,6 +192,19 @@ def test_best_of_levels() -> None:
     assert rows(selection) == [(A, 0.9, 1), (A, 0.1, 0), ([80.0, 0, 90, 10], 0.02, 1)]
 
 
+def test_best_pairs_of_levels() -> None:
+    """Two of the eight pairs of the first level, and all of the second; then there is no other limit."""
+    scores = torch.tensor([[[0.1, 0.9], [0.5, 0.2], [0.6, 0.0], [0.3, 0.3], [0.01, 0.02]]])
+    strides = torch.tensor([8.0, 8, 8, 8, 16])[:, None]
+    kept = best_of_levels(scores, strides, 2, pairs=True)
+    assert torch.equal(kept, torch.tensor([[[0, 0.9], [0, 0], [0.6, 0], [0, 0], [0.01, 0.02]]]))
+    cells = [[100.0 * i, 0.0, 100.0 * i + 10, 10.0] for i in range(2 * MAX_CANDIDATES)]
+    made = predictions([[0.9]] * len(cells), cells)
+    made.strides = torch.full((len(cells), 1), 8.0)
+    selection = NonMaximumSuppression(NmsConfig(per_level=MAX_CANDIDATES + 50, pairs=True))
+    assert len(selection.candidates(made, conf=0.5)[0].scores) == MAX_CANDIDATES + 50
+
+
 def test_published_thresholds() -> None:
     """Detectors of the FCOS family keep what their papers keep; the YOLO family leaves it to the task."""
     for name, iou in [("vfnet-r50", 0.6), ("atss-r50", 0.6), ("fcos-r50", 0.6), ("retinanet-r50", 0.5)]:

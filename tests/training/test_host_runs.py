@@ -1,4 +1,4 @@
-"""Detectors of transformers in our engine: a run from a published checkpoint, resumed, and in two processes."""
+"""Detectors of other libraries in our engine: a run from a published checkpoint, resumed, and in two processes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,51 @@ import torch.distributed as dist
 import transformers
 from safetensors.torch import load_file
 from squares import write_squares
-from tiny_forms import HOSTS, tiny_host
+from tiny_forms import HOSTS, tiny_form
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torchvision_hosts import write_published
 
 from alignrank.contracts import Predictions, Targets
 from alignrank.training import run
 from alignrank.training.options import read_options
 from alignrank.weights.recipe import load_recipe
 
-RECIPE = "transformers/rtdetr-r18"
+TRANSFORMERS = "transformers/rtdetr-r18"
+HOSTED = [
+    TRANSFORMERS,
+    "torchvision/fcos_resnet50_fpn",
+    "torchvision/retinanet_resnet50_fpn_v2",
+    "torchvision/fasterrcnn_resnet50_fpn_v2",
+]
+CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in HOSTED}
+CASES["ranking"] = (TRANSFORMERS, {"rank.loss": "gcl", "rank.matching_cost": True, "loss.align": 1.0, "loss.rank": 2.0})
 OPTIONS = {"train.precision": "fp32", "train.schedule": "constant", "train.warmup_epochs": 0.0, "train.ema_decay": 0.5}
 
 
-def trained(data: Path, pretrained: Path, out: Path, epochs: int) -> dict[str, Any]:
-    given = {"model": RECIPE, "data": str(data), "epochs": epochs, "imgsz": 64, "batch": 2, "device": "cpu"}
-    return run.train(*read_options(None, given | {"out": str(out)}, OPTIONS | {"model.pretrained": str(pretrained)}))
+def trained(recipe: str, data: Path, out: Path, epochs: int, options: dict[str, Any]) -> dict[str, Any]:
+    given = {"model": recipe, "data": str(data), "epochs": epochs, "imgsz": 64, "batch": 2, "device": "cpu"}
+    return run.train(*read_options(None, given | {"out": str(out)}, OPTIONS | options))
+
+
+def resumed(folder: Path) -> None:
+    """A run of one epoch that has ended goes on to two."""
+    (folder / "results.json").unlink()
+    about = json.loads((folder / "run.json").read_text())
+    about["recipe"]["train"]["epochs"] = 2
+    (folder / "run.json").write_text(json.dumps(about))
+    run.resume(folder)
+
+
+def parts_of(folder: Path) -> set[str]:
+    """Names of the terms of the loss."""
+    return {key.rpartition("/")[2] for key in json.loads((folder / "history.json").read_text())[-1]}
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    whole, again = (load_file(path / "last.safetensors") for path in (first, second))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,26 +67,41 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, capsys: pytest.C
     names = {0: "person", 1: "cat", 2: "dog"}
     config = transformers.RTDetrConfig(**HOSTS["rt_detr"], id2label=names)
     transformers.RTDetrForObjectDetection(config).save_pretrained(published)
-    trained(data, published, tmp_path / "whole", 2)
+    options = {"model.pretrained": str(published)}
+    trained(TRANSFORMERS, data, tmp_path / "whole", 2, options)
     assert "not kept: model.denoising_class_embed.weight" in capsys.readouterr().err
     folder = tmp_path / "stopped"
-    trained(data, published, folder, 1)
+    trained(TRANSFORMERS, data, folder, 1, options)
     shutil.rmtree(published)
-    (folder / "results.json").unlink()
-    about = json.loads((folder / "run.json").read_text())
-    about["recipe"]["train"]["epochs"] = 2
-    (folder / "run.json").write_text(json.dumps(about))
-    run.resume(folder)
-    whole, again = (load_file(path / "last.safetensors") for path in (tmp_path / "whole", folder))
-    assert whole.keys() == again.keys()
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    history = json.loads((folder / "history.json").read_text())
-    assert {"cls", "layers_cls", "proposals_cls", "denoising_cls"} <= {key.rpartition("/")[2] for key in history[-1]}
+    resumed(folder)
+    assert_same_weights(tmp_path / "whole", folder)
+    assert {"cls", "layers_cls", "proposals_cls", "denoising_cls"} <= parts_of(folder)
 
 
-def gradients(images: Tensor, targets: list[Targets], ranking: dict[str, Any], *, parallel: bool) -> dict[str, Tensor]:
+def test_a_run_of_torchvision_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples of proposals included; a published detector is the weights from which it begins."""
+    recipe = "torchvision/fasterrcnn_resnet50_fpn_v2"
+    data = write_squares(tmp_path / "squares", num_train=4, num_val=2)
+    published = tmp_path / "published.safetensors"
+    write_published(published, "fasterrcnn_resnet50_fpn_v2", 5)
+    sampled = {"rpn_batch_size_per_image": 20, "box_batch_size_per_image": 10}
+    form = {key: value for key, value in tiny_form(recipe).items() if not key.startswith("train")}
+    options = form | {"model.config": form["model.config"] | sampled, "model.pretrained": str(published)}
+    options |= {"train.freeze": ["host.backbone.body.conv1"]}
+    trained(recipe, data, tmp_path / "whole", 2, options)
+    assert "not kept: roi_heads.box_predictor.cls_score.weight" in capsys.readouterr().err
+    folder = tmp_path / "stopped"
+    trained(recipe, data, folder, 1, options)
+    published.unlink()
+    resumed(folder)
+    assert_same_weights(tmp_path / "whole", folder)
+    assert {"cls", "box", "proposals_cls", "proposals_box"} <= parts_of(folder)
+
+
+def gradients(case: str, images: Tensor, targets: list[Targets], *, parallel: bool) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    built = load_recipe(RECIPE, num_classes=3, overrides=tiny_host("rt_detr") | ranking).build()
+    name, options = CASES[case]
+    built = load_recipe(name, num_classes=3, overrides=tiny_form(name) | options).build()
     model = built.model.double().train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -79,30 +123,24 @@ def scene() -> tuple[Tensor, list[Targets]]:
     return torch.rand(4, 3, 64, 64, generator=generator), targets
 
 
-def _work(rank: int, meeting: str, folder: str, ranking: dict[str, Any]) -> None:
+def _work(rank: int, meeting: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     images, targets = scene()
-    found = gradients(images[rank::2], targets[rank::2], ranking, parallel=True)
+    found = {case: gradients(case, images[rank::2], targets[rank::2], parallel=True) for case in CASES}
     if rank == 0:
         torch.save(found, Path(folder) / "gradients.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    "ranking",
-    [{}, {"rank.loss": "gcl", "rank.matching_cost": True, "loss.align": 1.0, "loss.rank": 2.0}],
-    ids=["library", "ranking"],
-)
-def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(
-    tmp_path: Path, ranking: dict[str, Any]
-) -> None:
-    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path), ranking), nprocs=2)
-    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    expected = gradients(*scene(), ranking, parallel=False)
-    assert set(found) == set(expected)
-    for name, gradient in expected.items():
-        torch.testing.assert_close(
-            found[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
-        )
+def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    of_all = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    for case in CASES:
+        found, expected = of_all[case], gradients(case, *scene(), parallel=False)
+        assert set(found) == set(expected)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(
+                found[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, at=(case, name): f"{at}: {text}"
+            )

@@ -20,6 +20,7 @@ from alignrank.detectors import (
     dino,
     reppoints,
     retinanet,
+    torchvision_host,
     transformers_host,
     varifocalnet,
     yolo,
@@ -83,6 +84,12 @@ def _transformers_criterion(config: Any) -> Criterion:
     return TransformersCriterion(config)
 
 
+def _torchvision_criterion(config: Any) -> Criterion:
+    from alignrank.detectors.torchvision_criterion import TorchvisionCriterion
+
+    return TorchvisionCriterion(config)
+
+
 def _top_k(config: Any) -> Postprocess:
     return TopK()
 
@@ -99,6 +106,13 @@ DETECTORS: dict[str, Detector] = {
     "dino": Detector(dino.DinoConfig, dino.Dino, _set_criterion, _top_k),
     "reppoints": Detector(reppoints.RepPointsConfig, reppoints.RepPoints, _reppoints_criterion, _nms),
     "retinanet": Detector(retinanet.RetinaNetConfig, retinanet.RetinaNet, _retinanet_criterion, _nms),
+    "torchvision": Detector(
+        torchvision_host.TorchvisionConfig,
+        torchvision_host.TorchvisionHost,
+        _torchvision_criterion,
+        _nms,
+        torchvision_host.of_published,
+    ),
     "transformers": Detector(
         transformers_host.TransformersConfig,
         transformers_host.TransformersHost,

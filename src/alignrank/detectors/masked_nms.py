@@ -27,14 +27,16 @@ ROUNDS = 12
 class MaskedNms:
     """What `NonMaximumSuppression` does, with a fixed overlap, for the best `candidates` (point, class) pairs.
 
-    iou, consensus, agnostic, per_level: as there. level_points: points of each level, for `per_level`. stable: of
-    equal scores those of the first points go first, as ONNX has it; PyTorch leaves that open, which is faster.
+    iou, consensus, agnostic, per_level, pairs: as there. level_points: points of each level, for `per_level`.
+    stable: of equal scores those of the first points go first, as ONNX has it; PyTorch leaves that open, which is
+    faster.
     """
 
     iou: float
     consensus: float = 0.0
     agnostic: bool = False
     per_level: int = 0
+    pairs: bool = False
     level_points: tuple[int, ...] = ()
     candidates: int = CANDIDATES
     stable: bool = False
@@ -43,7 +45,7 @@ class MaskedNms:
     def of(cls, nms: NonMaximumSuppression, *, iou: float, level_points: tuple[int, ...]) -> MaskedNms:
         """The same as `nms`, which must not be soft: that is one box after another."""
         assert not nms.soft
-        return cls(iou, nms.consensus, nms.agnostic, nms.per_level, level_points)
+        return cls(iou, nms.consensus, nms.agnostic, nms.per_level, nms.pairs, level_points)
 
     def __call__(self, scores: Tensor, boxes: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """scores [B,A,C] in 0..1, boxes [B,A,4] -> boxes [B,K,4], scores [B,K], labels [B,K], best first; K at most k.
@@ -51,7 +53,7 @@ class MaskedNms:
         Where fewer stay, the last rows have the score 0.
         """
         if self.per_level and self.level_points:
-            scores = best_of_parts(scores, self.level_points, self.per_level)
+            scores = best_of_parts(scores, self.level_points, self.per_level, pairs=self.pairs)
         boxes, scores, labels = self._best(scores, boxes)
         together = (labels[:, None] == labels[:, :, None]).to(scores.dtype)
         if self.agnostic:

@@ -76,6 +76,8 @@ class NmsConfig(Config):
     """Detections of an image at most."""
     per_level: int = Field(default=1000, ge=0, le=1_000_000)
     """Points of each pyramid level that enter, the best by class score; 0: all."""
+    pairs: bool = False
+    """`per_level` counts (point, class) pairs, as torchvision does."""
     soft: bool = False
     """Boxes that overlap a better one lose score instead of being dropped."""
     consensus: float = Field(default=0.0, ge=0, lt=1)
@@ -100,14 +102,14 @@ class NonMaximumSuppression:
     def __init__(self, config: NmsConfig | None = None, *, consensus: float = 0.0, agnostic: bool = False) -> None:
         self.consensus, self.agnostic = (config.consensus, config.agnostic) if config else (consensus, agnostic)
         self.per_level, self.soft = (config.per_level, config.soft) if config else (0, False)
+        self.pairs = bool(config and config.pairs)
         self.thresholds = Thresholds(config.conf, config.iou, config.max_dets) if config else None
 
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
-        all_scores = self._of_levels(predictions, _of_classes(predictions.scores(), classes))
         selections = []
-        for found in _candidates(predictions, all_scores, conf):
+        for found in self._entering(predictions, _of_classes(predictions.scores(), classes), conf):
             groups = torch.zeros_like(found.labels) if self.agnostic else found.labels
             if self.soft:
                 selections.append(soft_nms(found, conf=conf, iou=iou, max_dets=max_dets, groups=groups))
@@ -122,27 +124,34 @@ class NonMaximumSuppression:
         return selections
 
     def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
-        return _candidates(predictions, self._of_levels(predictions, predictions.scores()), conf)
+        return self._entering(predictions, predictions.scores(), conf)
 
-    def _of_levels(self, predictions: Predictions, scores: Tensor) -> Tensor:
+    def _entering(self, predictions: Predictions, scores: Tensor, conf: float) -> list[Selection]:
+        """The candidates of `scores`; where pairs of levels are counted, they are few enough."""
         if not self.per_level or predictions.strides is None:
-            return scores
-        return best_of_levels(scores, predictions.strides, self.per_level)
+            return _candidates(predictions, scores, conf)
+        scores = best_of_levels(scores, predictions.strides, self.per_level, pairs=self.pairs)
+        levels = len(torch.unique_consecutive(predictions.strides))
+        return _candidates(predictions, scores, conf, self.per_level * levels if self.pairs else MAX_CANDIDATES)
 
 
-def best_of_levels(scores: Tensor, strides: Tensor, count: int) -> Tensor:
-    """scores [B,A,C], those of all but the `count` best points of each level set to 0. strides [A,1] tell levels."""
-    return best_of_parts(scores, torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist(), count)
+def best_of_levels(scores: Tensor, strides: Tensor, count: int, *, pairs: bool = False) -> Tensor:
+    """scores [B,A,C], those of all but the `count` best points of each level set to 0; or of all but its best (point,
+    class) `pairs`. strides [A,1] tell levels.
+    """
+    sizes = torch.unique_consecutive(strides.flatten(), return_counts=True)[1].tolist()
+    return best_of_parts(scores, sizes, count, pairs=pairs)
 
 
-def best_of_parts(scores: Tensor, sizes: Sequence[int], count: int) -> Tensor:
+def best_of_parts(scores: Tensor, sizes: Sequence[int], count: int, *, pairs: bool = False) -> Tensor:
     """The same for levels of `sizes` points."""
-    best = scores.amax(-1)
+    best = scores if pairs else scores.amax(-1, keepdim=True)
     keep = torch.ones_like(best, dtype=torch.bool)
     for points, kept in zip(best.split(list(sizes), 1), keep.split(list(sizes), 1), strict=True):
-        if points.shape[1] > count:
-            kept.fill_(False).scatter_(1, points.topk(count, 1).indices, True)
-    return scores * keep[..., None]
+        if points.shape[1:].numel() > count:
+            chosen = torch.zeros_like(points, dtype=torch.bool).flatten(1)
+            kept.copy_(chosen.scatter_(1, points.flatten(1).topk(count, 1).indices, True).view_as(points))
+    return scores * keep
 
 
 def soft_nms(found: Selection, *, conf: float, iou: float, max_dets: int, groups: Tensor | None = None) -> Selection:
@@ -169,14 +178,16 @@ def soft_nms(found: Selection, *, conf: float, iou: float, max_dets: int, groups
     return Selection(found.boxes[index], torch.stack(final), found.labels[index])
 
 
-def _candidates(predictions: Predictions, all_scores: Tensor, conf: float) -> list[Selection]:
-    """Every (point, class) of each image scored above `conf`, the best MAX_CANDIDATES where there are more."""
+def _candidates(
+    predictions: Predictions, all_scores: Tensor, conf: float, most: int = MAX_CANDIDATES
+) -> list[Selection]:
+    """Every (point, class) of each image scored above `conf`, the best `most` where there are more."""
     selections = []
     for image_scores, image_boxes in zip(all_scores, predictions.boxes, strict=True):
         point, label = (image_scores > conf).nonzero(as_tuple=True)
         scores = image_scores[point, label]
-        if len(scores) > MAX_CANDIDATES:
-            scores, best = scores.topk(MAX_CANDIDATES)
+        if len(scores) > most:
+            scores, best = scores.topk(most)
             point, label = point[best], label[best]
         selections.append(Selection(image_boxes[point], scores, label))
     return selections

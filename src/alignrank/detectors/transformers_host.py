@@ -8,9 +8,7 @@ Shape letters: B images, Q queries, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,55 +17,46 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import xyxy_to_cxcywh
-from alignrank.config import Config, apply_overrides
+from alignrank.config import apply_overrides
 from alignrank.contracts import Predictions, Targets
 from alignrank.detectors.detr import content, in_pixels
-from alignrank.errors import InputError
+from alignrank.detectors.hosted import (
+    HostedConfig,
+    PublishedPart,
+    Truth,
+    channels_of,
+    drawn,
+    load_published,
+    of_other_shapes,
+)
+from alignrank.nn.backbone import inside_of
 from alignrank.plug import published, transformers_models
 from alignrank.plug.published import Published
 from alignrank.plug.ranking import LossConfig, RankConfig, RankingConfig
 from alignrank.plug.transformers_models import ARCHITECTURES
 from alignrank.plug.transformers_pixels import MEAN, STD, sections_of
-from alignrank.terminal.progress import say
 
 
-class HostConfig(Config):
+class HostConfig(PublishedPart):
     """A detector of transformers."""
 
     architecture: Literal["rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "rf_detr"] = "rt_detr"
     """As the library calls it."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Fields of the library's own configuration that differ from its defaults; `model.config.NAME=VALUE` sets one."""
-    hub: str = ""
-    """The published checkpoint's name on the hub."""
     pretrained: str = ""
     """Published weights: `hub` to download them, or a folder with config.json and model.safetensors; empty: random."""
-    backbone_weights: str = ""
-    """Of a timm backbone in a detector that is random otherwise, a .safetensors file."""
-    keep_classes: bool = True
-    """Published class heads are kept where there are as many classes; a run sets it by the names of the classes."""
-    unnamed: list[int] = Field(default_factory=list)
-    """Channels of published class heads that are no class, as COCO's numbers have gaps; set from the checkpoint."""
 
 
-class TransformersConfig(Config):
+class TransformersConfig(HostedConfig):
     """All sections."""
 
-    num_classes: int = Field(default=80, ge=1, le=100_000)
-    """Of the data set; set from its class names when a training begins."""
     model: HostConfig = HostConfig()
     """The library's detector."""
     rank: RankConfig = RankConfig()
     """Rank-DETR's losses in place of the library's."""
     loss: LossConfig = LossConfig()
     """Terms that compare queries, beside the library's."""
-
-    @model_validator(mode="after")
-    def _channels_exist(self) -> Self:
-        unnamed = self.model.unnamed
-        if unnamed != sorted(set(unnamed)) or not set(unnamed) <= set(range(self.num_channels)):
-            raise ValueError(f"model.unnamed: must be some of the channels 0 to {self.num_channels - 1}, in order")
-        return self
 
     @model_validator(mode="after")
     def _ranking_goes(self) -> Self:
@@ -79,17 +68,6 @@ class TransformersConfig(Config):
     def ranking(self) -> RankingConfig:
         """Both sections of ranking losses."""
         return RankingConfig(rank=self.rank, loss=self.loss)
-
-    @property
-    def num_channels(self) -> int:
-        """Of the library's class heads."""
-        return self.num_classes + len(self.model.unnamed)
-
-    @property
-    def channels(self) -> list[int] | None:
-        """Those of the classes, None where that is all of them."""
-        unnamed = set(self.model.unnamed)
-        return [channel for channel in range(self.num_channels) if channel not in unnamed] if unnamed else None
 
 
 def of_published(config: TransformersConfig, overrides: Mapping[str, Any]) -> Published:
@@ -111,14 +89,6 @@ def of_published(config: TransformersConfig, overrides: Mapping[str, Any]) -> Pu
     if processor is None:
         return Published(config, channels)
     return Published(config, channels, sections_of(part.architecture, processor, stride, where))
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What denoising queries are made of: the objects of every image, and a seed for the noise."""
-
-    targets: Sequence[Targets]
-    seed: int
 
 
 class TransformersHost(nn.Module):
@@ -166,7 +136,8 @@ class TransformersHost(nn.Module):
                 said = self.host(**inputs)
             return in_pixels(self._of_classes(said.logits), said.pred_boxes, shares)
         targets = [Targets.empty()] * len(images) if denoising is None else denoising.targets
-        with _drawn(denoising, images.device), transformers_models.traceable(self.host):
+        seed = None if denoising is None else denoising.seed
+        with drawn(seed, images.device), transformers_models.traceable(self.host):
             raw = self.host(**inputs, labels=labels_of(targets, shares, self.channels)).loss
         raw["logits"] = self._touched(raw["logits"])
         chosen = self._last_queries(raw)
@@ -182,10 +153,8 @@ class TransformersHost(nn.Module):
         x = (images - self.mean) / self.std if self.normalised else images
         if sizes is None or not self.masked:
             return {"pixel_values": x}
-        rows = torch.arange(x.shape[-2], device=x.device) < sizes[:, :1]
-        columns = torch.arange(x.shape[-1], device=x.device) < sizes[:, 1:]
-        inside = rows[:, :, None] & columns[:, None, :]
-        return {"pixel_values": torch.where(inside[:, None], x, 0.0), "pixel_mask": inside.long()}
+        inside = inside_of(x, sizes)
+        return {"pixel_values": torch.where(inside, x, 0.0), "pixel_mask": inside[:, 0].long()}
 
     def _touched(self, logits: Tensor) -> Tensor:
         """A batch without objects has no denoising queries: their embedding must get a gradient all the same."""
@@ -202,29 +171,10 @@ class TransformersHost(nn.Module):
         part = config.model
         folder = published.folder_of(part.pretrained, part.hub)
         weights = transformers_models.published_weights(part.architecture, folder)
-        own = self.host.state_dict()
-        of_classes = _class_tensors(config, own)
-        kept = {
-            name: weights[name]
-            for name, tensor in own.items()
-            if name in weights and weights[name].shape == tensor.shape and (part.keep_classes or name not in of_classes)
-        }
-        left = [name for name in own if name not in kept]
-        if strange := [name for name in left if name not in of_classes]:
-            raise InputError(
-                f"model.pretrained: {folder} does not fit model.config: {len(strange)} tensors are missing or have "
-                f"another shape (first: {strange[0]})"
-            )
-        self.host.load_state_dict(kept, strict=False)
-        now = self.host.state_dict()
-        if changed := [name for name, tensor in kept.items() if not torch.equal(now[name], tensor)]:
-            raise InputError(f"model.pretrained: {folder}: {changed[0]} differs between layers that share it")
-        where = published.named(part.pretrained, part.hub)
-        if part.unnamed:
-            say(f"{where}: {len(part.unnamed)} of its {config.num_channels} channels are no class, and never detected")
-        if left:
-            say(f"{where}: of other classes; not kept: {', '.join(left[:6])}"
-                f"{f' and {len(left) - 6} more' if len(left) > 6 else ''}")  # fmt: skip
+        of_classes = _class_tensors(config, self.host.state_dict())
+        load_published(
+            self.host, weights, of_classes, config, (str(folder), published.named(part.pretrained, part.hub))
+        )
 
     def _load_backbone(self, path: str) -> None:
         from alignrank.nn.backbone import load_weights
@@ -239,7 +189,7 @@ def _class_tensors(config: TransformersConfig, own: Mapping[str, Tensor]) -> set
     settings = transformers_models.library_config(part.architecture, part.config, config.num_channels + 1)
     with torch.device("meta"):
         other = transformers_models.library_model(part.architecture, settings).state_dict()
-    return {name for name, tensor in own.items() if other[name].shape != tensor.shape}
+    return of_other_shapes(own, other)
 
 
 def labels_of(targets: Sequence[Targets], shares: Tensor, channels: Tensor | None = None) -> list[dict[str, Tensor]]:
@@ -249,15 +199,11 @@ def labels_of(targets: Sequence[Targets], shares: Tensor, channels: Tensor | Non
     scales = shares.flip(-1).repeat(1, 2)
     return [
         {
-            "class_labels": _at(channels, target.labels.to(shares.device)),
+            "class_labels": channels_of(channels, target.labels.to(shares.device)),
             "boxes": xyxy_to_cxcywh(target.boxes.to(scale)) / scale,
         }
         for target, scale in zip(targets, scales, strict=True)
     ]
-
-
-def _at(channels: Tensor | None, labels: Tensor) -> Tensor:
-    return labels if channels is None else channels.to(labels.device)[labels]
 
 
 def _stride(architecture: str, settings: Any) -> int:
@@ -269,14 +215,3 @@ def _stride(architecture: str, settings: Any) -> int:
     backbone = settings.backbone_config
     windows = getattr(backbone, "num_windows", None)
     return 32 if windows is None else int(backbone.patch_size) * int(windows)
-
-
-@contextmanager
-def _drawn(truth: Truth | None, device: torch.device) -> Iterator[None]:
-    """The library draws from the global generator: here from the seed, and nobody else's numbers change."""
-    if truth is None:
-        yield
-        return
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(truth.seed)
-        yield

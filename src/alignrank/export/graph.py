@@ -151,6 +151,8 @@ def subject_of(
     check_size(given, model.stride)
     if max_dets < 1:
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
+    if reason := getattr(model, "no_export", None):
+        raise InputError(f"export: {reason}")
     model = split_top_down(deployed(copy.deepcopy(model).cpu().float().eval()))
     graph = ExportGraph(
         model,

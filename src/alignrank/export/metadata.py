@@ -41,8 +41,9 @@ def metadata(
     shapes: Shapes, postprocess: Postprocess, *, size: InputSize, names: Sequence[str], recipe: str
 ) -> dict[str, str]:
     """By key, as ONNX holds it: text, JSON but for `recipe` and `version`."""
-    needs_nms = isinstance(postprocess, NonMaximumSuppression) and shapes.within is None
-    nms = _nms(postprocess, shapes.level_points) if needs_nms else None
+    nms = None
+    if isinstance(postprocess, NonMaximumSuppression) and shapes.within is None:
+        nms = _nms(postprocess, shapes.level_points)
     return {
         "names": json.dumps(list(names)),
         "imgsz": json.dumps(size.imgsz),
@@ -116,15 +117,18 @@ def _within(nms: MaskedNms) -> dict[str, Any]:
         **({"consensus": nms.consensus} if nms.consensus else {}),
         "candidates": nms.candidates,
         "per_level": nms.per_level or None,
+        **({"pairs": True} if nms.pairs and nms.per_level else {}),
     }
 
 
-def _nms(postprocess: Any, level_points: Sequence[int]) -> dict[str, Any]:
+def _nms(postprocess: NonMaximumSuppression, level_points: Sequence[int]) -> dict[str, Any]:
+    pairs = bool(postprocess.pairs and postprocess.per_level and level_points)
     return {
         "class_wise": not postprocess.agnostic,
         "soft": postprocess.soft,
         **({"consensus": postprocess.consensus} if postprocess.consensus else {}),
-        "candidates": MAX_CANDIDATES,
+        "candidates": postprocess.per_level * len(level_points) if pairs else MAX_CANDIDATES,
         "per_level": postprocess.per_level or None,
+        **({"pairs": True} if pairs else {}),
         "level_points": list(level_points),
     }

@@ -27,7 +27,7 @@ def timm_name(backbone: str, others: Sequence[str] = ("csp",)) -> str:
 
 
 class TimmPyramid(nn.Module):
-    """images [B,3,H,W] 0..1 -> maps of strides 8, 16, 32 with `channels`.
+    """images [B,3,H,W] 0..1 -> maps of `strides` with `channels`.
 
     The model's own mean and standard deviation are applied inside. norm: batch norms `learn`; are `fixed` (statistics
     stay, affine parameters learn); or `frozen` (both stay), which small batches need. freeze: stages without gradient,
@@ -49,13 +49,14 @@ class TimmPyramid(nn.Module):
         freeze: int = 0,
         drop_path: float = 0.0,
         checkpointing: bool = False,
+        strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__()
         import timm
 
         if not timm.is_model(name):
             raise InputError(f"model.backbone: timm has no model {name!r}; {nearest(name, timm.list_models())[:200]}")
-        body = _features(name, pretrained, drop_path)
+        body = _features(name, pretrained, drop_path, strides)
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         settings = body.pretrained_cfg
         self.body: nn.Module = timm.layers.freeze_batch_norm_2d(body) if norm == "frozen" else body
@@ -76,7 +77,7 @@ class TimmPyramid(nn.Module):
         """
         x = (images - self.mean) / self.std
         if sizes is not None:
-            x = torch.where(_content(x, sizes), x, 0.0)
+            x = torch.where(inside_of(x, sizes), x, 0.0)
         maps = list(self.body(x))
         if self.norms:
             maps = [norm(m).permute(0, 3, 1, 2).contiguous() for norm, m in zip(self.norms, maps, strict=True)]
@@ -120,8 +121,8 @@ class TimmBackbone(TimmPyramid):
         return [p3, p4, self.pooling(p5)]
 
 
-def _content(images: Tensor, sizes: Tensor) -> Tensor:
-    """[B,1,H,W] bool: in the picture's own height and width."""
+def inside_of(images: Tensor, sizes: Tensor) -> Tensor:
+    """[B,1,H,W] bool: what is picture in images [B,3,H,W], of `sizes` [B,2] (height, width) px; the rest is padding."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device) < sizes[:, :1]
     columns = torch.arange(width, device=images.device) < sizes[:, 1:]
@@ -164,7 +165,7 @@ def _freeze(body: Any, name: str, stages: int) -> None:
             parameter.requires_grad_(False)
 
 
-def _features(name: str, pretrained: str, drop_path: float) -> Any:
+def _features(name: str, pretrained: str, drop_path: float, strides: Sequence[int]) -> Any:
     import timm
 
     from alignrank.nn import swin
@@ -172,11 +173,11 @@ def _features(name: str, pretrained: str, drop_path: float) -> Any:
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     probe = _probe(name, options)
     reductions = probe.feature_info.reduction()
-    missing = [stride for stride in STRIDES if stride not in reductions]
+    missing = [stride for stride in strides if stride not in reductions]
     if missing:
         raise InputError(f"model.backbone: timm:{name} has no map of stride {missing[0]} (it has {reductions})")
     # The last map of each stride is the deepest one.
-    options["out_indices"] = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
+    options["out_indices"] = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
     if swin.is_swin(name):
         options |= swin.ANY_SIZE
     if pretrained == "hub":

@@ -23,6 +23,7 @@ CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors
 PROCESSOR = "preprocessor_config.json"
 _OPTION = "model.pretrained"
 _OTHERWISE = "give a local folder with config.json and model.safetensors instead: model.pretrained=FOLDER"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -92,14 +93,19 @@ def _in_folder(folder: Path) -> Path:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{_OPTION}: {folder} holds no {CONFIG}")
     if not any((folder / name).is_file() for name in (WEIGHTS, SHARDS)):
-        pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
-        if pickles:
-            raise InputError(
-                f"{_OPTION}: {folder / pickles[0]} is a Python pickle; it may hold code and is not opened; "
-                f"save the weights as {WEIGHTS}"
-            )
+        refuse_pickles(folder)
         raise InputError(f"{_OPTION}: {folder} holds no {WEIGHTS}")
     return folder
+
+
+def refuse_pickles(path: Path) -> None:
+    """Raises InputError for a Python pickle, and for a folder that holds one."""
+    found = sorted(one for kind in _PICKLES for one in path.glob(kind)) if path.is_dir() else [path]
+    if found and any(found[0].match(kind) for kind in _PICKLES):
+        raise InputError(
+            f"{_OPTION}: {found[0]} is a Python pickle; it may hold code and is not opened; "
+            f"save the weights as {WEIGHTS}"
+        )
 
 
 @overload
