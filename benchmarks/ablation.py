@@ -25,6 +25,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
 RUNS = ROOT / "runs" / "ablation"
 EPOCHS = 60
 COMMON = ["--model", "alignrank-n", "--imgsz", "320", "--batch", "16", "--epochs", str(EPOCHS)]
+BEFORE = ["loss.consensus=0", "head.consensus_iou=0"]  # as it was when the rows were run
 NO_PARTS = ["head.sampling=none", "head.fusion=false"]
 ROWS = {
     "base": [*NO_PARTS, "loss.align=0.0", "loss.rank=0.0"],
@@ -46,7 +47,7 @@ def folder(row: str, seed: int) -> Path:
 def run(row: str, seed: int, threads: int) -> dict[str, Any]:
     """Train (or resume) one row and seed, evaluate both outputs; its entry of the table."""
     out = folder(row, seed)
-    about = trained(out, DATA, seed, threads, [*COMMON, *ROWS[row]])
+    about = trained(out, DATA, seed, threads, [*COMMON, *BEFORE, *ROWS[row]])
     return {output: measured(out, output, DATA, threads, option) for output, option in OUTPUTS.items()} | about
 
 

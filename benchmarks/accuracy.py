@@ -37,7 +37,9 @@ ROWS = {
         f"model.pretrained={NEAR / 'weights' / 'mobilenetv2_100.safetensors'}",
     ],
     "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET],
-    "alignrank-n-aerialcars": ["--model", "alignrank-n", *AERIALCARS, "--epochs", "60"],
+    "alignrank-n-aerialcars": [
+        "--model", "alignrank-n", *AERIALCARS, "--epochs", "60", "loss.consensus=0", "head.consensus_iou=0",
+    ],
 }  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     name, fusionless, sampleless = f"alignrank-{size}", {"head.fusion": False}, {"head.sampling": "none"}
     variants: dict[str, dict[str, Any]] = {
         "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless,
-        "-dense": {"head.sampling": "dense"}, "-consensus": {"head.consensus_iou": 0.7},
+        "-dense": {"head.sampling": "dense"}, "-alone": {"head.consensus_iou": 0.0},
         "-quality": {"head.quality": 0.5}, "-suppression": {"head.refine": False},
     }  # fmt: skip
     rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}

@@ -36,7 +36,7 @@ def network(row: str, output: str) -> str:
         return f"{name}-raw" if name == "yolo26n" and not output.startswith(NMS_FREE) else name
     if not output.startswith(NMS_FREE):
         return "alignrank-n-fusion" if "no fusion" not in row else "alignrank-n-base"
-    return "alignrank-n-consensus" if "consensus" in output and name == "alignrank-n" else name
+    return "alignrank-n-alone" if "consensus" not in output and name == "alignrank-n" else name
 
 
 def points(rows: dict[str, Any], data: str) -> list[tuple[str, str, float]]:

@@ -94,8 +94,11 @@ def test_without_parts_it_is_the_base() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_parts_begin_as_identities(form: str) -> None:
-    """One seed gives the same predictions with and without parts, bit for bit: training, NMS-free, one-to-many."""
-    for overrides in ({}, {"postprocess.nms": True}):
+    """One seed gives the same predictions with and without parts, bit for bit: training, NMS-free, one-to-many. Consensus
+    learns nothing, and moves boxes from the beginning.
+    """
+    alone = {"head.consensus_iou": 0.0}
+    for overrides in (alone, alone | {"postprocess.nms": True}):
         plain, whole = tiny(OFF | overrides), tiny(FORMS[form] | overrides)
         assert same(whole.model.eval()(pictures()), plain.model.eval()(pictures()))
     ours, theirs = whole.model.train()(pictures()), plain.model.train()(pictures())
