@@ -1,4 +1,5 @@
-"""The losses of torchvision's detectors: the library's own matching and losses, called as its models call them.
+"""The losses of torchvision's detectors: the library's own matching and losses, called as its models call them; with
+ranking losses where the recipe has them (`plug.torchvision_loss`).
 
 What the library divides by a count of one process is divided here by the mean over all processes; a single process has
 the library's figures. RetinaNet's are means over images, which several processes average in any case.
@@ -18,6 +19,7 @@ from alignrank.detectors.hosted import drawn
 from alignrank.detectors.torchvision_host import TorchvisionConfig
 from alignrank.detectors.torchvision_stages import LibraryTruth, truth_of
 from alignrank.losses.normalizer import shared_normalizer
+from alignrank.plug.torchvision_loss import RankedLoss
 from alignrank.plug.torchvision_models import ARCHITECTURES, library_model
 
 # The library's terms by our names.
@@ -25,12 +27,17 @@ NAMES = {
     "classification": "cls",
     "bbox_regression": "box",
     "bbox_ctrness": "centreness",
+    "align": "align",
+    "rank": "rank",
 }
+# Terms that are means over all processes already.
+_SHARED = ("align", "rank")
 
 
 class TorchvisionCriterion:
     """(Predictions, targets of every image) -> LossTerms: cls and box, of FCOS centreness, too; with two stages
-    proposals_cls and proposals_box beside them. All of them have the library's weight, 1.
+    proposals_cls and proposals_box beside them. All of them have the library's weight, 1. With ranking losses also
+    align and rank.
 
     In evaluation two stages have the terms of all proposals, not of a sample.
     """
@@ -41,6 +48,7 @@ class TorchvisionCriterion:
             self.library = library_model(config.model.form, config.num_channels)
         self.two_stages = ARCHITECTURES[config.model.architecture].two_stages
         self.channels = torch.tensor(config.library_channels)
+        self.loss = config.loss
         if not self.two_stages:
             self.head = self.library.head
             self.library.head = _Matched()
@@ -51,7 +59,10 @@ class TorchvisionCriterion:
         assert predictions.raw is not None
         truth = truth_of(targets, predictions.raw["anchors"], self.channels)
         with outside_autocast(predictions.boxes):
-            parts = (self._two_stages if self.two_stages else self._dense)(predictions.raw, truth, alone)
+            if self.two_stages:
+                parts = self._two_stages(predictions.raw, truth, alone)
+            else:
+                parts = self._dense(predictions.raw, truth, progress, alone)
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
 
     def matched(self, raw: Mapping[str, Any], truth: LibraryTruth) -> list[Tensor]:
@@ -61,13 +72,14 @@ class TorchvisionCriterion:
         found: list[Tensor] = self.library.compute_loss(truth, raw, anchors, *counts)
         return found
 
-    def _dense(self, raw: Mapping[str, Any], truth: LibraryTruth, alone: bool) -> dict[str, Tensor]:
+    def _dense(self, raw: Mapping[str, Any], truth: LibraryTruth, progress: float, alone: bool) -> dict[str, Tensor]:
         matched = self.matched(raw, truth)
-        terms = self.head.compute_loss(truth, raw, [raw["anchors"]] * len(truth), matched)
+        loss = RankedLoss(self.head, self.loss, progress, alone)
+        terms = loss(truth, raw, [raw["anchors"]] * len(truth), matched)
         factor: Tensor | float = 1.0
         if "bbox_ctrness" in raw:  # all of them are divided by the positives of the batch
             factor = _shared(sum((found >= 0).sum() for found in matched), alone)
-        return {NAMES[name]: value * factor for name, value in terms.items()}
+        return {NAMES[name]: value if name in _SHARED else value * factor for name, value in terms.items()}
 
     def _two_stages(self, raw: Mapping[str, Any], truth: LibraryTruth, alone: bool) -> dict[str, Tensor]:
         return self._of_proposals(raw, truth, alone) | self._of_second_stage(raw, truth, alone)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.contracts import Predictions, Targets
@@ -24,6 +24,7 @@ from alignrank.errors import InputError
 from alignrank.nn.backbone import inside_of, load_weights
 from alignrank.plug import torchvision_models
 from alignrank.plug.published import HUB, Published
+from alignrank.plug.ranking import DenseLossConfig
 from alignrank.plug.torchvision_models import ARCHITECTURES, RESNET, Form
 from alignrank.plug.torchvision_weights import weights_of
 
@@ -66,8 +67,19 @@ class TorchvisionConfig(HostedConfig):
 
     model: TorchvisionPart = TorchvisionPart()
     """The library's detector."""
+    loss: DenseLossConfig = DenseLossConfig()
+    """Ranking losses in place of the library's class loss, and beside its terms; not with two stages."""
     postprocess: NmsConfig = NmsConfig()
     """Selection of detections."""
+
+    @model_validator(mode="after")
+    def _ranking_goes(self) -> Self:
+        if ARCHITECTURES[self.model.architecture].two_stages and not self.loss.is_off:
+            raise ValueError(
+                f"loss: {self.model.architecture} trains with the library's losses alone, the scores of its second "
+                "stage come from a softmax over samples"
+            )
+        return self
 
     @property
     def library_channels(self) -> list[int]:

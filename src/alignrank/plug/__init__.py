@@ -1,5 +1,5 @@
 """Parts of ours in the models of other libraries: FINE in the pyramids of torchvision and of transformers, and ranking
-losses (`transformers.loss_function`).
+losses (`transformers.loss_function`, `torchvision.compute_loss`).
 
 `import alignrank.plug` takes neither library: a host's is imported when one of its models is met, or its module here is
 used.

@@ -1,5 +1,5 @@
-"""Ranking losses in the detectors of transformers: which, as sections of a recipe. The names are those of our own
-detection transformers (`rank`) and of the base detector (`loss`); all are off.
+"""Ranking losses in the detectors of transformers and of torchvision: which, as sections of a recipe. The names are
+those of our own detection transformers (`rank`) and of the base detector (`loss`); all are off.
 """
 
 from __future__ import annotations
@@ -32,21 +32,13 @@ class RankConfig(Config):
     """Weight of the GIoU in that cost for objects that no box overlaps."""
 
 
-class LossConfig(Config):
-    """Terms that compare queries, beside the library's (`losses.ranking`)."""
+class TermsConfig(Config):
+    """What list alignment and pairwise ranking have in all detectors (`losses.ranking`)."""
 
     align: float = Field(default=0.0, ge=0)
-    """Weight of list alignment: scores of a list's queries follow their quality."""
+    """Weight of list alignment: scores of a list follow their quality."""
     rank: float = Field(default=0.0, ge=0)
-    """Weight of pairwise ranking: a better query scores higher."""
-    align_scope: Literal["object", "class"] = "class"
-    """The lists of `align`: matched queries of a class in an image, or the candidates of an object."""
-    rank_scope: Literal["object", "class", "both"] = "both"
-    """Whom `rank` compares: candidates of one object, matched queries of a class in the whole batch, or both."""
-    o2o_pairs: Literal["chosen", "all"] = "chosen"
-    """What `rank` orders within an object: its matched query above its other candidates, or all of them."""
-    candidate_iou: float = Field(default=0.5, ge=0, lt=1)
-    """Unmatched queries are candidates of the object that they overlap most, if that IoU is higher."""
+    """Weight of pairwise ranking: what fits better scores higher."""
     tau: float = Field(default=1.0, gt=0)
     """Temperature of the scores in `align`."""
     beta: float = Field(default=1.0, ge=0)
@@ -59,6 +51,44 @@ class LossConfig(Config):
     """Fraction of the training at which `align` and `rank` begin: boxes are noise before."""
     fade_end: float = Field(default=0.1, ge=0, le=1)
     """Fraction of the training from which on they count in full."""
+
+
+class LossConfig(TermsConfig):
+    """Terms that compare queries, beside the library's."""
+
+    align_scope: Literal["object", "class"] = "class"
+    """The lists of `align`: matched queries of a class in an image, or the candidates of an object."""
+    rank_scope: Literal["object", "class", "both"] = "both"
+    """Whom `rank` compares: candidates of one object, matched queries of a class in the whole batch, or both."""
+    o2o_pairs: Literal["chosen", "all"] = "chosen"
+    """What `rank` orders within an object: its matched query above its other candidates, or all of them."""
+    candidate_iou: float = Field(default=0.5, ge=0, lt=1)
+    """Unmatched queries are candidates of the object that they overlap most, if that IoU is higher."""
+
+
+class DenseLossConfig(TermsConfig):
+    """Of a head that says something at every place: the places that an object is matched to are its candidates."""
+
+    classification: Literal["library", "vfl"] = "library"
+    """Class loss: the library's own, or `vfl` (varifocal), which learns the IoU of the box as score."""
+    align_scope: Literal["object", "class"] = "object"
+    """The lists of `align`: the candidates of an object, or those of all objects of a class in an image."""
+    rank_scope: Literal["object", "class", "both"] = "object"
+    """Whom `rank` compares: candidates of one object, of different objects of a class in the whole batch, or both."""
+    rank_across: Literal["all", "best"] = "all"
+    """Which candidates `rank` compares with those of other objects: all, or the best-scored one of each object."""
+
+    @property
+    def is_off(self) -> bool:
+        """The loss is the library's, whatever the other options are."""
+        return self.classification == "library" and not (self.align or self.rank)
+
+
+class DenseConfig(Config):
+    """The section of such a head."""
+
+    loss: DenseLossConfig = DenseLossConfig()
+    """In place of the library's class loss, and beside its terms."""
 
 
 class RankingConfig(Config):

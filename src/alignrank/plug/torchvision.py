@@ -1,4 +1,4 @@
-"""FINE in `torchvision.ops.FeaturePyramidNetwork`, alone or in a detector.
+"""FINE in `torchvision.ops.FeaturePyramidNetwork`, alone or in a detector; `compute_loss` is in `torchvision_loss`.
 
 On the way down `inner = lateral + up(inner)` becomes `inner = FINE(lateral, inner) + up(inner)` at the first fusions:
 strides 32 and 16, then 16 and 8. A fourth level (stride 4) is joined as it was; levels that are made of the coarsest
@@ -15,6 +15,9 @@ from torch.nn.functional import interpolate
 from torchvision.ops import FeaturePyramidNetwork
 
 from alignrank.plug.modulated import Change, Make, Modulated
+from alignrank.plug.torchvision_loss import compute_loss
+
+__all__ = ["FUSIONS", "FineFeaturePyramidNetwork", "compute_loss", "plan"]
 
 FUSIONS = 2
 
