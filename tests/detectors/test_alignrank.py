@@ -94,8 +94,9 @@ def test_without_parts_it_is_the_base() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_parts_begin_as_identities(form: str) -> None:
-    """One seed gives the same predictions with and without parts, bit for bit: training, NMS-free, one-to-many. Consensus
-    learns nothing, and moves boxes from the beginning.
+    """One seed gives the same predictions with and without parts, bit for bit: training, NMS-free, one-to-many.
+
+    But for consensus boxes, which move from the beginning.
     """
     alone = {"head.consensus_iou": 0.0}
     for overrides in (alone, alone | {"postprocess.nms": True}):
