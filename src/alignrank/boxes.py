@@ -19,8 +19,12 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def outside_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """The tensors' own precision, on the device of `x`. The meta device, where only shapes are, knows no autocast."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """The tensors' own precision, on the device of `x`. The meta device, where only shapes are, knows no autocast.
+
+    Where autocast is off already there is nothing to do: an exporter would take each context for a graph of its own.
+    """
+    on = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if on else nullcontext()
 
 
 def area(boxes: Tensor) -> Tensor:
