@@ -52,9 +52,9 @@ TOLERANCES = {
 @dataclass(slots=True)
 class Parity:
     """box_difference: the greatest, px of the picture; score_difference: the greatest. Both are of detections and their
-    counterparts, which are of the same class and overlap. differing: detections of either side that no counterpart
-    within tolerance and no tie explains. inversions: pairs of `pairs` that the file ranks the other way round. ap, of
-    COCO, where there is ground truth.
+    counterparts, which are of the same class and overlap; a tie has none. differing: detections of either side that no
+    counterpart within tolerance and no tie explains. inversions: pairs of `pairs` that the file ranks the other way
+    round. ap, of COCO, where there is ground truth.
     """
 
     images: int = 0
@@ -91,7 +91,8 @@ class Parity:
         at_end, stands = _ties(theirs, ours, tolerance, limits)
         more = ~(_partners(theirs, ours, tolerance)[1] | at_end | (stands.any(1) & own))
         self.differing += int(missing[first].sum() + more[first].sum())
-        found = partner[first] >= 0
+        # A tie has no counterpart of its own: what stands in for it is another box, at its own place in the order.
+        found = (partner >= 0)[first] & (near | missing)[first]
         scores, others = ours.scores[first][found], theirs.scores[partner[first][found]]
         if not len(scores):
             return
