@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from alignrank.config import Config
+from alignrank.plug.ranking import FitConfig
 
 
-class RankConfig(Config):
+class RankConfig(FitConfig):
     """The four parts of Rank-DETR."""
 
     head: bool = False
@@ -31,20 +30,6 @@ class RankConfig(Config):
     """Queries are sorted by score between decoder layers, and told their rank."""
     loss: Literal["gcl", "vfl", "focal"] = "focal"
     """Class loss: `gcl` (GIoU-aware), `vfl` (varifocal) or `focal`."""
-    target: Literal["giou", "iou"] = "giou"
-    """Quality that `gcl` and `vfl` learn: (GIoU + 1) / 2, or the IoU."""
-    target_power: float = Field(default=1.0, gt=0, le=100)
-    """The quality is raised to it."""
-    matching_cost: bool = False
-    """Late in training the cost of a match is the score times a high power of the overlap."""
-    cost_overlap: Literal["iou", "giou"] = "iou"
-    """Overlap in that cost: IoU, or (GIoU + 1) / 2."""
-    cost_power: float = Field(default=4.0, gt=0, le=100)
-    """The overlap is raised to it."""
-    cost_from: float = Field(default=0.75, ge=0, le=1)
-    """Part of the training after which that cost is used."""
-    tie_break: float = Field(default=0.0, ge=0, le=1)
-    """Weight of the GIoU in that cost for objects that no box overlaps."""
 
     @property
     def sorts(self) -> bool:

@@ -11,17 +11,15 @@ from pydantic import Field
 from alignrank.config import Config
 
 
-class RankConfig(Config):
-    """Parts of Rank-DETR that are losses, in place of the library's."""
+class FitConfig(Config):
+    """What the class loss of Rank-DETR learns, and its cost of a match: for all detection transformers."""
 
-    loss: Literal["library", "gcl", "vfl", "focal"] = "library"
-    """Class loss of the decoder's layers: the library's own, `gcl` (GIoU-aware), `vfl` (varifocal) or `focal`."""
     target: Literal["giou", "iou"] = "giou"
     """Quality that `gcl` and `vfl` learn: (GIoU + 1) / 2, or the IoU."""
     target_power: float = Field(default=1.0, gt=0, le=100)
     """The quality is raised to it."""
     matching_cost: bool = False
-    """Late in training the cost of a match is the score times a high power of the overlap, not the library's."""
+    """Late in training the cost of a match is the score times a high power of the overlap."""
     cost_overlap: Literal["iou", "giou"] = "iou"
     """Overlap in that cost: IoU, or (GIoU + 1) / 2."""
     cost_power: float = Field(default=4.0, gt=0, le=100)
@@ -30,6 +28,13 @@ class RankConfig(Config):
     """Part of the training after which that cost is used."""
     tie_break: float = Field(default=0.0, ge=0, le=1)
     """Weight of the GIoU in that cost for objects that no box overlaps."""
+
+
+class RankConfig(FitConfig):
+    """Parts of Rank-DETR that are losses, in place of the library's."""
+
+    loss: Literal["library", "gcl", "vfl", "focal"] = "library"
+    """Class loss of the decoder's layers: the library's own, `gcl` (GIoU-aware), `vfl` (varifocal) or `focal`."""
 
 
 class TermsConfig(Config):
