@@ -79,7 +79,22 @@ class Points(nn.Module):
         return Predictions(mean * torch.tensor([[1.0, -2.0], [0.5, 3.0]]), boxes)
 
 
-@pytest.mark.parametrize("name", [name for name in distinct_recipes() + WITH_FINE if name not in TWO_STAGES])
+# Graphs of these kinds of node are among the others: minutes of exporting, for `make slow`.
+LONG = [
+    "alignrank-l", "alignrank-s", "h-detr-r50", "dino-r50", "rank-dino-r50", "vfnet-r101", "vfnet-x", "yolov10-s",
+    "yolov5-s", "yolov6-s", "transformers/deformable-detr-r50", "transformers/rtdetr-v2-r18",
+    "torchvision/retinanet_resnet50_fpn_v2", "alignrank-n+fine", "yolov10-n+fine", "yolov12-s+fine",
+]  # fmt: skip
+
+
+def long_apart(names: list[str]) -> list[Any]:
+    """As parameters, those of LONG marked slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name", long_apart([name for name in distinct_recipes() + WITH_FINE if name not in TWO_STAGES])
+)
 def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_of(name), num_classes=3, overrides=tiny_form(name))
     entry = DETECTORS[recipe.detector]
@@ -111,7 +126,12 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("format", "name"),
-    [("openvino", "alignrank-n"), ("openvino", "rank-h-detr-r50"), ("pt2", "yolov8-n"), ("torchscript", "alignrank-n")],
+    [
+        pytest.param("openvino", "alignrank-n", marks=pytest.mark.slow),
+        pytest.param("openvino", "rank-h-detr-r50", marks=pytest.mark.slow),
+        ("pt2", "yolov8-n"),
+        pytest.param("torchscript", "alignrank-n", marks=pytest.mark.slow),
+    ],
 )
 def test_other_formats_pass_the_gate(format: str, name: str, tmp_path: Path) -> None:
     if format == "openvino":
@@ -136,6 +156,7 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])
 def test_other_attentions_of_fine(attention: str, tmp_path: Path) -> None:
     """Export compares the graph with the network, for one image and for two; sides that windows do not divide."""

@@ -77,6 +77,7 @@ def test_all_parts_or_none(
     torch.testing.assert_close(small.scores[:5], first, atol=0.1, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_most_sensitive_parts_stay(
     detector: alignrank.Detector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_inversions_worked() -> None:
     assert int8._inversions([empty], [empty]) == 0
 
 
+@pytest.mark.slow
 def test_the_gate_has_its_own_tolerance(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:
     """This network passes, and tells how far it is off; OpenVINO marks convolutions alone."""
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
