@@ -32,6 +32,8 @@ HOSTED = [
 ]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in HOSTED}
 CASES["ranking"] = (TRANSFORMERS, {"rank.loss": "gcl", "rank.matching_cost": True, "loss.align": 1.0, "loss.rank": 2.0})
+LISTS_AND_PAIRS = {"loss.classification": "vfl", "loss.align": 1.0, "loss.rank": 2.0, "loss.rank_scope": "both"}
+CASES["lists and pairs of fcos"] = ("torchvision/fcos_resnet50_fpn", LISTS_AND_PAIRS)
 OPTIONS = {"train.precision": "fp32", "train.schedule": "constant", "train.warmup_epochs": 0.0, "train.ema_decay": 0.5}
 
 
