@@ -265,6 +265,8 @@ def test_deploy_and_export(form: str, nms: bool, tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) < count
     assert_close(after.logits, before.logits, atol=1e-5, rtol=1e-5)
     assert_close(after.boxes, before.boxes, atol=1e-4, rtol=1e-5)
+    if nms and form in ("none", "suppression"):
+        return  # what is left is the network of YOLOv8's recipes, and that of `topk`
     pytest.importorskip("onnxruntime")
     path = export_onnx(model, built.postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
     assert path.stat().st_size > 10_000
