@@ -251,9 +251,9 @@ def test_the_factor_reorders() -> None:
 
 @pytest.mark.parametrize("consensus", [0.0, 0.5])
 def test_export(consensus: float, tmp_path: Path) -> None:
-    """ONNX Runtime says the same: the export compares, and raises if not. Without fusion, which is half of the graph."""
+    """ONNX Runtime says the same: the export compares, and raises if not."""
     pytest.importorskip("onnxruntime")
-    model, built = trained(consensus_iou=consensus, fusion=False), tiny(quality=0.5)
+    model, built = trained(consensus_iou=consensus), tiny(quality=0.5)
     path = export_onnx(model.double(), built.postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
     assert path.stat().st_size > 10_000
 
