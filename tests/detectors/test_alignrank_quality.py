@@ -15,6 +15,7 @@ from alignrank.boxes import mutual_iou
 from alignrank.contracts import Built, Predictions, Targets
 from alignrank.detectors.alignrank import AlignRank
 from alignrank.detectors.alignrank_quality import BoxQuality, box_features, passed_share, two_factor
+from alignrank.detectors.postprocess import TopK
 from alignrank.detectors.yolo_criterion import YoloCriterion
 from alignrank.errors import InputError
 from alignrank.export.onnx import export_onnx
@@ -249,12 +250,14 @@ def test_the_factor_reorders() -> None:
     assert (ours.logits[..., 0].argsort() != theirs.logits[..., 0].argsort()).any()
 
 
-@pytest.mark.parametrize("consensus", [0.0, 0.5])
-def test_export(consensus: float, tmp_path: Path) -> None:
-    """ONNX Runtime says the same: the export compares, and raises if not."""
+@pytest.mark.parametrize(("consensus", "agnostic"), [(0.0, False), (0.5, True)])
+def test_export(consensus: float, agnostic: bool, tmp_path: Path) -> None:
+    """ONNX Runtime says the same, with merged boxes of all classes, too: the export compares, and raises if not."""
     pytest.importorskip("onnxruntime")
-    model, built = trained(consensus_iou=consensus), tiny(quality=0.5)
-    path = export_onnx(model.double(), built.postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
+    model, postprocess = trained(consensus_iou=consensus), TopK(agnostic=agnostic, consensus=consensus)
+    assert model.suppression is not None
+    model.suppression.agnostic = agnostic
+    path = export_onnx(model.double(), postprocess, tmp_path / "m.onnx", imgsz=64, names=["a", "b", "c"])
     assert path.stat().st_size > 10_000
 
 

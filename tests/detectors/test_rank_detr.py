@@ -98,7 +98,7 @@ def test_groups_are_sorted_apart() -> None:
 @pytest.mark.parametrize("switches", [{}, {"rank.head": True}, {"rank.query_layer": True}, ALL_ON])
 def test_one_to_many_queries_change_nothing_for_the_others(switches: dict[str, Any]) -> None:
     """In training the one-to-one queries say what they say in use, every layer of them, whatever the others are."""
-    built = tiny("h-detr-r50", **switches)
+    built = tiny("h-detr-r50", **{"transformer.decoder": 3}, **switches)
     for parameter in built.model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -145,6 +145,6 @@ def test_choices_are_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_fresh_alignrank_with_consensus(tmp_path: Path) -> None:
     """Its cells have the scores of their level alone."""
-    overrides = {"model.size": "t", "head.consensus_iou": 0.7}
+    overrides = {"model.size": "t", "head.consensus_iou": 0.7, "head.refine": False, "head.fusion": False}
     built = load_recipe("alignrank-n", num_classes=3, overrides=overrides).build()
     assert export_onnx(built.model, built.postprocess, tmp_path / "m.onnx", imgsz=96, names=["a", "b", "c"]).exists()

@@ -14,8 +14,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_forms import FINE, distinct_recipes, recipe_of, tiny_form
+from tiny_forms import FINE_NECKS, distinct_recipes, fine_hosts, recipe_of, tiny_form
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from alignrank.contracts import Predictions
 from alignrank.detectors import DETECTORS
@@ -36,9 +37,6 @@ from alignrank.weights.recipe import load_recipe
 
 NAMES = ["cell", "plate", "größe"]
 SIDE = 64
-# One of each neck that FINE is put into, and of each block beside it: its own code is the same in all of them, and the
-# contract tests run every one.
-WITH_FINE = [f"{name}{FINE}" for name in ("alignrank-n", "atss-r50", "yolov10-n", "yolov12-s")]
 TWO_STAGES = [name for name in distinct_recipes() if name.startswith(("torchvision/faster", "torchvision/mask"))]
 
 
@@ -79,12 +77,25 @@ class Points(nn.Module):
         return Predictions(mean * torch.tensor([[1.0, -2.0], [0.5, 3.0]]), boxes)
 
 
-# Graphs of these kinds of node are among the others: minutes of exporting, for `make slow`.
-LONG = [
-    "alignrank-l", "alignrank-s", "h-detr-r50", "dino-r50", "rank-dino-r50", "vfnet-r101", "vfnet-x", "yolov10-s",
-    "yolov5-s", "yolov6-s", "transformers/deformable-detr-r50", "transformers/rtdetr-v2-r18",
-    "torchvision/retinanet_resnet50_fpn_v2", "alignrank-n+fine", "yolov10-n+fine", "yolov12-s+fine",
-]  # fmt: skip
+class Modulated(nn.Module):
+    """FINE, between maps of strides 16 and 32, is all that it has: each cell's score is that of its modulated map."""
+
+    stride = 32
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter = nn.Conv2d(3, 16, 16, 16)
+        self.fine = fine.FINE(16, 1, attention=attention)
+
+    def forward(self, images: Tensor) -> Predictions:
+        low = self.enter(images)
+        cells = self.fine(low, avg_pool2d(low, 2)).flatten(2).transpose(1, 2)
+        return Predictions(10 * cells.mean(-1, keepdim=True), cells[..., :4].cumsum(-1))
+
+
+# Graphs of whose kinds of node there are others here: minutes of exporting, for `make slow`.
+LONG = ["vfnet-x", "vfnet-r101", "h-detr-r50", "rank-dino-r50", "transformers/rtdetr-v2-r18"]
 
 
 def long_apart(names: list[str]) -> list[Any]:
@@ -93,7 +104,7 @@ def long_apart(names: list[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "name", long_apart([name for name in distinct_recipes() + WITH_FINE if name not in TWO_STAGES])
+    "name", long_apart([name for name in distinct_recipes() + FINE_NECKS if name not in TWO_STAGES])
 )
 def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_of(name), num_classes=3, overrides=tiny_form(name))
@@ -156,13 +167,25 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+def neck_of(name: str) -> type:
+    with torch.device("meta"):
+        return type(load_recipe(recipe_of(name), overrides=tiny_form(name)).build().model.neck)
+
+
+def test_fine_is_exported_in_every_neck() -> None:
+    assert {neck_of(name) for name in FINE_NECKS} == {neck_of(name) for name in fine_hosts()}
+
+
 @pytest.mark.parametrize("attention", ["vanilla", "window", "area", "linear"])
-def test_other_attentions_of_fine(attention: str, tmp_path: Path) -> None:
-    """Export compares the graph with the network, for one image and for two; sides that windows do not divide."""
-    overrides = tiny_form("yolov8-n+fine") | {"neck.fine_attention": attention}
-    built = load_recipe("yolov8-n", num_classes=3, overrides=overrides).build()
-    assert export_onnx(built.model, built.postprocess, tmp_path / "m.onnx", imgsz=160, names=NAMES).exists()
+def test_other_attentions_of_fine(attention: Any, tmp_path: Path) -> None:
+    """Export compares the graph with the network, for one image and for three; sides that windows do not divide."""
+    path = export_onnx(Modulated(attention), TopK(), tmp_path / "m.onnx", imgsz=160, names=NAMES)
+    images = torch.rand(2, 3, 160, 160)
+    with torch.no_grad():
+        expected = Modulated(attention)(images).scores()[..., 0]
+    assert expected.std() > 0.01
+    scores = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})[1]
+    np.testing.assert_allclose(scores, expected.sort(descending=True).values, atol=1e-4)
 
 
 def test_metadata_and_inputs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from tiny_weights import write_tiny_weights
 
 import alignrank
 from alignrank.contracts import Selection
+from alignrank.data.decode import decode
+from alignrank.data.letterbox import letterbox
 from alignrank.errors import InputError
 from alignrank.export import int8, parity
+from alignrank.export.onnx import quantize_file
+from alignrank.input_size import InputSize
 
 onnx = pytest.importorskip("onnx")
 
@@ -40,12 +45,31 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> alignrank.Detector:
     return found
 
 
-def exported(
-    detector: alignrank.Detector, data: Path, path: Path, monkeypatch: pytest.MonkeyPatch, sensitive: float
+@pytest.fixture(scope="module")
+def in_full(detector: alignrank.Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file before anything is quantized."""
+    return detector.export("onnx", out=tmp_path_factory.mktemp("int8") / "full.onnx", check=False)
+
+
+def quantized(
+    in_full: Path, data: Path, path: Path, monkeypatch: pytest.MonkeyPatch, sensitive: float
 ) -> alignrank.Detector:
     monkeypatch.setattr(int8, "SENSITIVE", sensitive)
-    detector.export("onnx", int8=True, data=data, out=path, check=False)
+    shutil.copy(in_full, path)
+    pictures = [torch.from_numpy(decode(path)).permute(2, 0, 1) for path in sorted((data / "images").glob("train*"))]
+    images = [letterbox(picture, InputSize(64, rect=False))[0][None].numpy() / np.float32(255) for picture in pictures]
+    written = quantize_file(path, images, int8.CHAINS)
+    assert written == {"int8": json.dumps(about(path))}
     return alignrank.Detector.load(path)
+
+
+@pytest.fixture(scope="module")
+def all_parts(in_full: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of which no part is sensitive."""
+    path = tmp_path_factory.mktemp("int8") / "all.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        quantized(in_full, data, path, patch, 1.0)
+    return path
 
 
 def about(path: Path) -> dict[str, object]:
@@ -59,37 +83,40 @@ def kinds(path: Path) -> list[str]:
 
 
 def test_all_parts_or_none(
-    detector: alignrank.Detector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    detector: alignrank.Detector,
+    in_full: Path,
+    data: Path,
+    all_parts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where every part is sensitive the file says what the weights say; where none is, every convolution is in 8 bits
     and the order stays nearly that of the weights.
     """
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     expected = detector.predict(picture, conf=0.1, rect=False)[0]
-    kept = exported(detector, data, tmp_path / "kept.onnx", monkeypatch, -1.0).predict(picture, conf=0.1)[0]
+    kept = quantized(in_full, data, tmp_path / "kept.onnx", monkeypatch, -1.0).predict(picture, conf=0.1)[0]
     torch.testing.assert_close(kept.scores, expected.scores, atol=1e-4, rtol=0)
     assert "QuantizeLinear" not in kinds(tmp_path / "kept.onnx")
-    small = exported(detector, data, tmp_path / "small.onnx", monkeypatch, 1.0).predict(picture, conf=0.1)[0]
-    assert kinds(tmp_path / "small.onnx").count("QuantizeLinear") > kinds(tmp_path / "small.onnx").count("Conv")
-    assert about(tmp_path / "small.onnx")["kept"] == []
+    small = alignrank.Detector.load(all_parts).predict(picture, conf=0.1)[0]
+    assert kinds(all_parts).count("QuantizeLinear") > kinds(all_parts).count("Conv")
+    assert about(all_parts)["kept"] == []
     first = expected.scores[:5]
     assert not torch.equal(small.scores[:5], first)
     torch.testing.assert_close(small.scores[:5], first, atol=0.1, rtol=0)
 
 
-@pytest.mark.slow
 def test_the_most_sensitive_parts_stay(
-    detector: alignrank.Detector, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_full: Path, data: Path, all_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exported(detector, data, tmp_path / "all.onnx", monkeypatch, 1.0)
-    parts = about(tmp_path / "all.onnx")["parts"]
+    parts = about(all_parts)["parts"]
     assert isinstance(parts, dict)
     assert {"model.backbone.stem", "model.neck.top_down4"} <= set(parts)
     worst, second = sorted(parts.values(), reverse=True)[:2]
     assert worst > second > 0
-    exported(detector, data, tmp_path / "some.onnx", monkeypatch, (worst + second) / 2)
+    quantized(in_full, data, tmp_path / "some.onnx", monkeypatch, (worst + second) / 2)
     assert about(tmp_path / "some.onnx")["kept"] == [max(parts, key=lambda name: float(parts[name]))]
-    assert kinds(tmp_path / "some.onnx").count("QuantizeLinear") < kinds(tmp_path / "all.onnx").count("QuantizeLinear")
+    assert kinds(tmp_path / "some.onnx").count("QuantizeLinear") < kinds(all_parts).count("QuantizeLinear")
 
 
 def test_inversions_worked() -> None:
@@ -105,7 +132,6 @@ def test_inversions_worked() -> None:
     assert int8._inversions([empty], [empty]) == 0
 
 
-@pytest.mark.slow
 def test_the_gate_has_its_own_tolerance(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:
     """This network passes, and tells how far it is off; OpenVINO marks convolutions alone."""
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignrank.contracts import Postprocess, Predictions
 from alignrank.errors import ExportError, InputError, first_line
@@ -216,6 +216,9 @@ def _check_rows(boxes: Array, scores: Array, labels: Array, all_boxes: Array, al
 
 def _to_onnx(graph: ExportGraph, size: Size) -> Any:
     """The ONNX model (a protobuf) with a dynamic batch."""
+    for module in graph.modules():
+        if isinstance(module, nn.ReLU | nn.SiLU):
+            module.inplace = False  # the exporter would rewrite each one: up to a fifth of its time, for the same file
     # The exporter talks on stdout, which is for results, and warns of its own internals.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), no_other_sides(graph):
         warnings.simplefilter("ignore")
