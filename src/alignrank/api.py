@@ -62,8 +62,8 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
-        """A trained detector from a `.safetensors` file or a run's folder; also an exported file, which can `predict`
-        and `val`, and has neither `recipe` nor `model`.
+        """A trained detector from a `.safetensors` file or a run's folder; also an exported file, which can
+        `predict`, `val` and `benchmark`, and has neither `recipe` nor `model`.
         """
         from alignrank.weights import checkpoint
         from alignrank.weights.catalog import is_exported

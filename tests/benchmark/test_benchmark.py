@@ -14,10 +14,11 @@ from tiny_forms import tiny_form
 import alignrank
 from alignrank.benchmark.engines import Engine
 from alignrank.benchmark.memory import peak_memory
-from alignrank.benchmark.options import BenchmarkOptions
+from alignrank.benchmark.options import FILES, BenchmarkOptions
 from alignrank.benchmark.run import say_benchmark
 from alignrank.benchmark.timing import PARTS, rounds_of, timed
 from alignrank.errors import InputError
+from alignrank.export.formats import FORMATS
 from alignrank.inference.predict import Pipeline
 from alignrank.terminal.progress import console
 from alignrank.weights import checkpoint
@@ -67,15 +68,19 @@ def test_what_is_timed_is_what_predict_finds(detector: alignrank.Detector, tmp_p
     options = BenchmarkOptions(imgsz=64, batches=(2,), rounds=1)
     weights = detector.export("onnx", imgsz=64, out=tmp_path / "m.onnx", check=False)
     pipelines = {"onnx": Engine("onnx", weights).opened(options, "cpu")}
-    seconds, number = timed(pipelines, pixels, (2,), 4, lambda: None)
+    seconds, number = timed(pipelines, pixels, {2: 4}, lambda: None)
     assert number == {"onnx": len(found.scores)}
     assert {part: len(values) for part, values in seconds["onnx"][2].items()} == dict.fromkeys(PARTS, 4)
 
 
+def test_every_format_that_runs_is_an_engine() -> None:
+    assert set(FILES) == {row.name for row in FORMATS.values() if row.runs}
+
+
 def test_rounds_of_larger_batches_are_fewer() -> None:
-    assert [rounds_of(batch, 1, 30) for batch in (1, 2, 8, 16)] == [30, 15, 5, 5]
-    assert rounds_of(16, 1, 3) == 3
-    assert rounds_of(1, 8, 30) == 30
+    assert rounds_of((1, 2, 8, 16), 30) == {1: 30, 2: 15, 8: 5, 16: 5}
+    assert rounds_of((1, 16), 3)[16] == 3
+    assert rounds_of((8, 1), 30)[1] == 30
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hosted_detectors import assert_every_parameter_gets_a_gradient
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torchvision.models import detection
@@ -130,13 +131,8 @@ def test_frozen_norms_are_the_library_s() -> None:
 
 @hosts
 def test_every_trained_parameter_gets_a_gradient(name: str) -> None:
-    """Also where there is no object: several processes would wait for the others' for ever."""
     built = tiny(name).build()
-    for targets in (TARGETS, [Targets.empty(), Targets.empty()]):
-        built.model.zero_grad()
-        built.criterion(said_in_training(built, targets), targets).total.backward()
-        without = [key for key, value in built.model.named_parameters() if value.requires_grad and value.grad is None]
-        assert without == []
+    assert_every_parameter_gets_a_gradient(built, lambda targets: said_in_training(built, targets), TARGETS)
 
 
 def test_samples_are_drawn_from_the_generator_alone() -> None:

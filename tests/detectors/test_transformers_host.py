@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hosted_detectors import assert_every_parameter_gets_a_gradient
 from published_hosts import RECIPES, shake
 from tiny_forms import HOSTS, tiny_host
 from torch import Tensor
@@ -111,13 +112,8 @@ def test_loss_and_gradients_are_the_library_s_beside_padding() -> None:
 
 @hosts
 def test_every_trained_parameter_gets_a_gradient(name: str) -> None:
-    """Also where there is no object, and so no denoising: several processes would wait for the others' for ever."""
     built = tiny(name).build()
-    for targets in (TARGETS, [Targets.empty(), Targets.empty()]):
-        built.model.zero_grad()
-        built.criterion(said_in_training(built, targets), targets).total.backward()
-        without = [key for key, value in built.model.named_parameters() if value.requires_grad and value.grad is None]
-        assert without == []
+    assert_every_parameter_gets_a_gradient(built, lambda targets: said_in_training(built, targets), TARGETS)
 
 
 @hosts

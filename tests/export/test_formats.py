@@ -76,6 +76,10 @@ def test_the_selection_is_told() -> None:
     assert isinstance(read.postprocess, NonMaximumSuppression)
     assert read.postprocess.thresholds == Thresholds(0.1, 0.5, 7)
     assert (read.postprocess.per_level, read.postprocess.consensus, read.postprocess.agnostic) == (2, 0.8, True)
+    assert not read.postprocess.pairs
+    pairs = described(subject(NonMaximumSuppression(NmsConfig(per_level=2, pairs=True))).about(), HERE).postprocess
+    assert isinstance(pairs, NonMaximumSuppression)
+    assert (pairs.per_level, pairs.pairs) == (2, True)
     assert read.level_points == (2, 1)
     assert described(subject(NonMaximumSuppression()).about(), HERE).postprocess.thresholds is None
     within = subject(NonMaximumSuppression(config), nms=True).about()
@@ -197,7 +201,7 @@ def test_damaged_files(suffix: str, tmp_path: Path) -> None:
         open_exported(path)
     with pytest.raises(InputError, match=r"no file .*absent"):
         open_exported(tmp_path / f"absent{suffix}")
-    with pytest.raises(InputError, match=f"m{suffix}: is an exported file: `predict` and `val` take it"):
+    with pytest.raises(InputError, match=f"m{suffix}: is an exported file: `predict`, `val` and `benchmark` take it"):
         checkpoint.load(path)
     with pytest.raises(InputError, match="device: exported files run on the cpu here, not on cuda"):
         open_exported(path, "cuda")

@@ -125,7 +125,7 @@ def test_inversions_worked() -> None:
     labels = torch.zeros(3, dtype=torch.int64)
     expected = Selection(boxes, torch.tensor([0.9, 0.5, 0.4]), labels)
     order = [0, 2, 1]
-    actual = Selection(boxes[order], torch.tensor([0.9, 0.5, 0.45]), labels)
+    actual = Selection(boxes[order], torch.tensor([0.9, 0.55, 0.45]), labels)
     assert int8._inversions([expected], [actual]) == pytest.approx(1 / 3)
     assert int8._inversions([expected], [expected]) == 0
     empty = Selection(boxes[:0], torch.zeros(0), labels[:0])

@@ -78,7 +78,9 @@ def test_what_an_exported_file_cannot_do(folder: Path, tmp_path: Path) -> None:
         r"--tta needs the weights, not an exported file": lambda: exported.predict(PICTURE, tta=True),
         r"has an input of one size, imgsz 64, not 96": lambda: exported.predict(PICTURE, imgsz=96),
         r"has an input of one shape; leave out --rect": lambda: exported.val(data, rect=True),
-        r"is an exported file: `predict` and `val` take it": lambda: exported.export("onnx", out=tmp_path / "m.onnx"),
+        r"is an exported file: `predict`, `val` and `benchmark` take it": lambda: exported.export(
+            "onnx", out=tmp_path / "m.onnx"
+        ),
         r"is an exported file: ": lambda: exported.train(data, epochs=1, out=tmp_path / "run"),
         r"m.pt2: is an exported file:": lambda: exported.model,
         r"device: exported files run on the cpu here": lambda: exported.predict(PICTURE, device="cuda"),

@@ -15,6 +15,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from hosted_detectors import assert_saved_as_ours_it_says
 from loopback_server import LoopbackServer, QuietHandler
 from PIL import Image
 from published_hosts import NAMES, RECIPES, write_published
@@ -46,12 +47,7 @@ def test_a_folder_has_its_own_architecture_and_classes(name: str, tmp_path: Path
         said, ours = model(pixel_values=images), detector.model(IMAGES)
     assert torch.equal(ours.logits, said.logits)
     shutil.rmtree(tmp_path / "published")
-    path = tmp_path / "ours.safetensors"
-    checkpoint.save(path, detector.model.state_dict(), recipe=detector.recipe, classes=detector.classes, metrics={})
-    with torch.no_grad():
-        again = checkpoint.load(path).build_model()(IMAGES)
-    assert torch.equal(again.logits, ours.logits)
-    assert torch.equal(again.boxes, ours.boxes)
+    assert_saved_as_ours_it_says(detector, ours, IMAGES, tmp_path / "ours.safetensors")
 
 
 def test_other_classes_keep_what_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hosted_detectors import assert_saved_as_ours_it_says
 from loopback_server import LoopbackServer, QuietHandler
 from safetensors.torch import load_file, save_file
 from tiny_forms import tiny_torchvision
@@ -20,7 +21,6 @@ from torchvision_hosts import RECIPES, write_published
 from alignrank import Detector
 from alignrank.errors import InputError
 from alignrank.plug.torchvision_models import ARCHITECTURES
-from alignrank.weights import checkpoint
 from alignrank.weights.coco_names import COCO_NAMES
 from alignrank.weights.published import for_data
 from alignrank.weights.recipe import load_recipe
@@ -47,12 +47,7 @@ def test_the_published_classes(name: str, tmp_path: Path, capsys: pytest.Capture
         said = detector.model.eval()(IMAGES)
     assert said.logits.shape[-1] == 80
     (tmp_path / "weights.safetensors").unlink()
-    path = tmp_path / "ours.safetensors"
-    checkpoint.save(path, detector.model.state_dict(), recipe=detector.recipe, classes=detector.classes, metrics={})
-    with torch.no_grad():
-        again = checkpoint.load(path).build_model()(IMAGES)
-    assert torch.equal(again.logits, said.logits)
-    assert torch.equal(again.boxes, said.boxes)
+    assert_saved_as_ours_it_says(detector, said, IMAGES, tmp_path / "ours.safetensors")
 
 
 def test_labels_are_channels_of_coco(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from alignrank.benchmark.options import EAGER, FILES, USUAL, BenchmarkOptions
+from alignrank.benchmark.options import EAGER, FILES, HALF, USUAL, BenchmarkOptions
 from alignrank.device import choose_device
 from alignrank.errors import ExportError, InputError
 from alignrank.export.formats import FORMATS, export_weights
@@ -21,8 +21,6 @@ from alignrank.weights import checkpoint
 from alignrank.weights.catalog import is_exported
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import Deployed, deploy
-
-_PRECISIONS = {"bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,8 @@ class Engine:
                 detector.network.to(memory_format=torch.contiguous_format)
         else:
             detector = open_exported(self.weights, device)
-        wanted = PredictOptions(batch=max(options.batches), precision=_PRECISIONS.get(self.name, "fp32"))
+        precision = self.name if self.name in HALF else "fp32"
+        wanted = PredictOptions(batch=max(options.batches), precision=precision)
         return Pipeline(detector.resized(options.imgsz, rect=False if self.name in EAGER else None), wanted)
 
 

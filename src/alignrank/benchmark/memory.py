@@ -41,9 +41,7 @@ def _measure(name: str, weights: str, imgsz: int | list[int] | None, device: str
     pipeline = Engine(name, Path(weights)).opened(BenchmarkOptions(size, (batch,)), device)
     image = SourceImage("noise", np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
     for _ in range(RUNS):
-        items = [pipeline.prepare(image) for _ in range(batch)]
-        inputs = pipeline.stacked(items)
-        list(pipeline.detections(items, inputs, pipeline.run(inputs)))
+        list(pipeline.detected([pipeline.prepare(image) for _ in range(batch)]))
     if pipeline.detector.device.type == "cuda":
         return torch.cuda.max_memory_allocated(pipeline.detector.device)
     return _process_peak()

@@ -12,7 +12,8 @@ from alignrank.input_size import ImageSize, check_size, plain_size
 
 # Ways to run weights: PyTorch, PyTorch with what only the memory or the type of numbers makes different, and formats of
 # `export`.
-EAGER = ("eager", "contiguous", "bf16", "fp16")
+HALF = ("bf16", "fp16")
+EAGER = ("eager", "contiguous", *HALF)
 FILES = ("onnx", "openvino", "pt2", "torchscript", "litert")
 USUAL = ("eager", "contiguous", "bf16", "onnx", "openvino")
 

@@ -69,9 +69,9 @@ def benchmark(weights: Path | Checkpoint, options: BenchmarkOptions, *, device: 
         pipelines = {name: engine.opened(options, device) for name, engine in ready.items()}
         if not pipelines:
             raise InputError("engines: none of them can be had here")
-        rounds = {batch: rounds_of(batch, options.batches[0], options.rounds) for batch in options.batches}
+        rounds = rounds_of(options.batches, options.rounds)
         with steps("measuring", sum(rounds.values())) as advance:
-            seconds, found = timed(pipelines, pixels, options.batches, options.rounds, advance)
+            seconds, found = timed(pipelines, pixels, rounds, advance)
         shape = pixels.shape[0], pixels.shape[1]
         with steps("measuring memory", len(ready) if options.memory else 0) as advance:
             memory = {}

@@ -21,22 +21,22 @@ Seconds = dict[str, list[float]]  # by part, one number a round
 
 
 def timed(
-    pipelines: Mapping[str, Pipeline], pixels: Array, batches: Sequence[int], rounds: int, advance: Callable[[], object]
+    pipelines: Mapping[str, Pipeline], pixels: Array, rounds: Mapping[int, int], advance: Callable[[], object]
 ) -> tuple[dict[str, dict[int, Seconds]], dict[str, int]]:
     """pixels [H,W,3] uint8 -> {engine: {batch: seconds}}, and the number of detections of an image by engine.
 
-    advance: called after each round.
+    rounds: of each batch. advance: called after each of them.
     """
     image = SourceImage("picture", pixels)
     seconds: dict[str, dict[int, Seconds]] = {
-        name: {batch: {part: [] for part in PARTS} for batch in batches} for name in pipelines
+        name: {batch: {part: [] for part in PARTS} for batch in rounds} for name in pipelines
     }
     found: dict[str, int] = {}
-    for batch in batches:
+    for batch, count in rounds.items():
         for name, pipeline in pipelines.items():
             for _ in range(WARM_UP):
                 found[name] = _run(pipeline, image, batch)[1]
-        for _ in range(rounds_of(batch, batches[0], rounds)):
+        for _ in range(count):
             for name, pipeline in pipelines.items():
                 for part, value in _run(pipeline, image, batch)[0].items():
                     seconds[name][batch][part].append(value)
@@ -44,9 +44,10 @@ def timed(
     return seconds, found
 
 
-def rounds_of(batch: int, first: int, rounds: int) -> int:
-    """Rounds of a batch, where those of the `first` have so many."""
-    return rounds if batch <= first else max(min(LEAST_ROUNDS, rounds), rounds * first // batch)
+def rounds_of(batches: Sequence[int], rounds: int) -> dict[int, int]:
+    """Rounds of each batch, where the first has so many."""
+    least, first = min(LEAST_ROUNDS, rounds), batches[0]
+    return {batch: rounds if batch <= first else max(least, rounds * first // batch) for batch in batches}
 
 
 def _run(pipeline: Pipeline, image: SourceImage, batch: int) -> tuple[dict[str, float], int]:

@@ -7,10 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from alignrank.cli.options import RUNNABLE_HELP, Device, Imgsz, Json, Overrides, print_json, read_overrides
-from alignrank.errors import InputError
+from alignrank.benchmark.options import EAGER, FILES, BenchmarkOptions
+from alignrank.cli.options import (
+    RUNNABLE_HELP,
+    Device,
+    Imgsz,
+    Json,
+    Overrides,
+    check_subject,
+    print_json,
+    read_overrides,
+    refuse_overrides,
+)
 from alignrank.input_size import read_size
-from alignrank.weights.catalog import check_recipe, weights_file
 
 
 def benchmark(
@@ -23,7 +32,7 @@ def benchmark(
     batch: Annotated[str, typer.Option(help="images at a time; latency is that of the first")] = "1,8,16",
     engines: Annotated[
         str | None,
-        typer.Option(help="of eager, contiguous, bf16, fp16, onnx, openvino, pt2, torchscript and litert"),
+        typer.Option(help=f"of {', '.join(EAGER + FILES)} [default: the usual ones that are installed]"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="in each, all engines in turn")] = 30,
     image: Annotated[str | None, typer.Option(help="a picture [default: a drawn one, 1280 x 720]")] = None,
@@ -33,16 +42,9 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Measure latency by part, throughput and memory of a detector, by engine; a picture and benchmark.json."""
-    if (weights is None) == (model is None):
-        raise InputError("benchmark: give --weights or --model, one of them")
-    if weights is not None:
-        weights_file(weights)
-        if overrides:
-            raise InputError(f"{overrides[0]}: weights have a recipe of their own; overrides are for --model")
-    else:
-        check_recipe(str(model), "--model")
+    check_subject("benchmark", weights, model)
+    refuse_overrides(weights, overrides)
     batches: list[Any] = [int(part) if part.isdecimal() else part for part in batch.split(",")]
-    from alignrank.benchmark.options import BenchmarkOptions
     from alignrank.benchmark.run import benchmark_to_folder, say_benchmark
     from alignrank.weights.untrained import of_recipe
 

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.options import DATA_HELP, WEIGHTS_HELP, Device, Json, print_json, read_overrides
-from alignrank.errors import InputError
+from alignrank.cli.options import (
+    DATA_HELP,
+    WEIGHTS_HELP,
+    Device,
+    Json,
+    check_subject,
+    print_json,
+    read_overrides,
+    refuse_overrides,
+)
 from alignrank.input_size import read_size
-from alignrank.weights.catalog import check_recipe, weights_file
 
 
 def field(
@@ -35,12 +42,7 @@ def field(
     as_json: Json = False,
 ) -> None:
     """Measure effective receptive fields, level by level, pooled, and of FINE's tokens; a picture and field.json."""
-    if (weights is None) == (model is None):
-        raise InputError("field: give --weights or --model, one of them")
-    if weights is not None:
-        weights_file(weights)
-    if model is not None:
-        check_recipe(model, "command line")
+    check_subject("field", weights, model)
     from alignrank.evaluation.field import field_to_folder
     from alignrank.evaluation.field_input import Pictures, overrides_among, random_subject, trained_subject
     from alignrank.evaluation.field_table import say_field
@@ -48,8 +50,7 @@ def field(
 
     options = FieldOptions(images, read_size(imgsz), point.split(","), seed)
     named, overrides = overrides_among(sources or [])
-    if overrides and weights is not None:
-        raise InputError(f"{overrides[0]}: weights have a recipe of their own; overrides are for --model")
+    refuse_overrides(weights, overrides)
     pictures = Pictures(data, split, named)
     if model is not None:
         subject = random_subject(model, read_overrides(overrides), options.seed)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+
+from alignrank.errors import InputError
+from alignrank.weights.catalog import check_recipe, weights_file
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value of the recipe", show_default=False)]
@@ -40,6 +44,22 @@ Rect = Annotated[
 ]
 CLASSES_HELP = "with commas between them, or one each time"
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+
+
+def check_subject(verb: str, weights: str | None, model: str | None) -> None:
+    """Raises InputError unless one of --weights and --model is given, and there is such a file or recipe."""
+    if (weights is None) == (model is None):
+        raise InputError(f"{verb}: give --weights or --model, one of them")
+    if model is not None:
+        check_recipe(model, "command line")
+    if weights is not None:
+        weights_file(weights)
+
+
+def refuse_overrides(weights: str | None, overrides: Sequence[str] | None) -> None:
+    """Raises InputError for overrides where there are weights."""
+    if weights is not None and overrides:
+        raise InputError(f"{overrides[0]}: weights have a recipe of their own; overrides are for --model")
 
 
 def examples(*lines: str) -> str:

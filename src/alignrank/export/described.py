@@ -74,6 +74,7 @@ def _postprocess(made: dict[str, Any]) -> Postprocess:
         found = NonMaximumSuppression(
             NmsConfig(
                 per_level=nms["per_level"] or 0,
+                pairs=nms.get("pairs", False),
                 soft=nms["soft"],
                 consensus=nms.get("consensus", 0.0),
                 agnostic=not nms["class_wise"],

@@ -20,6 +20,7 @@ from alignrank.contracts import Selection, Thresholds
 from alignrank.detectors.postprocess import top_k
 from alignrank.export.graph import Array
 from alignrank.export.parity import TOLERANCES, TOP, Parity
+from alignrank.export.session import session_of
 from alignrank.terminal.progress import say, steps
 
 # What is in 8 bits. ONNX Runtime hands 8 bits on from one of these to the next. OpenVINO does so by itself, and is
@@ -130,11 +131,7 @@ def _in_8_bits(model: Any, ranges: Any, kinds: Sequence[str], nodes: Sequence[st
 
 def _outputs(model: Any, images: Sequence[Array]) -> list[Selection]:
     """The best `TOP` detections of each image; of graphs that end before NMS (point, class) pairs."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = session_of(model.SerializeToString())
     name = session.get_inputs()[0].name
     found = []
     for image in images:

@@ -31,6 +31,7 @@ from alignrank.export.graph import (
 )
 from alignrank.export.half import halve
 from alignrank.export.int8 import CHAINS, KEY, quantized
+from alignrank.export.session import session_of
 from alignrank.extras import require
 from alignrank.folders import replacing
 from alignrank.input_size import ImageSize, InputSize, Size
@@ -99,16 +100,8 @@ def quantize_file(path: Path, images: Sequence[Array], kinds: Sequence[str]) -> 
 def open_file(path: Path) -> Opened:
     """Raises InputError for what is no ONNX file, and where ONNX Runtime is not installed."""
     require("export", "onnxruntime")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Idle threads of one session would slow down what runs beside it by half.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    # Its errors have no common class but this one.
+        session = session_of(path)
     except Exception as error:
         raise InputError(f"{path}: is no ONNX file that ONNX Runtime can run ({first_line(error)})") from None
     (name, *others) = [given.name for given in session.get_inputs()]

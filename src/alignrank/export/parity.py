@@ -82,6 +82,7 @@ class Parity:
         """
         ours, theirs = _rows(expected), _rows(actual)
         partner, near = _partners(ours, theirs, tolerance)
+        stays = near | _same_place(ours, theirs, partner, tolerance)
         own = _partners(theirs, _rows(candidates), tolerance)[1]
         first = slice(0, TOP)
         self.images += 1
@@ -91,8 +92,8 @@ class Parity:
         at_end, stands = _ties(theirs, ours, tolerance, limits)
         more = ~(_partners(theirs, ours, tolerance)[1] | at_end | (stands.any(1) & own))
         self.differing += int(missing[first].sum() + more[first].sum())
-        # A tie has no counterpart of its own: what stands in for it is another box, at its own place in the order.
-        found = (partner >= 0)[first] & (near | missing)[first]
+        # What stands in for a tie is another box, which has its own place in the order.
+        found = (partner >= 0)[first] & (stays | missing)[first]
         scores, others = ours.scores[first][found], theirs.scores[partner[first][found]]
         if not len(scores):
             return
@@ -150,8 +151,7 @@ def _partners(ours: _Rows, theirs: _Rows, tolerance: Tolerance) -> tuple[Array, 
     """[N] int, the one of theirs that is most alike, -1: none overlaps; [N] bool, whether it is within tolerance."""
     if not len(theirs.scores):
         return np.full(len(ours.scores), -1), np.zeros(len(ours.scores), dtype=bool)
-    largest = np.maximum(np.abs(ours.boxes).max(-1, initial=0), 1)
-    apart = np.abs(ours.boxes[:, None] - theirs.boxes).max(-1) / (tolerance.boxes * largest[:, None])
+    apart = np.abs(ours.boxes[:, None] - theirs.boxes).max(-1) / (tolerance.boxes * _largest(ours.boxes)[:, None])
     apart = np.maximum(apart, np.abs(ours.scores[:, None] - theirs.scores) / tolerance.scores)
     apart[(ours.labels[:, None] != theirs.labels)] = np.inf
     best = apart.argmin(1)
@@ -159,6 +159,21 @@ def _partners(ours: _Rows, theirs: _Rows, tolerance: Tolerance) -> tuple[Array, 
     near = apart[one, best] <= 1
     alike = near | ((_overlaps(ours.boxes, theirs.boxes)[one, best] > SAME) & np.isfinite(apart[one, best]))
     return np.where(alike, best, -1), near
+
+
+def _same_place(ours: _Rows, theirs: _Rows, partner: Array, tolerance: Tolerance) -> Array:
+    """[N] bool, whether the box of the partner is within tolerance, whatever its score."""
+    if not len(theirs.scores):
+        return np.zeros(len(partner), dtype=bool)
+    apart = np.abs(ours.boxes - theirs.boxes[partner]).max(-1, initial=0)
+    same: Array = (partner >= 0) & (apart <= tolerance.boxes * _largest(ours.boxes))
+    return same
+
+
+def _largest(boxes: Array) -> Array:
+    """[N,4] -> [N], the largest coordinate, at least 1 px."""
+    largest: Array = np.maximum(np.abs(boxes).max(-1, initial=0), 1)
+    return largest
 
 
 def _ties(

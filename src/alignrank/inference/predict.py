@@ -76,8 +76,7 @@ class Pipeline:
         """Detections of all sources."""
         with closing(sources.map(self.prepare)) as prepared:
             for items in self._batches(prepared):
-                inputs = self.stacked(items)
-                yield from self.detections(items, inputs, self.run(inputs))
+                yield from self.detected(items)
         if self.options.report_skipped:
             sources.skips.report()
 
@@ -103,6 +102,11 @@ class Pipeline:
         height, width = item.image.shape[:2]
         image = item.image if self.options.keep_images else None
         return canvas, Frame(item.name, (height, width), scale, offset), image, item.path
+
+    def detected(self, items: Sequence[Prepared]) -> Iterator[Detections]:
+        """Of images of one canvas: the three steps below."""
+        inputs = self.stacked(items)
+        yield from self.detections(items, inputs, self.run(inputs))
 
     def stacked(self, items: Sequence[Prepared]) -> Batch:
         """Images of one canvas as a batch on the device."""

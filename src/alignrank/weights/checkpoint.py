@@ -148,8 +148,8 @@ def load(path: str | Path) -> Checkpoint:
     path = weights_file(path)
     if is_exported(path):
         raise InputError(
-            f"{path}: is an exported file: `predict` and `val` take it, all else needs the .safetensors file that it "
-            "was made of"
+            f"{path}: is an exported file: `predict`, `val` and `benchmark` take it, all else needs the .safetensors "
+            "file that it was made of"
         )
     try:
         _refuse_foreign(path)
