@@ -83,7 +83,6 @@ def test_rounds_of_larger_batches_are_fewer() -> None:
     assert rounds_of((8, 1), 30)[1] == 30
 
 
-@pytest.mark.slow
 def test_memory_is_that_of_a_process(detector: alignrank.Detector, tmp_path: Path) -> None:
     """More than a bare Python has, and more with a picture that is 108 MB larger."""
     weights = detector.export("pt2", imgsz=64, out=tmp_path / "m.pt2", check=False)

@@ -94,18 +94,7 @@ class Modulated(nn.Module):
         return Predictions(10 * cells.mean(-1, keepdim=True), cells[..., :4].cumsum(-1))
 
 
-# Graphs of whose kinds of node there are others here: minutes of exporting, for `make slow`.
-LONG = ["vfnet-x", "vfnet-r101", "h-detr-r50", "rank-dino-r50", "transformers/rtdetr-v2-r18"]
-
-
-def long_apart(names: list[str]) -> list[Any]:
-    """As parameters, those of LONG marked slow."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in names]
-
-
-@pytest.mark.parametrize(
-    "name", long_apart([name for name in distinct_recipes() + FINE_NECKS if name not in TWO_STAGES])
-)
+@pytest.mark.parametrize("name", [name for name in distinct_recipes() + FINE_NECKS if name not in TWO_STAGES])
 def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(recipe_of(name), num_classes=3, overrides=tiny_form(name))
     entry = DETECTORS[recipe.detector]
@@ -137,12 +126,7 @@ def test_eager_equals_exported(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("format", "name"),
-    [
-        pytest.param("openvino", "alignrank-n", marks=pytest.mark.slow),
-        pytest.param("openvino", "rank-h-detr-r50", marks=pytest.mark.slow),
-        ("pt2", "yolov8-n"),
-        pytest.param("torchscript", "alignrank-n", marks=pytest.mark.slow),
-    ],
+    [("openvino", "alignrank-n"), ("openvino", "rank-h-detr-r50"), ("pt2", "yolov8-n"), ("torchscript", "alignrank-n")],
 )
 def test_other_formats_pass_the_gate(format: str, name: str, tmp_path: Path) -> None:
     if format == "openvino":
