@@ -29,6 +29,7 @@ from typing import Any
 import lightning as L
 import torch
 from paired import ROOT, commit
+from torch.utils.data import DataLoader
 
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.training.module import TrainingModule
@@ -66,8 +67,8 @@ class Module(TrainingModule):
 
     batches: list[Batch]
 
-    def train_dataloader(self) -> list[Batch]:
-        return self.batches
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]  # a list is a dataset
 
 
 def engine(name: str, batch: Batch, rounds: int, out: Path) -> Module:
@@ -81,6 +82,15 @@ def engine(name: str, batch: Batch, rounds: int, out: Path) -> Module:
     module = Module(Plan(recipe, None, None, out, torch.device("cpu")))  # type: ignore[arg-type]  # no data is read
     module.batches = [batch] * rounds
     return module
+
+
+def bare_model(name: str, host: Any) -> Any:
+    """The library's object with the same weights; a copy of transformers' would have our loss function."""
+    if name.startswith("torchvision/"):
+        return copy.deepcopy(host)
+    bare = type(host)(host.config)
+    bare.load_state_dict(host.state_dict(), strict=False)  # heads that are shared stand there twice
+    return bare
 
 
 def library_loss(name: str, host: Any, batch: Batch) -> Callable[[], torch.Tensor]:
@@ -123,8 +133,7 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
     batch = scene()
     with tempfile.TemporaryDirectory() as folder:
         module = engine(name, batch, rounds + 1, Path(folder))
-        host = copy.deepcopy(module.model.host).train()
-        vars(host).pop("loss_function", None)  # the host's holds back; the class has the library's
+        host = bare_model(name, module.model.host).train()
         clip = module.settings.clip_norm or None
         loss = library_loss(name, host, batch)
         optimizer = torch.optim.AdamW(host.parameters(), lr=1e-6)
