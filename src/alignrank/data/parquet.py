@@ -2,9 +2,9 @@
 
 A row is a picture: `image`, its bytes or its path, and `objects`, with `bbox` (left, top, width, height in pixels) and
 `category` of each object, as a struct of lists or a list of structs. Class names are those of the `ClassLabel` in the
-file's metadata; else categories that are words are the names, and numbers are called by their digits. A few rows are
-read at a time, so that memory does not grow with the file. The bytes become files of the cache, written when they are
-first read. The package `datasets` is not needed.
+file's metadata; else categories that are words are the names, and numbers are called by their digits. Memory holds a
+row group, not the file. The bytes become files of the cache, written when they are first read. The package `datasets`
+is not needed.
 """
 
 from __future__ import annotations

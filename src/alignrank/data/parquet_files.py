@@ -9,7 +9,7 @@ from typing import Any
 
 from alignrank.errors import InputError
 
-# Rows that are in memory at a time, beside the pages that they are on.
+# Rows that become Python objects at a time; Arrow decodes the row group that they are of.
 ROWS = 32
 IMAGES, OBJECTS = ("image", "img", "picture"), ("objects", "annotations")
 CATEGORIES = ("category", "categories", "label", "labels", "category_id")
@@ -30,7 +30,7 @@ def batches(path: Path, without_bytes: bool) -> Iterator[tuple[Any, Any]]:
                     for start in range(0, batch.num_rows, ROWS):
                         yield stream.schema, batch.slice(start, ROWS)
             return
-        # Buffered, and not in advance: else all pictures of a row group are in memory at once.
+        # Not read in advance: else the next row group is in memory beside the one in use.
         with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             schema = file.schema_arrow
             image = column(schema, IMAGES, path)
@@ -38,8 +38,9 @@ def batches(path: Path, without_bytes: bool) -> Iterator[tuple[Any, Any]]:
             kind = schema.field(image).type
             if without_bytes and pyarrow.types.is_struct(kind) and kind.get_field_index("path") >= 0:
                 wanted[0] = f"{image}.path"
-            for batch in file.iter_batches(batch_size=ROWS, columns=wanted):
-                yield schema, batch
+            for group in range(file.num_row_groups):  # else a batch goes on into the next ones
+                for batch in file.iter_batches(batch_size=ROWS, row_groups=[group], columns=wanted):
+                    yield schema, batch
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "an Arrow" if path.suffix.lower() == ".arrow" else "a Parquet"
         raise InputError(
