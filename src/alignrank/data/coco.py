@@ -205,8 +205,8 @@ def _rows(
 
 def _turned(box: Box, attributes: Any) -> Box:
     """CVAT writes the box as it was before it was turned about its middle, and the angle among its attributes."""
-    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
-    if type(degrees) not in (int, float) or not -_MAX_ANGLE <= degrees <= _MAX_ANGLE:
+    degrees: Any = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if type(degrees) not in (int, float) or not abs(degrees) <= _MAX_ANGLE:
         return box
     return turned(box, degrees)
 
