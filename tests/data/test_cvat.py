@@ -152,6 +152,15 @@ def test_names_stay_inside(tmp_path: Path, name: str) -> None:
         read(tmp_path)
 
 
+def test_a_name_that_is_too_long_is_no_file(tmp_path: Path) -> None:
+    path = _set(tmp_path, "")
+    path.write_text(path.read_text().replace("</image>", f'</image><image id="1" name="{"x" * 5000}.jpg"/>'))
+    for place in (tmp_path, path):
+        train = read(place).train
+        assert train is not None
+        assert [item.kind for item in train.skipped] == ["missing_image"]
+
+
 def test_a_subset_cannot_lead_out(tmp_path: Path) -> None:
     tools.put(tmp_path / "secret" / "a.jpg", tools.picture("a.jpg", (64, 48)))
     path = _set(tmp_path / "set", '<box label="car" xtl="8" ytl="4" xbr="24" ybr="16"/>')

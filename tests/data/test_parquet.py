@@ -150,6 +150,32 @@ def test_faults_name_file_and_row(tmp_path: Path, entry: tuple[Any, list[float]]
     assert sum(split.num_boxes for split in check(file).source.splits().values()) == 2
 
 
+@pytest.mark.parametrize("objects", [7, "[]", [3], [[1, 2, 3, 4]]])
+def test_objects_of_another_kind(tmp_path: Path, objects: Any) -> None:
+    file = _write(tmp_path / "set", [_row() | {"objects": objects}])
+    with pytest.raises(InputError, match="row 0: objects: must be a struct of lists or a list of structs"):
+        read(file)
+
+
+def test_text_that_is_no_utf_8(tmp_path: Path) -> None:
+    row = _row((0, [1, 2, 3, 4]))
+    rows = [row | {"image": {"bytes": None, "path": b"\xff.jpg"}}, row]
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.binary())]))])
+    image = pa.Table.from_pylist(rows, schema)["image"].combine_chunks()
+    image = pa.StructArray.from_arrays([image.field("bytes"), image.field("path").view(pa.string())], ["bytes", "path"])
+    (tmp_path / "set").mkdir()
+    table = pa.table({"image": image, "objects": pa.array([row["objects"]] * 2)})
+    parquet.write_table(table, tmp_path / "set" / "train.parquet")
+    assert [item.reason for item in _train(tmp_path / "set").skipped] == ["the path of its image is not UTF-8"]
+    words = pa.array([[b"\xff"], [b"\xff"]], pa.list_(pa.binary()))
+    words = pa.ListArray.from_arrays(words.offsets, words.values.view(pa.string()))
+    boxes = pa.array([[[1.0, 2, 3, 4]]] * 2)
+    table = pa.table({"image": image, "objects": pa.StructArray.from_arrays([boxes, words], ["bbox", "category"])})
+    parquet.write_table(table, tmp_path / "set" / "train.parquet")
+    with pytest.raises(InputError, match=r"train\.parquet: objects: holds text that is not UTF-8"):
+        read(tmp_path / "set")
+
+
 def test_pictures_that_are_none_are_left_out(tmp_path: Path) -> None:
     rows = [_row((0, [1, 2, 3, 4]), name=name) for name in "abc"]
     rows[1]["image"]["bytes"] = b"no picture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from alignrank.data.decode import list_images
@@ -20,7 +21,7 @@ class Finder:
         As named, from the folder or from `images` in it, else the one file whose path ends in the most of its parts.
         """
         for place in (self.folder / name, self.folder / "images" / name):
-            if place.is_file():
+            if os.path.isfile(place):  # unlike `Path.is_file` also of a name that is too long
                 return place
         parts = PurePosixPath(name).parts
         alike = self._listed().get(parts[-1], [])

@@ -107,7 +107,7 @@ def _image(path: Path, document: dict[str, Any], finder: Finder) -> Path | str:
     if isinstance(plain, str) and plain.strip() and not plain.startswith("/") and ":" not in plain.partition("/")[0]:
         plain = f"{above}/{plain}"
     plain = relative_name(plain, where=str(path), field="imagePath")
-    if (finder.folder / plain).is_file():
+    if os.path.isfile(finder.folder / plain):
         return finder.folder / plain
     embedded = document.get("imageData")
     if isinstance(embedded, str) and embedded:

@@ -9,6 +9,7 @@ is not needed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -128,8 +129,11 @@ def _read_file(path: Path, table: _Table) -> Iterator[Annotated]:
         if not rows:
             _take_names(class_names(schema.metadata), path, table)
         pictures = batch.column(batch.schema.names.index(column(schema, IMAGES, path)))
-        described = batch.select([name for name in batch.schema.names if name not in IMAGES]).to_pylist()
         objects = column(schema, OBJECTS, path)
+        try:
+            described = batch.select([n for n in batch.schema.names if n in (objects, "width", "height")]).to_pylist()
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: {objects}: holds text that is not UTF-8") from None
         for index, row in enumerate(described):
             where = f"{path}: row {rows}"
             item = Annotated(where, None)
@@ -176,7 +180,11 @@ def _find_image(item: Annotated, pictures: Any, index: int, file: Path, table: _
     if file.suffix:
         item.image = file
         return
-    picture = pictures[index].as_py()
+    try:
+        picture = pictures[index].as_py()
+    except UnicodeDecodeError:
+        item.absent = "the path of its image is not UTF-8"
+        return
     data, name = (picture.get("bytes"), picture.get("path")) if isinstance(picture, dict) else (picture, picture)
     if isinstance(data, bytes):
         item.image = write_once(file.with_suffix(suffix_of(data, name)), data)
@@ -190,7 +198,9 @@ def _find_image(item: Annotated, pictures: Any, index: int, file: Path, table: _
         table.faults.refuse("unsafe_path", str(error))
         item.absent, item.kind = "its path is refused", "unsafe_path"
         return
-    item.image, item.absent = (path, "") if path.is_file() else (None, f"there is no file {name!r} in {table.root}")
+    item.image, item.absent = (
+        (path, "") if os.path.isfile(path) else (None, f"there is no file {name!r} in {table.root}")
+    )
 
 
 def _true_size(image: Path | None) -> tuple[int, int] | None:
@@ -211,8 +221,13 @@ def _add_objects(item: Annotated, objects: Any, table: _Table) -> None:
             item.refused += 1
             return
         pairs = list(zip(boxes, categories, strict=True))
+    elif objects is None or (isinstance(objects, list) and all(isinstance(one, dict) for one in objects)):
+        pairs = [(_field(one, _BOXES), _field(one, CATEGORIES)) for one in objects or []]
     else:
-        pairs = [(_field(one or {}, _BOXES), _field(one or {}, CATEGORIES)) for one in objects or []]
+        text = f"{item.where}: objects: must be a struct of lists or a list of structs, is {str(objects)[:80]}"
+        table.faults.refuse("invalid_record", text, item.image)
+        item.refused += 1
+        return
     for index, (box, category) in enumerate(pairs):
         where = f"{item.where}: object {index}"
         with item.reading(where, table.faults):
