@@ -54,6 +54,11 @@ def test_names_by_their_words_or_digits(tmp_path: Path) -> None:
     file = _write(tmp_path / "set", [_row((1, [1, 2, 3, 4]))], metadata=tools.features(("a", "b", "c")))
     train = _train(file)
     assert (train.classes, train.samples[0].labels.tolist()) == (("a", "b", "c"), [1])
+    # A list of structs as `datasets` 3 describes it.
+    described = {"objects": [{"category": {"names": ["x", "y"], "_type": "ClassLabel"}, "bbox": []}]}
+    content = json.dumps({"info": {"features": described}}).encode()
+    file = _write(tmp_path / "set", [_row((1, [1, 2, 3, 4]))], metadata={b"huggingface": content})
+    assert _train(file).classes == ("x", "y")
 
 
 def test_corners_are_told_from_sides(tmp_path: Path) -> None:
