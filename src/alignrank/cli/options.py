@@ -15,7 +15,7 @@ from alignrank.weights.catalog import check_recipe, weights_file
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value of the recipe", show_default=False)]
 DATA_HELP, DEVICE_HELP = (
-    "folder or file in COCO, YOLO, VOC or VisDrone form, or digits",
+    "folder or file of a data set (forms: docs/data.md), or digits",
     "auto, cpu, cuda, cuda:N or mps",
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.cores import usable_cores
 from alignrank.data.augment import augment
+from alignrank.data.balance import by_factor, draws, evenly, repeat_factors, repeated
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import fitted, placed, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
@@ -109,20 +110,30 @@ class Images:
 
 
 class TrainingSet(Dataset[Item]):
-    """Augmented pictures [3,H,W], 0..255, addressed by (epoch, index)."""
+    """Augmented pictures [3,H,W], 0..255, addressed by (epoch, number). Numbers with the same rest to the number of
+    images are one image, augmented each time in another way.
 
-    def __init__(self, images: Images, config: AugmentConfig, *, seed: int, epochs: int) -> None:
+    repeat_threshold: images of rare classes come more often (`balance`), in an epoch and as partners in a mosaic.
+    """
+
+    def __init__(
+        self, images: Images, config: AugmentConfig, *, seed: int, epochs: int, repeat_threshold: float = 0.0
+    ) -> None:
         self.images, self.config = images, config
         self.seed, self.epochs = seed, epochs
+        self.factors = repeat_factors(images.split, repeat_threshold) if repeat_threshold else None
+        self._partners = evenly(len(images)) if self.factors is None else by_factor(self.factors)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
+        epoch, number = key
+        index = number % len(self.images)
+        rng = np.random.default_rng([self.seed, epoch, number])
         strong = epoch < self.epochs - self.config.plain_epochs
-        picture = augment(self.images, index, self.images.size, self.config, strong=strong, rng=rng)
+        config, draw = self.config, self._partners
+        picture = augment(self.images, index, self.images.size, config, strong=strong, rng=rng, partners=draw)
         sample = self.images.split.samples[index]
         frame = Frame(str(sample.image), shape_of(picture.pixels), image_id=sample.image_id)
         return picture.pixels, Targets(picture.boxes, picture.labels), frame
@@ -175,10 +186,11 @@ def training_loader(
 
     Workers begin to read before the trainer says which epoch it is.
     """
-    count = len(dataset)
-    order = shuffled(count)
+    factors = dataset.factors
+    count = len(dataset) if factors is None else draws(factors)
+    order = shuffled(count) if factors is None else repeated(factors)
     if dataset.images.size.rect:
-        order = shuffled_by_shape(dataset.images.canvases(), batch * share.ranks)
+        order = shuffled_by_shape(dataset.images.canvases(), batch * share.ranks, order)
     sampler = EpochSampler(order, count, seed=seed, share=share)
     return DataLoader(
         dataset,

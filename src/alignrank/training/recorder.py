@@ -109,10 +109,11 @@ class Recorder(L.Callback):
         plan, settings = self.plan, self.plan.recipe.train
         size, processes = plan.recipe.size_in_training, f" in each of {plan.devices} processes"
         own_shape = size.rect or plan.recipe.augment.rescales
+        repeated = ", rare classes repeated" if plan.recipe.data.repeat_threshold else ""
         sides = "-".join(str(side) for side in (size.shorter, size.longer) if side is not None)
         return (
-            f"training images {len(plan.train)}, steps an epoch {trainer.num_training_batches}, input {sides} px"
-            f"{' at most, in the shape of the image' if own_shape else ''}, batch {settings.batch}"
+            f"training images {len(plan.train)}{repeated}, steps an epoch {trainer.num_training_batches}, "
+            f"input {sides} px{' at most, in the shape of the image' if own_shape else ''}, batch {settings.batch}"
             f"{processes if plan.devices > 1 else ''}, precision {trainer.precision}, "
             f"threads {torch.get_num_threads()}, workers {plan.workers}, device {plan.device}"
         )

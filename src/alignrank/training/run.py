@@ -16,6 +16,7 @@ import torch
 from alignrank.data.samples import DataSource, Split
 from alignrank.data.sheet import SheetOptions, write_sheet
 from alignrank.data.source import read
+from alignrank.detectors.class_weights import weights_for
 from alignrank.device import (
     choose_device,
     choose_precision,
@@ -105,6 +106,7 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
     classes = train_split.classes
     # A state holds all weights: what a run began with may be gone when it goes on.
     sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
+    _check_class_weights(sized, classes)
     return Plan(
         recipe=with_batch(sized, device),
         train=train_split,
@@ -118,6 +120,15 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
         resume=resume,
         command=command,
     )
+
+
+def _check_class_weights(recipe: Recipe, classes: Sequence[str]) -> None:
+    """Before anything is written. Raises InputError that names the classes."""
+    try:
+        architecture: Any = recipe.architecture
+        weights_for(getattr(architecture.loss, "class_weights", ()), len(classes))
+    except InputError as error:
+        raise InputError(f"{error}; the classes are {', '.join(classes)[:200]}") from None
 
 
 def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:

@@ -92,6 +92,8 @@ class DataConfig(Config):
     """How sides become whole pixels, see `input_size.Fit`; `stretch`: each with its own factor, to fill the canvas."""
     antialias: bool = True
     """Resized with a filter as wide as the reduction, to whole numbers; else between four pixels, to floats."""
+    repeat_threshold: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    """Images with a class that fewer than this share of the images shows come more often in training; 0: not."""
 
     @property
     def rect_in_training(self) -> bool:
