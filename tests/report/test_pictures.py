@@ -33,7 +33,7 @@ def test_edges_have_the_class_colour() -> None:
 
 def test_one_colour_for_all_classes() -> None:
     boxes, labels = np.array([[100, 200, 300, 400], [500, 100, 700, 300.0]]), np.array([0, 1])
-    drawn = draw_boxes(GREY, boxes, labels, NAMES, one_color="#010203")
+    drawn = draw_boxes(GREY, boxes, labels, NAMES, colors="#010203")
     assert drawn[300, 100].tolist() == drawn[200, 700].tolist() == [1, 2, 3]
 
 
