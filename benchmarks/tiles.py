@@ -3,8 +3,8 @@
     python benchmarks/tiles.py runs/cars/best.safetensors
     python benchmarks/tiles.py runs/cars/best.safetensors --picture tiles.jpg
 
-The weights are of aerialcars. Its validation images are put together to pictures of 4 x 4, of one size each (640 x 640 or
-640 x 377), so objects keep their pixels and the pictures' own seams are not where tiles end. `images` are the images
+The weights are of aerialcars. Its validation images are put together to pictures of 4 x 4, of one size each (640 x 640
+or 640 x 377), so objects keep their pixels and the pictures' own seams are not where tiles end. `images` are the images
 themselves, `same_scale` is a network input in which pixels are as large as in a tile's: four times the side, without
 seams. Memory is that of a process of its own. Data by path: ALIGNRANK_SHARED, else ../shared.
 """
@@ -107,8 +107,8 @@ def rows(weights: Path, split: Split, large: Split) -> dict[str, dict[str, Any]]
 
 
 def memory(weights: Path, split: Split, folder: Path) -> dict[str, Any]:
-    """Of a picture of LARGE x LARGE images, a JPEG, in a process of its own: MB before, at most while it is decoded, and
-    at most in tiles.
+    """Of a picture of LARGE x LARGE images, a JPEG, in a process of its own: MB before, at most while it is decoded,
+    and at most in tiles.
     """
     path = folder / "large.png"
     chosen = [sample for sample in split.samples if sample.size == (TILE, TILE)]
