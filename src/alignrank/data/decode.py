@@ -247,7 +247,7 @@ def _copied(image: Image.Image) -> Array:
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(BAND // width, 1)
     for top in range(0, height, rows):
-        pixels[top : top + rows] = image.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(image.crop((0, top, width, min(top + rows, height))))
     return pixels
 
 

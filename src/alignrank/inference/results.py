@@ -126,7 +126,7 @@ class ResultWriter:
         self._csv: GrowingFile | None = None
         self._video: DrawnVideo | None = None
         self._video_of: str | None = None
-        self._copies: dict[str, int] = {}
+        self._copies: dict[tuple[str, str], int] = {}
         self._begun = False
 
     def __enter__(self) -> Self:
@@ -226,8 +226,8 @@ class ResultWriter:
         """A file of the folder that is not there yet: sources from several folders can share a name."""
         path = self.out / f"{stem}{suffix}"
         while path.exists():
-            self._copies[stem] = self._copies.get(stem, 1) + 1
-            path = self.out / f"{stem}-{self._copies[stem]}{suffix}"
+            self._copies[stem, suffix] = self._copies.get((stem, suffix), 1) + 1
+            path = self.out / f"{stem}-{self._copies[stem, suffix]}{suffix}"
         return path
 
 
