@@ -15,7 +15,7 @@ from alignrank.input_size import InputSize
 from alignrank.weights.deployed import Deployed
 
 NAMES = ("red", "blue")
-MOST = 60
+MOST = 120
 
 
 class Blobs(nn.Module):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from blobs import Blobs, detector, painted
+from command_line import alignrank, refused
+from PIL import Image
+from tiny_weights import write_tiny_weights
 from torch.testing import assert_close
 
+from alignrank import Detector
 from alignrank.contracts import Selection, WantedThresholds
 from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression, TopK
+from alignrank.errors import InputError
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import predict
 from alignrank.inference.tiles import Seams
@@ -206,3 +213,32 @@ def test_nothing_at_all() -> None:
     assert joined(said(), said(), said()) == []
     made = Seams.of(TopK(), 0.7).joined([said((1, 2, 3, 4, 0.5, 0))], Tiling(200).grid((100, 100)))
     assert_close(made.boxes, torch.tensor([[1.0, 2, 3, 4]]))
+
+
+def test_the_verb_and_the_object_say_the_same(tmp_path: Path) -> None:
+    """Of networks whose input is of one size, weights and an exported file: each tile is fitted into it."""
+    weights = write_tiny_weights(tmp_path / "w.safetensors")
+    picture = np.random.default_rng(0).integers(0, 255, (120, 150, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    loaded = Detector.load(weights)
+    (plain,) = loaded.predict(picture, conf=0.3, device="cpu")
+    (tiled,) = loaded.predict(picture, conf=0.3, device="cpu", tile=80, overlap=0.3, batch=4)
+    # Boxes of these weights fill their input, so all are pieces, and duplicates between tiles are suppressed.
+    assert len(plain) > len(tiled) > 0
+    words = ("--conf", "0.3", "--device", "cpu", "--tile", "80", "--overlap", "0.3", "--json", "--out")
+    done = alignrank("predict", str(tmp_path / "a.png"), "--weights", str(weights), *words, str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    (image,) = json.loads(done.stdout)["images"]
+    assert image["boxes"] == tiled.to_dict()["boxes"]
+    path = loaded.export("torchscript", check=False)
+    (exported,) = Detector.load(path).predict(picture, conf=0.3, tile=80, overlap=0.3)
+    assert_close(exported.boxes, tiled.boxes, atol=1e-2, rtol=0)
+
+
+def test_options_out_of_range(tmp_path: Path) -> None:
+    weights = write_tiny_weights(tmp_path / "w.safetensors")
+    common = ("predict", "a.png", "--weights", str(weights))
+    refused(alignrank(*common, "--tile", "20"), "tile: must be at least 32, got 20")
+    refused(alignrank(*common, "--overlap", "0.2"), "overlap: is of tiles; give tile, too")
+    with pytest.raises(InputError, match=r"overlap: must be from 0 to 0\.9, got 1"):
+        Detector.load(weights).predict("a.png", tile=640, overlap=1)

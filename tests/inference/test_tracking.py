@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import json
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from alignrank.inference.predict import predict
 from alignrank.inference.results import write_results
 from alignrank.inference.sequences import Sequences
 from alignrank.inference.sources import Sources
+from alignrank.inference.tracking import tracked
 from alignrank.inference.windows import Tiling
 
 pytest.importorskip("trackers", reason="needs the extra track")
@@ -234,3 +237,31 @@ def test_without_the_library_it_says_what_installs_it(tmp_path: Path, monkeypatc
     done = alignrank("track", str(tmp_path / "a.png"), "--weights", str(weights), "--out", str(tmp_path / "o"))
     refused(done, "the package trackers is not installed (extra 'track' of alignrank); run `pip install")
     assert not (tmp_path / "o").exists()
+
+
+def test_memory_of_tracks_does_not_grow() -> None:
+    """Hundreds of objects come and go."""
+
+    def found() -> Generator[Detections, None, None]:
+        for number in range(1000):
+            x = float(number % 10 * 15)
+            boxes = torch.tensor([[x, 0, x + 60, 40], [300 - x, 100, 360 - x, 140]]) + number // 10 * 73 % 900
+            scores, labels = torch.tensor([0.9, 0.8]), torch.zeros(2, dtype=torch.int64)
+            yield Detections(boxes, scores, labels, ("a",), f"v#{number}", (600, 800), path="v")
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    sizes, highest = [], 0
+    tracemalloc.start()
+    try:
+        for number, of in enumerate(tracked(found(), lambda path: Fraction(30), TrackOptions(), 0.25)):
+            assert of.ids is not None
+            highest = max([highest, *of.ids.tolist()])
+            if number in (300, 999):
+                sizes.append(held())
+    finally:
+        tracemalloc.stop()
+    assert highest > 100
+    assert sizes[1] - sizes[0] < 100_000
