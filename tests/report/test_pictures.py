@@ -37,6 +37,13 @@ def test_one_colour_for_all_classes() -> None:
     assert drawn[300, 100].tolist() == drawn[200, 700].tolist() == [1, 2, 3]
 
 
+def test_a_colour_of_its_own_for_each_box() -> None:
+    """They stay with their boxes, which are drawn in the order of their scores."""
+    boxes, labels = np.array([[100, 200, 300, 400], [500, 100, 700, 300.0]]), np.array([0, 0])
+    drawn = draw_boxes(GREY, boxes, labels, NAMES, np.array([0.9, 0.5]), colors=["#010203", "#040506"])
+    assert (drawn[300, 100].tolist(), drawn[200, 700].tolist()) == ([1, 2, 3], [4, 5, 6])
+
+
 @pytest.mark.parametrize("box", [[10, 0, 300, 300], [760, 200, 800, 300], [-20, -20, 900, 700]])
 def test_labels_stay_in_the_image(box: list[float]) -> None:
     """The white text of a label at the edge is as long as that of one in the middle."""
