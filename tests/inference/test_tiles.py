@@ -20,6 +20,7 @@ from alignrank import Detector
 from alignrank.contracts import Selection, WantedThresholds
 from alignrank.detectors.postprocess import NmsConfig, NonMaximumSuppression, TopK
 from alignrank.errors import InputError
+from alignrank.inference import tiles
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import predict
 from alignrank.inference.tiles import Seams
@@ -113,6 +114,21 @@ def test_tiles_of_several_images_go_together_and_no_image_is_read_ahead() -> Non
     assert [round(float(of.boxes[0, 0])) for of in (first, *rest)] == [10, 30, 50, 70]
     assert [of.size for of in (first, *rest)] == [(192, 300)] * 4
     assert sum(blobs.batches) == 12
+
+
+def test_many_tiles_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 400 x 500 px 3 x 4 tiles and the whole; a picture of few tiles is done too soon."""
+    shown: list[tuple[str, int | None, bool]] = []
+    steps = tiles.steps
+
+    def noting(description: str, total: int | None, *, quiet: bool) -> Any:
+        shown.append((description, total, quiet))
+        return steps(description, total, quiet=True)
+
+    monkeypatch.setattr(tiles, "MANY", 10)
+    monkeypatch.setattr(tiles, "steps", noting)
+    list(predict(detector(), [painted(400, 500), painted(192, 300)], PredictOptions(tiling=TILING)))
+    assert shown == [("tiles of image 0", 13, False), ("tiles of image 1", 3, True)]
 
 
 def test_images_are_kept_whole_where_asked_for() -> None:

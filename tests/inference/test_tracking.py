@@ -23,6 +23,7 @@ from tiny_weights import write_tiny_weights
 
 from alignrank import Detector, InputError
 from alignrank.contracts import Detections, WantedThresholds
+from alignrank.inference import video
 from alignrank.inference.options import PredictOptions, TrackOptions
 from alignrank.inference.predict import predict
 from alignrank.inference.results import write_results
@@ -125,6 +126,15 @@ def test_each_video_and_each_folder_of_pictures_is_a_sequence(tmp_path: Path) ->
             Image.fromarray(image).save(tmp_path / folder / f"{number}.png")
     seen = ids([str(video), str(video), str(tmp_path / "a"), str(tmp_path / "b"), *moving(5)])
     assert seen == [{}, *[{0: 1, 1: 2}] * 4] * 5
+
+
+def test_a_camera_is_tracked_as_long_as_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "_camera", lambda index: ("testsrc=size=64x48:rate=10", {}, "lavfi"))
+    stream = predict(detector(), 0, PredictOptions(tracking=TrackOptions()))
+    seen = [next(stream) for _ in range(5)]
+    stream.close()
+    assert [of.source for of in seen] == [f"camera 0#{i}" for i in range(5)]
+    assert all(of.ids is not None and of.ids[:1].tolist() in ([], [1]) for of in seen)
 
 
 def test_sequences_worked() -> None:

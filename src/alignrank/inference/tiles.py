@@ -22,11 +22,14 @@ from alignrank.detectors.mirrored import merging
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.inference.entries import SourceImage
 from alignrank.inference.windows import Grid, Tiling
+from alignrank.terminal.progress import steps
 
 # A piece goes where a large box of its class has more than this share of it, and at least this share of its score.
 COVERED, COVERING_SCORE = 0.5, 0.5
 # Two pieces are of one object where, in what both tiles see, they overlap by more than this IoU.
 AGREEING = 0.5
+# Tiles of a picture, from which on their progress is shown.
+MANY = 50
 
 
 def in_tiles(
@@ -53,8 +56,10 @@ def _parts(images: Iterable[SourceImage], tiling: Tiling, under_way: deque[_Whol
         grid = tiling.grid(image.image.shape[:2])
         windows = grid.windows()
         under_way.append(_Whole(grid, len(windows)))
-        for x0, y0, x1, y1 in windows:
-            yield replace(image, image=image.image[y0:y1, x0:x1])
+        with steps(f"tiles of {image.name}", len(windows), quiet=len(windows) < MANY) as advance:
+            for x0, y0, x1, y1 in windows:
+                yield replace(image, image=image.image[y0:y1, x0:x1])
+                advance()
         del image  # its pixels would be held while the next one is decoded
 
 
