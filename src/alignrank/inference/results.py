@@ -160,7 +160,7 @@ class ResultWriter:
         """Write one image's detections; all files of the folder, or none, have them then."""
         ids = () if detections.ids is None else ("ids",)
         if not self._begun:
-            self._begin(tuple(name.removesuffix("s") for name in ids))
+            self._begin((*CSV_COLUMNS, "id") if ids else CSV_COLUMNS)
         try:
             if self._pictures:
                 self._draw(detections)
@@ -180,14 +180,14 @@ class ResultWriter:
         self.images += 1
         self.objects += len(detections)
 
-    def _begin(self, more: tuple[str, ...]) -> None:
+    def _begin(self, columns: tuple[str, ...]) -> None:
         try:
             make_folder(self.out, "out")
             self._begun = True
             if self._want_json:
                 self._json = self._open("predictions.json", head="[\n", between=",\n", tail="\n]\n")
             if self._want_csv:
-                self._csv = self._open("predictions.csv", head=_lines([(*CSV_COLUMNS, *more)]))
+                self._csv = self._open("predictions.csv", head=_lines([columns]))
         except OSError as error:
             raise InputError(f"out: {self.out} cannot be written ({error.strerror or error})") from None
 
