@@ -59,6 +59,7 @@ def test_no_verb_opens_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("field", "--model", "yolov8-n", "model.size=t", image, "--device", "cpu", "--imgsz", 64, "--out", "field"),
         ("maps", image, "--weights", "run", "--device", "cpu", "--out", "maps"),
         ("predict", image, "--weights", "run", "--device", "cpu", "--conf", 0.001, "--out", "found"),
+        ("track", image, "--weights", "run", "--device", "cpu", "--conf", 0.001, "--out", "tracks"),
         ("benchmark", "--weights", "run", "--engines", "eager", "--batch", 1, "--rounds", 1, "--device", "cpu"),
         ("export", "--weights", "run"),
         ("diagnose", "--gt", data / "annotations" / "val.json", "--dt", "val/detections.json", "--html", "r.html"),

@@ -162,17 +162,20 @@ class Detector:
         A detector that was neither trained nor given classes is one for those of the data.
 
         conf, iou: of the selection; where not given the recipe's, else 0.001 and 0.7. max_dets: detections per image
-        that count. options: imgsz, rect, batch, nms, oracle, ..., see `evaluation.options.ValOptions`.
+        that count. options: imgsz, rect, batch, nms, oracle, ..., see `evaluation.options.ValOptions`; tile and overlap
+        as of `predict`.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.evaluation.options import ValOptions
         from alignrank.evaluation.val import val_to_folder
+        from alignrank.inference.windows import Tiling
 
-        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus", "tta")
+        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus", "tta", "tile", "overlap")
         for name in options:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
-        wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, **options)
+        tiling = Tiling.of(options.pop("tile", None), options.pop("overlap", None))
+        wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, tiling=tiling, **options)
         weights: Path | Checkpoint | Recipe = self._file.path if self._file is not None else self._checkpoint()
         if self._file is None and self._wanted_classes is None and self._is_random():
             weights = self.recipe  # nobody has named classes: those of the data will do
@@ -184,7 +187,7 @@ class Detector:
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
         device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
-        tta: bool = ..., keep_images: bool | None = ...,
+        tta: bool = ..., tile: int | None = ..., overlap: float | None = ..., keep_images: bool | None = ...,
     ) -> list[Detections]: ...  # fmt: skip
 
     @overload
@@ -193,7 +196,7 @@ class Detector:
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
         device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
-        tta: bool = ..., keep_images: bool | None = ...,
+        tta: bool = ..., tile: int | None = ..., overlap: float | None = ..., keep_images: bool | None = ...,
     ) -> Generator[Detections, None, None]: ...  # fmt: skip
 
     def predict(
@@ -213,6 +216,8 @@ class Detector:
         agnostic: bool = False,
         consensus: float | None = None,
         tta: bool = False,
+        tile: int | None = None,
+        overlap: float | None = None,
         keep_images: bool | None = None,
     ) -> list[Detections] | Generator[Detections, None, None]:
         """Detections of every image of `source`, in a list; stream=True: one by one, in constant memory.
@@ -224,17 +229,20 @@ class Detector:
         longer side, or (shorter, longer); rect: an input of the image's own shape, not a square one; both as trained
         where not given. nms: the one-to-many output and NMS, also where there is an NMS-free one. agnostic: one object,
         one class. consensus: overlap above which boxes are merged, else as trained. tta: see the mirror image, too.
+        tile: look at images in square tiles of this side, px, `batch` at a time, and as a whole; overlap: share of it
+        that neighbours have in common, 0.2 where not given. max_dets is a tile's then, unless it is given.
         keep_images: detections carry their image, for `plot` and `save`; where not given they do in a list only.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.inference.options import PredictOptions
         from alignrank.inference.predict import gathered, predict
         from alignrank.inference.sources import Sources
+        from alignrank.inference.windows import Tiling
         from alignrank.weights.deployed import SelectionOptions
 
         options = PredictOptions(
             thresholds=WantedThresholds(conf, iou, max_dets), classes=classes, imgsz=imgsz, rect=rect, batch=batch,
-            keep_images=not stream if keep_images is None else keep_images,
+            keep_images=not stream if keep_images is None else keep_images, tiling=Tiling.of(tile, overlap),
         )  # fmt: skip
         stream, selection = switch("stream", stream), SelectionOptions(nms, agnostic, consensus, tta)
         sources = Sources(source)
@@ -242,6 +250,42 @@ class Detector:
             raise InputError(f"{sources.live}: does not end, and so would no list of its detections; use stream=True")
         found = predict(self._ready(device, selection), sources, options)
         return found if stream else gathered(found)
+
+    def track(
+        self, source: Any, *, tracker: str = "bytetrack", low: float = 0.1, memory: float = 1.0, confirm: int = 2,
+        keep_images: bool = False, device: str = "auto", **options: Any,
+    ) -> Generator[Detections, None, None]:  # fmt: skip
+        """Detections of each frame of `source` in order, with `ids` that objects keep, one by one in constant memory.
+
+        source: as of `predict`; images of a folder, or in memory, are frames, too. tracker: bytetrack, ocsort or sort.
+        low: score from which on an object goes on with a track, which one begins only from `conf` on. memory: seconds
+        for which a lost object is waited for. confirm: frames in a row with which an object gets its id; it is not
+        given before. options: conf, classes, imgsz, batch, tile, ... of `predict`.
+        """
+        from alignrank.contracts import WantedThresholds
+        from alignrank.inference.options import PredictOptions, TrackOptions
+        from alignrank.inference.predict import predict
+        from alignrank.inference.sources import Sources
+        from alignrank.inference.windows import Tiling
+        from alignrank.weights.deployed import SelectionOptions
+
+        groups = (
+            ("conf", "iou", "max_dets"), ("nms", "agnostic", "consensus", "tta"), ("tile", "overlap"),
+            ("classes", "imgsz", "rect", "batch"),
+        )  # fmt: skip
+        for name in options:
+            if not any(name in group for group in groups):
+                raise InputError(f"track: unknown option {name!r}; {nearest(name, [n for g in groups for n in g])}")
+        thresholds, selection, tiles, others = (
+            {name: options[name] for name in group if name in options} for group in groups
+        )
+        wanted = PredictOptions(
+            thresholds=WantedThresholds(**thresholds), keep_images=keep_images,
+            tiling=Tiling.of(tiles.get("tile"), tiles.get("overlap")),
+            tracking=TrackOptions(tracker, low, memory, confirm), **others,
+        )  # fmt: skip
+        sources = Sources(source)
+        return predict(self._ready(device, SelectionOptions(**selection)), sources, wanted)
 
     def export(
         self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None,

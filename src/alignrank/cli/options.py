@@ -30,6 +30,12 @@ Consensus = Annotated[
     typer.Option(min=0, max=0.99, help="overlap above which boxes of an object are merged [default: recipe's, 0: off]"),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="look at the mirror image, too, and merge: twice the time")]
+Tile = Annotated[
+    int | None, typer.Option(help="look at large images in square tiles of this side, px of the image, and as a whole")
+]
+Overlap = Annotated[
+    float | None, typer.Option(help="share of its side that a tile has in common with the next [default: 0.2]")
+]
 ValConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")]
 PredictConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")]
 Iou = Annotated[

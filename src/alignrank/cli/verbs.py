@@ -29,10 +29,12 @@ from alignrank.cli.options import (
     Iou,
     Json,
     Nms,
+    Overlap,
     Overrides,
     PredictConf,
     Rect,
     Runnable,
+    Tile,
     Tta,
     ValConf,
     examples,
@@ -41,6 +43,7 @@ from alignrank.cli.options import (
     read_overrides,
 )
 from alignrank.cli.recipes import config, models
+from alignrank.cli.track import track
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
@@ -135,6 +138,8 @@ def val(
     agnostic: Agnostic = False,
     consensus: Consensus = None,
     tta: Tta = False,
+    tile: Tile = None,
+    overlap: Overlap = None,
     oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
@@ -146,10 +151,12 @@ def val(
     from alignrank.evaluation.options import ValOptions
     from alignrank.evaluation.tables import say_figures
     from alignrank.evaluation.val import val_to_folder
+    from alignrank.inference.windows import Tiling
 
     options = ValOptions(
         thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, imgsz=read_size(imgsz), rect=rect,
         batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus, tta=tta,
+        tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
     metrics = val_to_folder(Path(weights), data, options, split=split, out=out, device=device)
     say_figures({"value": metrics})
@@ -220,6 +227,8 @@ def predict(
     agnostic: Agnostic = False,
     consensus: Consensus = None,
     tta: Tta = False,
+    tile: Tile = None,
+    overlap: Overlap = None,
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
     pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
@@ -235,12 +244,13 @@ def predict(
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
+    from alignrank.inference.windows import Tiling
     from alignrank.weights.deployed import SelectionOptions
     from alignrank.weights.published import published_model
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
-        rect=rect, batch=batch, keep_images=pictures,
+        rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
     result = predict_to_folder(
         sources, Path(weights) if weights is not None else published_model(str(model)), options, out=out, device=device,
@@ -250,6 +260,7 @@ def predict(
         print_json(result)
 
 
+app.command(epilog=examples("alignrank track street.mp4 --weights runs/yolov8-n --out tracks/"))(track)
 app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))(export)
 app.command(epilog=examples(
     "alignrank benchmark --weights runs/yolov8-n", "alignrank benchmark --model alignrank-n --engines eager,onnx",

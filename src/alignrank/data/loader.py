@@ -27,7 +27,7 @@ from alignrank.data.letterbox import fitted, placed, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.picture import Picture
 from alignrank.data.records import without_name
-from alignrank.data.samples import Split
+from alignrank.data.samples import Array, Sample, Split
 from alignrank.errors import InputError
 from alignrank.input_size import GREY, SIDE_STEP, InputSize, Size, up_to_step
 from alignrank.terminal.skipped import Skipped
@@ -97,16 +97,21 @@ class Images:
         )
 
     def _load(self, index: int) -> Tensor:
-        sample = self.split.samples[index]
-        array = decode(sample.image)
-        if array.shape[:2] != tuple(sample.size):
-            raise InputError(
-                f"{sample.image}: is {array.shape[1]}x{array.shape[0]} pixels, "
-                f"its annotation says {sample.size[1]}x{sample.size[0]}"
-            )
+        array = decoded(self.split.samples[index])
         # Kept channels-last in memory: v2's uint8 resize is twice as fast on it.
         pixels = torch.from_numpy(array).permute(2, 0, 1)
         return fitted(pixels, self.size)
+
+
+def decoded(sample: Sample) -> Array:
+    """[H,W,3] uint8. Raises InputError naming the file where it does not decode, or not to its annotation's size."""
+    array = decode(sample.image)
+    if array.shape[:2] != tuple(sample.size):
+        raise InputError(
+            f"{sample.image}: is {array.shape[1]}x{array.shape[0]} pixels, "
+            f"its annotation says {sample.size[1]}x{sample.size[0]}"
+        )
+    return array
 
 
 class TrainingSet(Dataset[Item]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,9 +16,13 @@ from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.detectors import predictions_of
 from alignrank.device import half_dtype
+from alignrank.extras import require
 from alignrank.inference.entries import SourceImage
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.sources import Source, Sources
+from alignrank.inference.tiles import Seams, in_tiles
+from alignrank.inference.tracking import tracked
+from alignrank.inference.windows import Tiling
 from alignrank.terminal.progress import warn
 from alignrank.weights.deployed import Deployed
 
@@ -38,8 +43,14 @@ def predict(
     options = options or PredictOptions()
     detector = detector.resized(options.imgsz, options.rect)
     wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
-    run = Pipeline(detector, options, wanted)
-    return run.over(source if isinstance(source, Sources) else Sources(source))
+    sources = source if isinstance(source, Sources) else Sources(source)
+    if options.tracking is None:
+        return Pipeline(detector, options, wanted).over(sources)
+    require("track", "trackers")
+    conf = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS).conf
+    lower = replace(options.thresholds, conf=min(options.tracking.low, conf))
+    found = Pipeline(detector, replace(options, thresholds=lower), wanted).over(sources)
+    return tracked(found, sources.rate_of, options.tracking, conf)
 
 
 def gathered(found: Iterable[Detections]) -> list[Detections]:
@@ -74,11 +85,25 @@ class Pipeline:
 
     def over(self, sources: Sources) -> Generator[Detections, None, None]:
         """Detections of all sources."""
-        with closing(sources.map(self.prepare)) as prepared:
-            for items in self._batches(prepared):
-                yield from self.detected(items)
+        if self.options.tiling is None:
+            with closing(sources.map(self.prepare)) as prepared:
+                yield from self._found(prepared)
+        else:
+            # An image and its tiles are enough to hold: no other is decoded ahead.
+            with closing(sources.map(lambda image: image, workers=0)) as images:
+                yield from self.tiled(images, self.options.tiling)
         if self.options.report_skipped:
             sources.skips.report()
+
+    def tiled(self, images: Iterable[SourceImage], tiling: Tiling) -> Iterator[Detections]:
+        """Detections of each image, looked at in tiles, of which `options.batch` are held at a time."""
+        # Of a number that nobody gave a tile may have as many as an image otherwise.
+        seams = Seams.of(self.detector.postprocess, self.limits.iou, self.options.thresholds.max_dets)
+        return in_tiles(images, lambda parts: self._found(map(self.prepare, parts)), tiling, seams)
+
+    def _found(self, prepared: Iterable[Prepared]) -> Iterator[Detections]:
+        for items in self._batches(prepared):
+            yield from self.detected(items)
 
     def _batches(self, prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
         """Images of one canvas that follow one another, as soon as there are enough of them."""
