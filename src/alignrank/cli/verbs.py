@@ -40,6 +40,7 @@ from alignrank.cli.options import (
     read_batch,
     read_overrides,
 )
+from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
@@ -281,6 +282,7 @@ def convert(
         print_json({"out": str(path), "model": model})
 
 
+app.command(epilog=examples("alignrank push --weights runs/yolov8-n someone/cells --private"))(push)
 app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))(
     config
 )
