@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from alignrank.weights import checkpoint
 from alignrank.weights.card import without_folders
 from alignrank.weights.catalog import weights_file
 from alignrank.weights.hub import fetched, parse_address
-from alignrank.weights.recipe import load_recipe
+from alignrank.weights.publish import PushOptions, write_repository
+from alignrank.weights.recipe import Recipe, load_recipe
 
 NAME = "someone/squares"
 FILES = ["README.md", "metrics.json", "model.safetensors", "recipe.yaml", "val_predictions.jpg"]
@@ -113,7 +115,7 @@ def test_the_page_says_what_the_run_says(hub: Hub, run: Path) -> None:
         "| AP lost to ranking | 0.062 |",
         "| The same, mean over classes | 0.200 |",
         "8 training images",
-        "12 epochs, of which 9 was the best (AP 0.412)",
+        "Epochs: 12; the best was number 9 (AP 0.412)",
         "alignrank train --data cells --out=x --epochs 12 train.lr=0.01",
         "The weights: apache-2.0.",
     ):
@@ -149,6 +151,19 @@ def test_other_weights_of_a_run_have_no_figures_of_the_best_ones(hub: Hub, run: 
     found = checkpoint.load(hub.folder(NAME) / "model.safetensors")
     assert found.metrics == {}
     assert all(torch.equal(found.weights[name], tensor) for name, tensor in detector.model.state_dict().items())
+
+
+def test_what_only_its_owner_has_is_in_no_recipe(run: Path, tmp_path: Path) -> None:
+    """Loggers of the training, and the file that a backbone began with."""
+    loaded = checkpoint.load(run)
+    values = loaded.recipe.to_dict()
+    values["train"]["loggers"], values["model"]["pretrained"] = ["wandb"], "/home/me/backbone.safetensors"
+    (tmp_path / "made").mkdir()
+    mine = replace(loaded, recipe=Recipe.parse(values, where="mine"))
+    write_repository(mine, NAME, PushOptions(), tmp_path / "made")
+    assert checkpoint.load(tmp_path / "made").recipe == loaded.recipe
+    assert "wandb" not in (tmp_path / "made" / "README.md").read_text()
+    assert b"/home/me" not in (tmp_path / "made" / "recipe.yaml").read_bytes()
 
 
 def test_figures_of_training_images_are_called_so(hub: Hub, run: Path) -> None:

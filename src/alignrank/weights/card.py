@@ -143,7 +143,8 @@ def _figures(loaded: Checkpoint, story: Story) -> Iterator[str]:
     if not rows:
         return
     images, data = _of(story.results, "images", "val"), story.data_set
-    where = f"{f'{images} ' if images else ''}validation images{f' of {_linked(data)}' if data else ''}"
+    count, of_data = f"{images} " if images else "", f" of {_linked(data)}" if data else ""
+    where = f"{count}validation image{'' if images == 1 else 's'}{of_data}"
     how = (
         "as `alignrank val` measures the weights"
         if story.results
@@ -170,12 +171,12 @@ def _training(loaded: Checkpoint, story: Story) -> Iterator[str]:
         rows.append(f"It started from the published weights [{story.base}](https://huggingface.co/{story.base}).")
     if results:
         rows.append(
-            f"{results.get('epochs', train.epochs)} epochs, of which {results.get('best_epoch', DASH)} was the best "
+            f"Epochs: {results.get('epochs', train.epochs)}; the best was number {results.get('best_epoch', DASH)} "
             f"({_plain(str(results.get('best_because', '')))}); batches of {train.batch}, seed {train.seed}, "
             f"{_plain(str(results.get('precision', train.precision)))}."
         )
         took = timedelta(seconds=round(float(results.get("seconds", 0))))
-        rows.append(f"{took} (h:mm:ss) on {_plain(str(results.get('device', 'an unknown device')))}.")
+        rows.append(f"Time: {took} (h:mm:ss) on {_plain(str(results.get('device', 'an unknown device')))}.")
         commit = f", commit {results['commit']}" if results.get("commit") else ""
         rows.append(f"AlignRank {results.get('alignrank', DASH)}{commit}, PyTorch {results.get('torch', DASH)}.")
     else:

@@ -79,7 +79,10 @@ def write_repository(
         results, _read(of_run / RUN_FILE), options.data, options.licence,
         picture=options.picture and bool(results) and (of_run / PICTURE).is_file(),
     )  # fmt: skip
-    known = replace(loaded, recipe=loaded.recipe.without_pretrained(), metrics={} if changed else loaded.metrics)
+    recipe = loaded.recipe.without_pretrained()
+    # Where figures of a training go is its owner's, and so is what the reader has installed.
+    recipe = replace(recipe, train=recipe.train.model_copy(update={"loggers": "auto"}))
+    known = replace(loaded, recipe=recipe, metrics={} if changed else loaded.metrics)
     checkpoint.save(folder / OF_HUB, known.weights, recipe=known.recipe, classes=known.classes, metrics=known.metrics)
     (folder / RECIPE).write_text(explained_recipe(known.recipe), encoding="utf-8")
     if results:
