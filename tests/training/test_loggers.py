@@ -190,6 +190,16 @@ def test_the_default_is_the_table_and_tensorboard_where_it_is(monkeypatch: pytes
     assert loggers_of(TrainConfig(loggers=[])) == ()
 
 
+def test_the_default_has_no_pictures(tmp_path: Path) -> None:
+    """A sheet would be larger than all figures of TensorBoard together."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "curves.png")
+    plan: Any = SimpleNamespace(out=tmp_path, recipe=SimpleNamespace(train=TrainConfig()))
+    log = RunLog(plan)
+    log.pictures(["curves.png"], step=1)
+    log.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
 def test_what_is_no_logger_is_one_sentence(squares: Path) -> None:
     refused(alignrank("train", "--data", str(squares), *TINY, "train.loggers=[comet]"), "loggers", "comet")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +81,23 @@ class RunLog:
         self._rows(row, list(self._opened))
 
     def pictures(self, files: Sequence[str], *, step: int) -> None:
-        """Those of the files that the run's folder holds, wherever pictures can go."""
+        """Those of the files that the run's folder holds, wherever pictures can go; where nobody has chosen loggers,
+        nowhere: a sheet is larger than all figures.
+        """
+        if self._plan.recipe.train.loggers == "auto":
+            return
         if not self._is_open:  # by this process; the one that trained has ended
             self._begin([name for name in self._names if name != "csv"], self._ids())
         paths = [self._plan.out / name for name in files if (self._plan.out / name).is_file()]
         for name in list(self._opened):
             for path in paths if name in self._opened else ():
-                self._guarded(name, lambda logger, name=name, path=path: _picture(name, logger, path, step))
+                picture = partial(_picture, name, path=path, step=step)
+                self._guarded(name, picture, tracked=True)  # the folder has the picture in any case
 
     def close(self, *, finished: bool = True) -> None:
         """finished: the run is at its end; else it has failed or was interrupted, and may go on."""
         for name in list(self._opened):
-            self._guarded(name, lambda logger, name=name: _end(name, logger, finished))
+            self._guarded(name, partial(_end, name, finished=finished))
         self._opened, self._is_open = {}, False
 
     def _begin(self, names: Iterable[str], ids: Mapping[str, str]) -> None:
@@ -115,12 +121,15 @@ class RunLog:
         for name in names:
             self._guarded(name, write)
 
-    def _guarded(self, name: str, write: Any) -> None:
-        """A tracker that fails (a server that is gone) is given up; what it misses is in the run's folder."""
+    def _guarded(self, name: str, write: Callable[[Any], object], *, tracked: bool = False) -> None:
+        """A tracker that fails (a server that is gone) is given up; what it misses is in the run's folder.
+
+        tracked: another logger is given up, too.
+        """
         try:
             write(self._opened[name])
         except Exception as error:
-            if name not in TRACKERS:
+            if name not in TRACKERS and not tracked:
                 raise
             warn(f"{name}: {first_line(error)}; the run goes on without it, its figures are in history.json")
             del self._opened[name]
@@ -182,7 +191,7 @@ def _wandb(out: Path, run_id: str | None) -> Logger:
     return WandbLogger(experiment=run)
 
 
-def _picture(name: str, logger: Any, path: Path, step: int) -> None:
+def _picture(name: str, logger: Any, *, path: Path, step: int) -> None:
     if name == "tensorboard":
         with Image.open(path) as picture:
             logger.experiment.add_image(path.stem, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
@@ -192,7 +201,7 @@ def _picture(name: str, logger: Any, path: Path, step: int) -> None:
         logger.log_image(f"pictures/{path.stem}", [str(path)], step)
 
 
-def _end(name: str, logger: Any, finished: bool) -> None:
+def _end(name: str, logger: Any, *, finished: bool) -> None:
     logger.finalize("success" if finished else "failed")
     if name == "wandb":
         logger.experiment.finish(exit_code=0 if finished else 1)
