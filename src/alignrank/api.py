@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alignrank.input_size import ImageSize
     from alignrank.metrics import Metrics
     from alignrank.metrics.inputs import Id, Source
+    from alignrank.training.callbacks import EpochCallback
     from alignrank.weights.checkpoint import Checkpoint
     from alignrank.weights.deployed import Deployed, SelectionOptions
     from alignrank.weights.recipe import Recipe
@@ -62,8 +63,9 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
-        """A trained detector from a `.safetensors` file or a run's folder; also an exported file, which can
-        `predict`, `val` and `benchmark`, and has neither `recipe` nor `model`.
+        """A trained detector from a `.safetensors` file, a run's folder or the hub (`hf://OWNER/NAME`, with `@REVISION`
+        where it is not the latest); also an exported file, which can `predict`, `val` and `benchmark`, and has neither
+        `recipe` nor `model`.
         """
         from alignrank.weights import checkpoint
         from alignrank.weights.catalog import is_exported
@@ -121,12 +123,16 @@ class Detector:
         weights = str(self.weights) if self.weights else None
         return f"Detector({self._name!r}, classes={list(self.classes)}, weights={weights!r})"
 
-    def train(self, data: str | Path, **options: Any) -> dict[str, Any]:
+    def train(
+        self, data: str | Path, *, callbacks: Sequence[EpochCallback | Callable[[int, Mapping[str, float]], Any]] = (),
+        **options: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """Train on a data set and keep the best weights.
 
         data: folder or file, or `digits`. options: those of `alignrank train` (epochs, batch, imgsz, lr, seed,
         workers, device, devices, out, val) and `**{"section.field": value}`. A trained detector goes on
-        from its weights. Returns {out, weights, metrics, processed, skipped}.
+        from its weights. callbacks: functions of (epoch, metrics), or objects with such an `on_epoch_end`, called after
+        each epoch; True, or a text that says why, ends the run. Returns {out, weights, metrics, processed, skipped}.
         """
         from alignrank.training import run
         from alignrank.training.options import read_options
@@ -140,8 +146,9 @@ class Detector:
         else:
             given.setdefault("weights", str(self.weights))
         result = run.train(
-            *read_options(None, given, {**self._overrides, **dotted}, caller="train"), classes=self._wanted_classes
-        )
+            *read_options(None, given, {**self._overrides, **dotted}, caller="train"),
+            classes=self._wanted_classes, callbacks=callbacks,
+        )  # fmt: skip
         self._adopt(checkpoint.load(result["weights"]))
         return result
 
@@ -309,6 +316,25 @@ class Detector:
         return export_checked(
             self._checkpoint(), format, options=options, selection=selection, out=out, samples=samples
         )
+
+    def push_to_hub(
+        self, repository: str, *, token: str | None = None, private: bool | None = None, data: str | None = None,
+        licence: str | None = None, picture: bool = True,
+    ) -> str:  # fmt: skip
+        """Put weights, recipe and a page for their reader on the Hugging Face hub, in one commit; see docs/hub.md.
+
+        repository: OWNER/NAME, made if it is not there. token: where not given, that of `hf auth login` or HF_TOKEN.
+        data: what the data set is called, its address, or hf://datasets/OWNER/NAME. licence: of the weights, as the hub
+        writes it (apache-2.0). picture: the run's sheet of validation images, too. Returns hf://OWNER/NAME@COMMIT.
+        """
+        from alignrank.weights.publish import PushOptions, push
+
+        self._refuse_file()
+        if self._is_random():
+            raise InputError("push: these weights are random; train the detector first, or load trained ones")
+        options = PushOptions(token, private, data, licence, switch("picture", picture))
+        changed = self._model is not None and _changes(self._model) != self._model_as_made
+        return str(push(self._checkpoint(), repository, options, changed=changed)["address"])
 
     def benchmark(
         self, *, imgsz: ImageSize | None = None, batches: Sequence[int] = (1, 8, 16),

@@ -19,7 +19,7 @@ DATA_HELP, DEVICE_HELP = (
     "auto, cpu, cuda, cuda:N or mps",
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-WEIGHTS_HELP = "a .safetensors file or a run's folder"
+WEIGHTS_HELP = "a .safetensors file, a run's folder, or hf://OWNER/NAME"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 RUNNABLE_HELP = f"{WEIGHTS_HELP}; or an exported file"
 Runnable = Annotated[str, typer.Option(help=RUNNABLE_HELP)]

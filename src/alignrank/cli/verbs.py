@@ -42,6 +42,7 @@ from alignrank.cli.options import (
     read_batch,
     read_overrides,
 )
+from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
 from alignrank.cli.track import track
 from alignrank.errors import InputError
@@ -292,6 +293,7 @@ def convert(
         print_json({"out": str(path), "model": model})
 
 
+app.command(epilog=examples("alignrank push --weights runs/yolov8-n someone/cells --private"))(push)
 app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))(
     config
 )

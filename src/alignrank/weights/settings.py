@@ -71,6 +71,8 @@ class TrainConfig(Config):
     """Keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not."""
     cache: Literal["auto", "ram", "off"] = "auto"
     """Decoded images in memory: where they fit (`auto`), in any case (`ram`), or not."""
+    loggers: list[Literal["csv", "tensorboard", "mlflow", "wandb"]] | Literal["auto"] = "auto"
+    """Where figures go: some of csv, tensorboard, mlflow, wandb; `auto`: csv, and tensorboard if it is installed."""
 
     @field_validator("cache", mode="before")
     @classmethod
