@@ -41,6 +41,7 @@ from alignrank.cli.options import (
     read_overrides,
 )
 from alignrank.cli.recipes import config, models
+from alignrank.cli.serve import serve
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
@@ -254,6 +255,10 @@ app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format o
 app.command(epilog=examples(
     "alignrank benchmark --weights runs/yolov8-n", "alignrank benchmark --model alignrank-n --engines eager,onnx",
 ))(benchmark)  # fmt: skip
+app.command(epilog=examples(
+    "alignrank serve --weights runs/yolov8-n",
+    "alignrank serve --weights model.onnx --host 0.0.0.0 --port 80 --token SECRET",
+))(serve)  # fmt: skip
 
 
 @app.command(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from copy import copy
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets
+from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets, Thresholds
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.detectors import predictions_of
@@ -35,11 +36,15 @@ def predict(
     depend on it. Thresholds that are not given are the detector's own, else USUAL_THRESHOLDS. What cannot be read is
     skipped. Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
-    options = options or PredictOptions()
+    run = pipeline(detector, options or PredictOptions())
+    return run.over(source if isinstance(source, Sources) else Sources(source))
+
+
+def pipeline(detector: Deployed, options: PredictOptions) -> Pipeline:
+    """All that a detector does with an image, as `options` say. Raises InputError for those that cannot be used."""
     detector = detector.resized(options.imgsz, options.rect)
     wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
-    run = Pipeline(detector, options, wanted)
-    return run.over(source if isinstance(source, Sources) else Sources(source))
+    return Pipeline(detector, options, wanted)
 
 
 def gathered(found: Iterable[Detections]) -> list[Detections]:
@@ -71,6 +76,12 @@ class Pipeline:
         self.limits = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS)
         self.half = half_dtype(options.precision, detector.device)
         detector.network.eval()
+
+    def asking(self, limits: Thresholds, wanted: list[int] | None) -> Pipeline:
+        """The same network and steps, another selection."""
+        other = copy(self)
+        other.limits, other.wanted = limits, wanted
+        return other
 
     def over(self, sources: Sources) -> Generator[Detections, None, None]:
         """Detections of all sources."""
