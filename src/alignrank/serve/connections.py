@@ -40,11 +40,11 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Its headers must come in time; among too many connections those that wait longest make room."""
         super().connection_made(transport)
+        self.since = self.loop.time()
         if len(self.connections) > self.limits.connections:
             others = [other for other in self.connections if isinstance(other, GuardedProtocol) and other.idle]
             oldest = min(others, key=lambda other: other.since, default=self)
             oldest.transport.abort()
-        self.since = self.loop.time()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -47,8 +47,8 @@ def serve(
         run = pipeline(ready(weights, device, selection or SelectionOptions()), predicting)
         _warm_up(run)
         with Service(run, options) as service:
-            server = Server(service)
-            say(f"serving {run.detector.recipe} at {address(listener)}; Ctrl-C ends it")
+            said = f"serving {run.detector.recipe} at {address(listener)}; Ctrl-C ends it"
+            server = Server(service, lambda: say(said))
             server.run([listener])
     say("ended; all requests were answered" if not server.lost else f"ended; {server.lost} requests were cut off")
 
