@@ -35,7 +35,10 @@ class Browser:
         self.driver.set_script_timeout(10)
 
     def open(self, page: Path | str, *, width: int = 1280, scheme: str = "light", fresh: bool = True) -> None:
-        """page: a file or an address. fresh: load anew (two seconds) even if the page stands open, where what was done to it matters."""
+        """page: a file or an address.
+
+        fresh: load anew (two seconds) even if the page stands open, where what was done to it matters.
+        """
         self.emulate(width=width, scheme=scheme)
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)

@@ -10,36 +10,36 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from finder import CPU, NAMES, Finder, scene
 from PIL import Image
-from tiny_weights import write_tiny_weights
 
-from alignrank.export.runtimes import ready
+from alignrank.detectors.postprocess import TopK
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.predict import Pipeline, pipeline
+from alignrank.input_size import InputSize
 from alignrank.serve.options import Limits, ServeOptions
 from alignrank.serve.run import Server, bound
 from alignrank.serve.service import Service
-from alignrank.weights.deployed import SelectionOptions
+from alignrank.weights.deployed import Deployed
 
-CLASSES = ("red", "blue")
 SECRET = "secret"
 # Clients of tests are never slow by themselves.
 QUICK = Limits(head_seconds=0.3, body_seconds=0.3, grace_seconds=0.0)
 
 
-def tiny_pipeline(folder: Path, **options: Any) -> Pipeline:
-    weights = write_tiny_weights(folder / "w.safetensors", CLASSES)
-    return pipeline(ready(weights, "cpu", SelectionOptions()), PredictOptions(**options))
+def finder_pipeline(**options: Any) -> Pipeline:
+    """Finds the red box of a picture with a score of .9, and the blue one with .8."""
+    return pipeline(Deployed(Finder(), TopK(), NAMES, InputSize(192), "finder", CPU), PredictOptions(**options))
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (60, 90), kind: str = "PNG") -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+def picture(number: int = 0, size: tuple[int, int] = (60, 90), kind: str = "PNG") -> bytes:
+    """Each number has its red box, over the middle, elsewhere; size: (height, width), of 81 columns for a blue one."""
+    height, width = size
+    red = (width // 4 + number % 8, height // 3, 3 * width // 4, 3 * height // 4)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format=kind)
+    Image.fromarray(scene(height, width, red=red)).save(stream, format=kind)
     return stream.getvalue()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-from running import CLASSES, QUICK, SECRET, Answer, Client, answered, form, picture, serving, tiny_pipeline
+from running import QUICK, SECRET, Answer, Client, answered, finder_pipeline, form, picture, serving
 
 from alignrank.contracts import WantedThresholds
 from alignrank.inference.options import PredictOptions
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.allow_loopback
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    return tiny_pipeline(tmp_path_factory.mktemp("weights"))
+def run() -> Pipeline:
+    return finder_pipeline()
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +80,29 @@ def good(client: Client, run: Pipeline) -> None:
 
 
 def test_boxes_are_those_of_predict(client: Client, run: Pipeline) -> None:
-    content = picture(1, (120, 80), "JPEG")
+    content = picture(1, (80, 120), "JPEG")
     found = client.predict(content, kind="image/jpeg")
     same(found, expected(run, content))
-    assert len(found.json["boxes"]) > 10
+    assert found.json["names"] == ["red", "blue"]
+    assert found.json["boxes"][0] == pytest.approx([31, 26, 90, 60], abs=2)
     body, kind = form(("file", "../../etc/passwd", content))
     same(client.predict(body, kind=kind), expected(run, content))
-    few = WantedThresholds(conf=0.4, max_dets=3)
-    same(client.predict(content, "?conf=0.4&max_dets=3&classes=blue"), expected(
-        run, content, thresholds=few, classes=["blue"]
-    ))  # fmt: skip
-    same(client.predict(content, "?classes=red,blue"), expected(run, content, classes=list(CLASSES)))
-    same(client.predict(content, "?classes=red&classes=1"), expected(run, content, classes=["red", 1]))
+    for query, names in {
+        "conf=0.85": ["red"],
+        "max_dets=1": ["red"],
+        "classes=blue": ["blue"],
+        "classes=blue&conf=0.85": [],
+        "classes=red,blue": ["red", "blue"],
+        "classes=red&classes=1": ["red", "blue"],
+    }.items():
+        assert client.predict(content, f"?{query}").json["names"] == names
 
 
 def test_many_at_once(client: Client, run: Pipeline) -> None:
     """Of two shapes and two thresholds, in any order: each gets its own."""
-    sizes = [(60, 90), (90, 60), (60, 90)] * 5
-    contents = [picture(seed, size) for seed, size in enumerate(sizes)]
-    confs = [0.3 if seed % 2 else 0.45 for seed in range(len(sizes))]
+    sizes = [(60, 90), (90, 60), (60, 90)] * 8
+    contents = [picture(number, size) for number, size in enumerate(sizes)]
+    confs = [0.3 if number % 2 else 0.85 for number in range(len(sizes))]
     with ThreadPoolExecutor(8) as pool:
         queries = [f"?conf={conf}" for conf in confs]
         answers = list(pool.map(client.predict, contents, queries))

@@ -13,7 +13,7 @@ from browser import Browser, needs_browser, started
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-from running import SECRET, Client, picture, serving, tiny_pipeline
+from running import SECRET, Client, finder_pipeline, picture, serving
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 pytestmark = [pytest.mark.allow_loopback, needs_browser]
@@ -30,10 +30,10 @@ def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
     guard = request.config.pluginmanager.get_plugin(str(CONFTEST)).GUARD
     guard.loopback = True
-    with serving(tiny_pipeline(tmp_path_factory.mktemp("weights"))) as running:
+    with serving(finder_pipeline()) as running:
         yield running
         guard.loopback = True
     guard.loopback = False
@@ -88,16 +88,9 @@ def threshold(browser: Browser, value: float) -> None:
     )
 
 
-def pixels(browser: Browser) -> int:
-    """Of the canvas, a number that changes with what is drawn."""
-    total: int = browser.run(
-        """const canvas = document.getElementById("canvas");
-        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-        let sum = 0;
-        for (let i = 0; i < data.length; i += 1) { sum = (sum * 31 + data[i]) % 1000000007; }
-        return sum;"""
-    )
-    return total
+def pixels(browser: Browser) -> str:
+    """Of the canvas, as a text."""
+    return str(browser.run("return document.getElementById('canvas').toDataURL()"))
 
 
 def overflow(browser: Browser) -> list[str]:
@@ -125,20 +118,21 @@ def test_a_picture_and_its_boxes(browser: Browser, client: Client, photo: Path, 
     shown(browser, photo)
     assert "photo of me.png, 420 × 300 px" in status(browser)
     assert overflow(browser) == []
-    expected = client.predict(photo.read_bytes(), "?conf=0.05").json
-    above = [score for score in expected["scores"] if score > 0.25]
-    assert [float(row[1]) for row in rows(browser)] == pytest.approx(above, abs=6e-4)
+    assert [row[:2] for row in rows(browser)] == [["red", "0.900"], ["blue", "0.800"]]
+    boxes = client.predict(photo.read_bytes()).json["boxes"]
+    assert [[float(value) for value in row[2:]] for row in rows(browser)] == [
+        pytest.approx(box, abs=0.06) for box in boxes
+    ]
     before = pixels(browser)
 
-    threshold(browser, 0.48)
-    few = rows(browser)
-    assert 0 < len(few) < len(above)
-    assert all(float(row[1]) >= 0.48 for row in few)
+    threshold(browser, 0.85)
+    assert [row[0] for row in rows(browser)] == ["red"]
     assert pixels(browser) != before
-    names = {row[0] for row in few}
-    assert names == {"red", "blue"}
+    threshold(browser, 0.25)
+    assert pixels(browser) == before
     browser.run("document.querySelector('#class-list input').click()")
-    assert {row[0] for row in rows(browser)} == {"blue"}
+    assert [row[0] for row in rows(browser)] == ["blue"]
+    assert browser.run("return document.getElementById('count').textContent") == "1 of 2 objects"
     only_here(browser, client)
     background = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert (sum(int(part) for part in background[4:-1].split(",")) > 380) == (scheme == "light")
@@ -150,19 +144,15 @@ def test_hover_keys_and_download(browser: Browser, client: Client, photo: Path) 
 
     browser.open(address(client))
     shown(browser, photo)
-    threshold(browser, 0.48)
     canvas = browser.driver.find_element("id", "canvas")
     ActionChains(browser.driver).move_to_element(canvas).perform()
     tip = browser.run("const tip = document.getElementById('tip'); return tip.hidden ? '' : tip.textContent")
-    active = browser.run(
-        "return [...document.querySelectorAll('#rows tr.active')].map((row) => row.cells[1].textContent)"
-    )
-    assert active == ([tip.split()[1]] if tip else [])
-    plain = pixels(browser)
+    assert tip == "red 0.900"
+    hovered = pixels(browser)
     canvas.send_keys(Keys.ARROW_RIGHT)
-    assert browser.run("return document.querySelector('#rows tr.active')") is not None
-    assert pixels(browser) != plain
-    assert "score" in canvas.get_attribute("aria-label")
+    assert browser.run("return document.querySelector('#rows tr.active').rowIndex") == 2
+    assert pixels(browser) != hovered
+    assert canvas.get_attribute("aria-label") == "blue, score 0.800"
     canvas.send_keys(Keys.ESCAPE)
     assert browser.run("return document.querySelector('#rows tr.active')") is None
     browser.run("document.querySelector('#rows tr').focus()")
@@ -205,8 +195,8 @@ def test_dropped_and_pasted_pictures(browser: Browser, client: Client) -> None:
         until(lambda: "given.png, 40 × 30 px" in status(browser), kind)
 
 
-def test_asks_for_the_token(browser: Browser, tmp_path: Path, photo: Path) -> None:
-    with serving(tiny_pipeline(tmp_path), token=SECRET) as client:
+def test_asks_for_the_token(browser: Browser, photo: Path) -> None:
+    with serving(finder_pipeline(), token=SECRET) as client:
         browser.open(address(client), width=390)
         choose(browser, photo)
         field = browser.driver.find_element("id", "token")

@@ -19,7 +19,7 @@ from tiny_weights import write_tiny_weights
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-from running import answered, picture, serving, tiny_pipeline
+from running import answered, finder_pipeline, picture, serving
 
 from alignrank.inference.predict import Pipeline
 
@@ -72,9 +72,9 @@ def test_sigterm_ends_the_program_with_0(weights: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_what_is_under_way_is_answered_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_under_way_is_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network is held back until the server has been told to end."""
-    run, going, go = tiny_pipeline(tmp_path), threading.Semaphore(0), threading.Event()
+    run, going, go = finder_pipeline(), threading.Semaphore(0), threading.Event()
     detected = Pipeline.detected
 
     def held(self: Pipeline, items: Any) -> Any:
@@ -100,9 +100,9 @@ def test_what_is_under_way_is_answered_at_the_end(tmp_path: Path, monkeypatch: p
     silent.close()
 
 
-def test_a_connection_is_kept(tmp_path: Path) -> None:
+def test_a_connection_is_kept() -> None:
     """Two requests over one, the second in two pieces."""
-    with serving(tiny_pipeline(tmp_path)) as client:
+    with serving(finder_pipeline()) as client:
         connection = client.opened(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
         first = HTTPResponse(connection)
         first.begin()

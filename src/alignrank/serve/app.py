@@ -115,6 +115,7 @@ _IN_FORM = {
 @router.post(
     "/predict",
     response_model=Found,
+    response_description="what was found",
     dependencies=[Depends(admitted)],
     responses=_failures(400, 401, 408, 413, 415, 422, 503),
     openapi_extra={"requestBody": {"required": True, "content": {"image/*": _BINARY, FORM: _IN_FORM}}},
@@ -130,13 +131,13 @@ async def predict(request: Request, wanted: Annotated[Wanted, Query()]) -> Respo
     return JSONResponse(detections.to_dict())
 
 
-@router.get("/healthz", response_model=State)
+@router.get("/healthz", response_model=State, response_description="it is")
 async def healthz() -> Response:
     """Whether the process is alive."""
     return JSONResponse({"status": "alive"})
 
 
-@router.get("/readyz", response_model=State, responses=_failures(503))
+@router.get("/readyz", response_model=State, response_description="they are", responses=_failures(503))
 async def readyz(request: Request) -> Response:
     """Whether new requests are welcome: the network is loaded, and the server is not about to end."""
     if not _service(request).ready:
@@ -144,7 +145,13 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-@router.get("/metrics", dependencies=[Depends(admitted)], responses=_failures(401), response_class=Response)
+@router.get(
+    "/metrics",
+    dependencies=[Depends(admitted)],
+    responses=_failures(401),
+    response_class=Response,
+    response_description="the figures",
+)
 async def metrics(request: Request) -> Response:
     """Figures in Prometheus' text form."""
     return Response(_service(request).metrics.text(), media_type=CONTENT_TYPE)

@@ -121,7 +121,9 @@
       count.textContent = above.filter((object) => object.label === Number(count.dataset.label)).length;
     }
     const all = objects.length === shown.objects.length ? "" : ` of ${shown.objects.length}`;
-    at("count").textContent = `${objects.length}${all} object${objects.length === 1 && !all ? "" : "s"}`;
+    at("count").textContent = shown.objects.length
+      ? `${objects.length}${all} object${objects.length === 1 && !all ? "" : "s"}`
+      : `No object scores above ${settings.floor}`;
     canvas.setAttribute("aria-label", `The picture with ${objects.length} boxes`);
     at("rows").replaceChildren(...objects.map(row));
     draw();
