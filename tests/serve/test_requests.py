@@ -39,7 +39,7 @@ def client(request: pytest.FixtureRequest, run: Pipeline) -> Iterator[Client]:
     # Fixtures of a module start before, and end after, those of a test, which open the way to this machine itself.
     guard = request.config.pluginmanager.get_plugin(str(CONFTEST)).GUARD
     guard.loopback = True
-    with serving(run, token=SECRET) as started:
+    with serving(run, token=SECRET, batch=8) as started:
         yield started
         guard.loopback = True
     guard.loopback = False

@@ -97,7 +97,7 @@ class Worker:
             if not self._jobs:
                 return []
             left = self._jobs[0].came + self._wait - time.monotonic()
-            if left > 0:
+            if left > 0 and self._batch > 1:
                 self._changed.wait_for(lambda: not self._coming or len(self._alike()) == self._batch, left)
             chosen = self._alike()
             for job in chosen:
