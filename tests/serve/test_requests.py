@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -225,6 +227,21 @@ def test_slow_connections_keep_nobody_waiting(run: Pipeline) -> None:
         good(client, run)
         for connection in slow:
             connection.close()
+
+
+def send_until_closed(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
+def test_who_does_not_read_is_left(client: Client, run: Pipeline) -> None:
+    """Ten megabytes of answers, and nobody takes them."""
+    connection = client.opened(b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 3000)
+    with pytest.raises(OSError, match=r"reset|pipe"):
+        send_until_closed(connection)
+    connection.close()
+    good(client, run)
 
 
 def test_too_many_connections_make_room(run: Pipeline) -> None:

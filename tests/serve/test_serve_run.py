@@ -21,7 +21,11 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 from running import answered, finder_pipeline, picture, serving
 
-from alignrank.inference.predict import Pipeline
+from alignrank import Detector
+from alignrank.export.runtimes import ready
+from alignrank.inference.options import PredictOptions
+from alignrank.inference.predict import Pipeline, pipeline
+from alignrank.weights.deployed import SelectionOptions
 
 pytestmark = pytest.mark.allow_loopback
 
@@ -70,6 +74,18 @@ def test_sigterm_ends_the_program_with_0(weights: Path) -> None:
     assert (process.returncode, out) == (0, "")
     assert err.splitlines()[-1] == "ended; all requests were answered"
     assert "Traceback" not in err
+
+
+def test_an_exported_file(weights: Path) -> None:
+    """As `predict` sees it with the same file."""
+    file = Detector.load(weights).export("torchscript", out=weights.with_suffix(".torchscript"), check=False)
+    (own,) = Detector.load(file).predict(picture(), conf=0.3, max_dets=5)
+    with serving(pipeline(ready(file, "cpu", SelectionOptions()), PredictOptions()), batch=2) as client:
+        found = client.predict(picture(), "?conf=0.3&max_dets=5")
+    wanted = own.to_dict()
+    assert found.json["scores"] == pytest.approx(wanted["scores"], abs=2e-6)
+    assert len(wanted["scores"]) == 5
+    assert found.json | {"source": ""} == wanted | {"source": "", "scores": found.json["scores"]}
 
 
 def test_what_is_under_way_is_answered_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

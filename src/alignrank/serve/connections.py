@@ -31,6 +31,7 @@ class GuardedProtocol(H11Protocol):
         self._owed: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refused = False
+        self._unread: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> bool:
@@ -50,7 +51,21 @@ class GuardedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is owed any more."""
         self._owe(None, 0)
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """A client that does not read its answers is left."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         """What comes after a refusal is thrown away."""
