@@ -165,7 +165,8 @@ HOSTILE: dict[str, tuple[int, str, Callable[[Client], Answer]]] = {
     "head without end": (400, "too long", lambda client: raw(client, HEAD + b"X: " + b"a" * 400_000)),
     "no HTTP": (400, "no valid HTTP", lambda client: raw(client, b"\x16\x03\x01\x02\x00\x01\r\n\r\n")),
     "two files": (422, "one file, got 2", lambda client: _form(client, ("a", "a", picture()), ("b", "b", picture()))),
-    "no file": (422, "one file, got 0", lambda client: _form(client)),
+    "no file": (422, "the field 'a'", lambda client: _form(client, ("a", None, b"a"))),
+    "an empty file": (422, "the file is empty", lambda client: _form(client, ("file", "a", b""))),
     "many parts": (400, "Too many", lambda client: _form(client, *[("a", "a", b"a")] * 1000)),
     "a path in a field": (422, "'image'", lambda client: _form(client, ("image", None, b"/etc/passwd"))),
     "an address in a field": (

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import HTTPException, Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -115,6 +116,8 @@ async def _file_of(request: Request, body: bytes) -> bytes:
         form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, f"form: {error.message}") from None
+    except FormParserError:  # older releases of Starlette let it through
+        raise HTTPException(400, "form: is no valid multipart data") from None
     try:
         return await _only_file(form)
     finally:
