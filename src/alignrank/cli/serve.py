@@ -32,9 +32,7 @@ def serve(
     token: Annotated[
         str | None, typer.Option(envvar="ALIGNRANK_TOKEN", help="what clients must send", show_default=False)
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="images of several requests at a time [default: 8, on a CPU 1]")
-    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="images of several requests at a time, at most")] = 8,
     queue: Annotated[int, typer.Option(min=1, help="requests that may wait; others get 503")] = 64,
     conf: PredictConf = None,
     iou: Iou = None,

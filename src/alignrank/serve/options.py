@@ -37,7 +37,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """host, port: the address; port 0: a free one. token: what clients must send; None: nothing. batch: images that the
-    network sees at a time, at most; None: as many as pay, see `usual_batch`. queue: requests that are decoded or wait
+    network sees at a time, at most. queue: requests that are decoded or wait
     for the network, at most; others are sent away. wait: seconds that an image waits for others that are being decoded,
     to be computed with them.
 
@@ -48,14 +48,13 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
-    batch: int | None = None
+    batch: int = 8
     queue: int = 64
     wait: float = 0.004
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if self.batch is not None:
-            object.__setattr__(self, "batch", whole("batch", self.batch, least=1))
+        object.__setattr__(self, "batch", whole("batch", self.batch, least=1))
         object.__setattr__(self, "queue", whole("queue", self.queue, least=1))
         object.__setattr__(self, "port", whole("port", self.port, least=0))
         if self.port > 65535:
@@ -67,11 +66,6 @@ class ServeOptions:
                 f"token: {self.host} can be reached from other machines; set one with --token or ALIGNRANK_TOKEN, "
                 "or leave out --host"
             )
-
-
-def usual_batch(device: str) -> int:
-    """Images at a time on a kind of device. A processor computes one image at a time faster: its caches hold it."""
-    return 1 if device == "cpu" else 8
 
 
 def is_loopback(host: str) -> bool:

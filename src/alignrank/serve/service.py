@@ -17,7 +17,7 @@ from alignrank.errors import InputError
 from alignrank.inference.entries import SourceImage
 from alignrank.inference.predict import Pipeline, Prepared
 from alignrank.serve.metrics import Metrics
-from alignrank.serve.options import ServeOptions, usual_batch
+from alignrank.serve.options import ServeOptions
 from alignrank.serve.worker import Asked, Worker
 
 # Each holds a decoded image: 50 megapixels are 350 MB with Pillow's own copy.
@@ -37,8 +37,7 @@ class Service(AbstractContextManager["Service"]):
         self.draining = False
         self.metrics = Metrics(lambda: self.queued)
         self.queued = 0
-        batch = options.batch or usual_batch(pipeline.detector.device.type)
-        self._worker = Worker(pipeline, batch=batch, wait=options.wait, ran=self.metrics.ran)
+        self._worker = Worker(pipeline, batch=options.batch, wait=options.wait, ran=self.metrics.ran)
         self._decoders = ThreadPoolExecutor(min(MAX_DECODERS, usable_cores()), thread_name_prefix="alignrank-read")
 
     def __exit__(
