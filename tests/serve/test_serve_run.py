@@ -64,13 +64,16 @@ def test_sigterm_ends_the_program_with_0(weights: Path) -> None:
         [sys.executable, "-m", "alignrank", "serve", "--weights", str(weights), "--port", "0", "--device", "cpu"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    address = next(word for word in line.split() if word.startswith("http")).rstrip(";")
-    with urllib.request.urlopen(f"{address}healthz", timeout=60) as response:
-        assert response.status == 200
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        address = next(word for word in line.split() if word.startswith("http")).rstrip(";")
+        with urllib.request.urlopen(f"{address}healthz", timeout=60) as response:
+            assert response.status == 200
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, out) == (0, "")
     assert err.splitlines()[-1] == "ended; all requests were answered"
     assert "Traceback" not in err
