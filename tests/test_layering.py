@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
     {"api"},
     {"training"},
-    {"evaluation", "benchmark"},
+    {"evaluation", "benchmark", "serve"},
     {"inference"},
     {"export", "data"},
     {"weights"},

@@ -44,6 +44,7 @@ from alignrank.cli.options import (
 )
 from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
+from alignrank.cli.serve import serve
 from alignrank.cli.track import track
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
@@ -266,6 +267,10 @@ app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format o
 app.command(epilog=examples(
     "alignrank benchmark --weights runs/yolov8-n", "alignrank benchmark --model alignrank-n --engines eager,onnx",
 ))(benchmark)  # fmt: skip
+app.command(epilog=examples(
+    "alignrank serve --weights runs/yolov8-n",
+    "alignrank serve --weights model.onnx --host 0.0.0.0 --port 80 --token SECRET",
+))(serve)  # fmt: skip
 
 
 @app.command(

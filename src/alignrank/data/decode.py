@@ -51,6 +51,10 @@ _SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 _TAIL_BYTES = 65_536
 
 
+class PixelLimitError(InputError):
+    """An image has more pixels than are allowed; nothing of it was decoded."""
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file name ends like an image, in any case."""
     return name.lower().endswith(IMAGE_SUFFIXES)
@@ -85,7 +89,7 @@ def read_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> tuple[int
 
 
 def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Array:
-    """A file or its bytes -> uint8 [H,W,3] RGB, upright. Raises InputError naming the file."""
+    """A file or its bytes -> uint8 [H,W,3] RGB, upright. Raises InputError naming it, PixelLimitError for its size."""
     with opened(source, max_pixels) as image:
         return pixels_of(image, name_of(source))
 
@@ -149,7 +153,7 @@ def opened(source: ImageSource, max_pixels: int, name: str | None = None) -> Ite
     except InputError:
         raise
     except Image.DecompressionBombError:
-        raise InputError(f"{name}: more pixels than the limit of {max_pixels}") from None
+        raise PixelLimitError(f"{name}: more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
         raise InputError(f"{name}: is not an image of a known format ({', '.join(_built_in())})") from None
     except Exception as error:  # a parser of damaged bytes raises anything: struct.error, KeyError, SyntaxError
@@ -186,7 +190,7 @@ def _built_in() -> tuple[str, ...]:
 def check_size(image: Image.Image, max_pixels: int, name: str) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise InputError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
+        raise PixelLimitError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
     if not width or not height:
         raise InputError(f"{name}: the image has no pixels")
 

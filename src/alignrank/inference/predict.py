@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets
+from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets, Thresholds
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.detectors import predictions_of
@@ -41,16 +42,21 @@ def predict(
     skipped. Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     options = options or PredictOptions()
-    detector = detector.resized(options.imgsz, options.rect)
-    wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
     sources = source if isinstance(source, Sources) else Sources(source)
     if options.tracking is None:
-        return Pipeline(detector, options, wanted).over(sources)
+        return pipeline(detector, options).over(sources)
     require("track", "trackers")
     conf = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS).conf
     lower = replace(options.thresholds, conf=min(options.tracking.low, conf))
-    found = Pipeline(detector, replace(options, thresholds=lower), wanted).over(sources)
+    found = pipeline(detector, replace(options, thresholds=lower)).over(sources)
     return tracked(found, sources.rate_of, options.tracking, conf)
+
+
+def pipeline(detector: Deployed, options: PredictOptions) -> Pipeline:
+    """All that a detector does with an image, as `options` say. Raises InputError for those that cannot be used."""
+    detector = detector.resized(options.imgsz, options.rect)
+    wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
+    return Pipeline(detector, options, wanted)
 
 
 def gathered(found: Iterable[Detections]) -> list[Detections]:
@@ -82,6 +88,12 @@ class Pipeline:
         self.limits = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS)
         self.half = half_dtype(options.precision, detector.device)
         detector.network.eval()
+
+    def asking(self, limits: Thresholds, wanted: list[int] | None) -> Pipeline:
+        """The same network and steps, another selection."""
+        other = copy(self)
+        other.limits, other.wanted = limits, wanted
+        return other
 
     def over(self, sources: Sources) -> Generator[Detections, None, None]:
         """Detections of all sources."""
