@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.benchmark import benchmark
+from alignrank.cli.convert import convert
 from alignrank.cli.data import data_app
 from alignrank.cli.export import export
 from alignrank.cli.field import field
@@ -271,33 +272,10 @@ app.command(epilog=examples(
     "alignrank serve --weights runs/yolov8-n",
     "alignrank serve --weights model.onnx --host 0.0.0.0 --port 80 --token SECRET",
 ))(serve)  # fmt: skip
-
-
-@app.command(
-    epilog=examples(
-        "alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors",
-        "alignrank convert rank_detr_r50.pth --out rank-detr.safetensors --model rank-h-detr-r50",
-    )
-)
-def convert(
-    source: Annotated[
-        str, typer.Argument(help="a VarifocalNet, Rank-DETR or H-Deformable-DETR checkpoint, .pth or .safetensors")
-    ],
-    out: Annotated[str, typer.Option(help="file to write, .safetensors")],
-    model: Annotated[str, typer.Option(help="the recipe it fits")] = "vfnet-r50",
-    classes: Annotated[str | None, typer.Option(help="file with one class name a line [default: COCO's 80]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn a public checkpoint into weights of ours; nothing in it is executed."""
-    from alignrank.terminal.progress import say
-    from alignrank.weights.foreign import convert_file
-
-    path = convert_file(Path(source), Path(out), model=model, classes=classes)
-    say(f"wrote {path}")
-    if as_json:
-        print_json({"out": str(path), "model": model})
-
-
+app.command(epilog=examples(
+    "alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors",
+    "alignrank convert rank_detr_r50.pth --out rank-detr.safetensors --model rank-h-detr-r50",
+))(convert)  # fmt: skip
 app.command(epilog=examples("alignrank push --weights runs/yolov8-n someone/cells --private"))(push)
 app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))(
     config
