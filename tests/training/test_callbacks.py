@@ -51,7 +51,12 @@ class Pruner:
 def test_a_callback_ends_a_run_as_if_it_were_done(answer: Any, stopped: str, squares: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pruner, epochs = Pruner(out, 2, answer), list[int]()
-    result = tiny().train(squares, out=out, callbacks=[pruner, lambda epoch, metrics: epochs.append(epoch)], **OPTIONS)
+
+    def second(epoch: int, metrics: Mapping[str, float]) -> bool:
+        epochs.append(epoch)
+        return epoch == 2  # the first one's reason is the one that is kept
+
+    result = tiny().train(squares, out=out, callbacks=[pruner, second], **OPTIONS)
     history = json.loads((out / "history.json").read_text())
     assert pruner.heard == [(row["epoch"], row) for row in history]
     assert {"train/box", "lr", "val/ap", "val/box"} <= history[0].keys()

@@ -54,7 +54,7 @@ class Callbacks(L.Callback):
             name = getattr(callback, "__name__", type(callback).__name__)
             answer = self._answer(callback, name, epoch)
             if answer:
-                self.stopped = self.stopped or f"{name}: {answer}" if isinstance(answer, str) else name
+                self.stopped = self.stopped or (f"{name}: {answer}" if isinstance(answer, str) else name)
                 trainer.should_stop = True
         if self.stopped is not None:
             say(f"stopped after epoch {epoch} by {self.stopped}")
