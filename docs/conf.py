@@ -35,6 +35,7 @@ myst_enable_extensions: list[str] = []
 html_theme = "furo"
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # else a site opened from its files asks for pages that a browser refuses it
 html_static_path = ["site"]
 html_css_files = ["wide-tables.css"]
 templates_path = ["site"]

@@ -50,6 +50,7 @@ def diagnosed(namespace: dict[str, Any], folder: Path) -> None:
 def learnt(namespace: dict[str, Any], _folder: Path) -> None:
     """The term is 0 for scores below the IoU, and what they are above it otherwise."""
     import torch
+
     from alignrank.contracts import Targets
 
     truth = Targets(torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([0]))
