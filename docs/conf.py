@@ -32,6 +32,8 @@ exclude_patterns = [".*", "build", "dist", "runs", "src", "tests", "shared"]
 myst_heading_anchors = 4
 myst_enable_extensions: list[str] = []
 
+smartquotes = False  # else two dashes of an option become one
+
 html_theme = "furo"
 html_copy_source = False
 html_show_sourcelink = False
@@ -83,7 +85,8 @@ def executed(path: Path) -> list[dict[str, Any]]:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        NotebookClient(notebook, timeout=120, resources={"metadata": {"path": folder}}).execute()
+        kernel = {"resources": {"metadata": {"path": folder}}, "extra_arguments": ["--log-level=40"]}
+        NotebookClient(notebook, timeout=300, **kernel).execute()
     return json.loads(nbformat.writes(notebook))["cells"]
 
 

@@ -58,7 +58,7 @@ def learnt(namespace: dict[str, Any], _folder: Path) -> None:
     for score, expected in ((0.4, 0.0), (0.75, 0.25)):
         value = namespace["overconfidence"](boxes, torch.tensor([[score]]).logit(), truth)
         assert float(value) == pytest.approx(expected, abs=1e-6)
-    assert float(namespace["terms"].total) > 0
+    assert namespace["terms"].total.item() > 0
 
 
 CHECKS = {"first_hour": trained, "diagnose_any_detector": diagnosed, "custom_loss": learnt}
