@@ -22,7 +22,13 @@ def test_there_are_three() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["custom_loss", "diagnose_any_detector", "first_hour"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The one that trains takes half a minute of a core, nearly all of it to start and to end a training.
+TO_RUN = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem == "first_hour" else []) for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", TO_RUN)
 def test_cells_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
