@@ -22,10 +22,9 @@ def test_there_are_three() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["custom_loss", "diagnose_any_detector", "first_hour"]
 
 
-# The one that trains takes half a minute of a core, nearly all of it to start and to end a training.
-TO_RUN = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem == "first_hour" else []) for path in NOTEBOOKS
-]
+# The one that trains takes half a minute of a core and more; `make docs` and `make slow` run it.
+SLOW = {"first_hour": [pytest.mark.slow]}
+TO_RUN = [pytest.param(path, id=path.stem, marks=SLOW.get(path.stem, [])) for path in NOTEBOOKS]
 
 
 @pytest.mark.parametrize("path", TO_RUN)
