@@ -152,8 +152,8 @@ def open_trials(out: Path, recipe: Recipe, space: Space, options: TuneOptions) -
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     (out / TRIALS).mkdir(exist_ok=True)
-    warmup = max(1, recipe.train.epochs // 10)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=warmup)
+    warmup = max(1, recipe.train.epochs // 10)  # epochs in which no trial is ended
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=warmup + 1)
     address = options.storage or f"sqlite:///{(out / DATABASE).absolute()}"
     waiting = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None
     try:
