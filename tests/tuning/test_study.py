@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,8 +23,7 @@ from alignrank.training.options import read_options
 optuna = pytest.importorskip("optuna", reason="needs the extra tune")
 
 from alignrank.tuning import study as studies  # noqa: E402
-from alignrank.tuning import tune  # noqa: E402
-from alignrank.tuning.trials import MAX_ATTEMPTS  # noqa: E402
+from alignrank.tuning import trials, tune  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "model": "yolov8-n", "epochs": 1, "imgsz": 64, "batch": 2, "device": "cpu", "model.size": "t",
@@ -115,7 +116,7 @@ def test_a_study_is_not_mixed_with_another(squares: Path, tmp_path: Path, monkey
     tune(squares, trials=1, out=out, **OPTIONS)
     with pytest.raises(InputError, match=r"another tuning\.metric"):
         tune(squares, trials=2, out=out, metric="rank.misranked", **OPTIONS)
-    with pytest.raises(InputError, match="another recipe.train"):
+    with pytest.raises(InputError, match=r"another recipe\.train"):
         tune(squares, trials=2, out=out, **OPTIONS | {"epochs": 3})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
@@ -147,7 +148,7 @@ def test_an_undefined_figure_is_a_failure(squares: Path, tmp_path: Path, monkeyp
 def test_a_bad_trial_is_ended_early(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Below the median of five trials, but not in the first epoch; pruning that is off ends none."""
     trained = Trained(monkeypatch)
-    trained.aps = {call: 0.1 for call in (5, 11)}
+    trained.aps = dict.fromkeys((5, 11), 0.1)
     options = OPTIONS | {"epochs": 4}
     result = tune(squares, trials=6, out=tmp_path / "study", **options)
     assert result["counts"] == {"complete": 5, "pruned": 1}
@@ -162,7 +163,7 @@ def test_a_bad_trial_is_ended_early(squares: Path, tmp_path: Path, monkeypatch: 
 def test_two_processes_share_a_study(squares: Path, tmp_path: Path) -> None:
     """Both train, none does what the other does, and together they do as many trials as were asked for."""
     out = tmp_path / "study"
-    words = ["tune", "--data", str(squares), *TINY, "--epochs", "1", "--trials", "4", "--out", str(out)]
+    words = ["tune", "--data", str(squares), *TINY, "--epochs", "1", "--trials", "3", "--out", str(out)]
     command = [sys.executable, "-m", "alignrank", *words, "train.loggers=[]"]
     both = [
         subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -171,32 +172,52 @@ def test_two_processes_share_a_study(squares: Path, tmp_path: Path) -> None:
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     result = json.loads((out / "results.json").read_text())
-    assert result["counts"] == {"complete": 4}
+    assert result["counts"] == {"complete": 3}
     began = [[line for line in text.splitlines() if line.startswith("trial ") and "=" in line] for text in said]
-    assert sum(map(len, began)) == 4
-    assert len({row["values"]["train.lr"] for row in result["trials"]}) == 4
-    assert sorted(path.name for path in (out / "trials").iterdir()) == ["0000", "0001", "0002", "0003"]
+    assert sum(map(len, began)) == 3
+    assert len({row["values"]["train.lr"] for row in result["trials"]}) == 3
+    assert sorted(path.name for path in (out / "trials").iterdir()) == ["0000", "0001", "0002"]
 
 
-def test_the_trial_of_a_dead_process_is_tried_again(
-    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed without warning in the middle of a trial; one that kills every time counts as failed in the end."""
-    out = tmp_path / "study"
-    kill = (
-        "import os, signal, sys\n"
+@pytest.fixture(scope="module")
+def killed(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose process was killed without warning in the middle of its first trial."""
+    out = tmp_path_factory.mktemp("studies") / "killed"
+    code = (
+        "import os, signal\n"
         "from alignrank.training import run\n"
         "run.train = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from alignrank.tuning import tune\n"
         f"tune({str(squares)!r}, trials=2, out={str(out)!r}, **{OPTIONS!r})\n"
     )
-    for _ in range(MAX_ATTEMPTS):
-        subprocess.run([sys.executable, "-c", kill], env=environment(), check=False, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    return out
+
+
+@pytest.mark.parametrize(
+    ("attempts", "counts", "numbers"),
+    [(3, {"complete": 2}, ["0001", "0002"]), (1, {"failed": 1, "complete": 1}, ["0001"])],
+    ids=["tried-again", "fails-in-the-end"],
+)
+def test_the_trial_of_a_dead_process(
+    attempts: int,
+    counts: dict[str, int],
+    numbers: list[str],
+    killed: Path,
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Is tried again with the same values, at once, in whatever folder the study is now; unless it always kills."""
+    shutil.copytree(killed, tmp_path / "moved")
+    monkeypatch.setattr(trials, "MAX_ATTEMPTS", attempts)
     trained = Trained(monkeypatch)
-    result = tune(squares, trials=2, out=out, **OPTIONS)
-    assert result["counts"] == {"failed": 1, "complete": 1}
+    result = tune(squares, trials=2, out=tmp_path / "moved", **OPTIONS)
+    assert result["counts"] == counts
+    assert trained.numbers == numbers
     assert result["trials"][0]["values"]["train.lr"] == 0.0015
-    assert trained.numbers == [f"{MAX_ATTEMPTS:04d}"]
+    assert not list((tmp_path / "moved" / "trials").glob("*.lock"))
 
 
 @pytest.mark.parametrize(

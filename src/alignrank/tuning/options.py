@@ -22,7 +22,10 @@ _LOWER = (
     *("rank.duplicates_70", "rank.laece"),
 )
 # Figures of `metrics` in results.json, and which way is better.
-METRICS: dict[str, Direction] = dict.fromkeys(_HIGHER, "maximize") | dict.fromkeys(_LOWER, "minimize")
+METRICS: dict[str, Direction] = {
+    **dict.fromkeys(_HIGHER, "maximize"),
+    **dict.fromkeys(_LOWER, "minimize"),
+}
 
 
 class TuneOptions(Config):

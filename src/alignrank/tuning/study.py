@@ -49,7 +49,7 @@ def tune(data: str | Path, *, caller: str = "tune", **options: Any) -> dict[str,
         raise InputError(f"{caller}: devices: a trial is one process; start the same command several times instead")
     asked, recipe = read_options(None, given, fixed, caller=caller)
     space = space_of(recipe, None if tuning.space is None else Path(tuning.space))
-    shared = {key: given[key] for key in ("data", "model", "val", "weights") if key in given}
+    shared: dict[str, Any] = {key: given[key] for key in ("data", "model", "val", "weights") if key in given}
     base = read_options(None, shared, {}, caller=caller)[1]
     out = place("out", asked.out or f"runs/tune-{recipe.name.replace('/', '-')}")
     return Study(out, asked, recipe, space, tuning).run(base)
@@ -63,8 +63,8 @@ class Study:
 
     def run(self, base: Recipe) -> dict[str, Any]:
         """Trials until there are as many as asked for; then the report. base: the recipe before any option."""
-        from alignrank.tuning.trials import DATABASE, TRIALS, exclusive, open_trials
         from alignrank.tuning.results import say_results, write_results
+        from alignrank.tuning.trials import DATABASE, TRIALS, exclusive, open_trials
 
         new = self._begin()
         try:

@@ -6,7 +6,7 @@ comes. So a running trial whose lock is free is that of a dead process, and is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +108,8 @@ class Trials:
     def _retry_the_dead(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             place = trial.user_attrs.get("folder")
-            if place != str(self.folder(trial.number).absolute()) and (place is not None or self.options.storage):
-                continue  # of a study in another folder, on the same storage
+            if self.options.storage and place != str(self.folder(trial.number).absolute()):
+                continue  # of a process that works in another folder, whose locks are not seen here
             lock = self._lock(trial.number)
             try:
                 lock.acquire()
@@ -159,7 +159,7 @@ def open_trials(out: Path, recipe: Recipe, space: Space, options: TuneOptions) -
     try:
         study = optuna.create_study(
             storage=optuna.storages.RDBStorage(address, engine_kwargs=waiting),
-            study_name=out.absolute().name,
+            study_name=out.absolute().name if options.storage else "tune",
             direction=options.direction,
             pruner=pruner if options.prune else optuna.pruners.NopPruner(),
             load_if_exists=True,
@@ -172,7 +172,7 @@ def open_trials(out: Path, recipe: Recipe, space: Space, options: TuneOptions) -
     return Trials(study, out, _distributions(recipe, space), options, recipe.train.seed)
 
 
-def _own_values(recipe: Recipe, space: Space) -> Mapping[str, Any]:
+def _own_values(recipe: Recipe, space: Space) -> dict[str, Any]:
     """The recipe's own, where they lie in the space."""
     own: dict[str, Any] = {}
     for option, wanted in space.items():
@@ -194,7 +194,7 @@ def _distributions(recipe: Recipe, space: Space) -> dict[str, BaseDistribution]:
         if not isinstance(wanted, Range):
             found[option] = CategoricalDistribution(ends)
         elif is_whole(recipe, option):
-            found[option] = IntDistribution(*ends, log=wanted.log, step=int(wanted.step or 1))
+            found[option] = IntDistribution(low=ends[0], high=ends[1], log=wanted.log, step=int(wanted.step or 1))
         else:
-            found[option] = FloatDistribution(*ends, log=wanted.log, step=wanted.step)
+            found[option] = FloatDistribution(low=ends[0], high=ends[1], log=wanted.log, step=wanted.step)
     return found
