@@ -160,23 +160,39 @@ def test_a_bad_trial_is_ended_early(squares: Path, tmp_path: Path, monkeypatch: 
     assert sum(whole["importance"].values()) == pytest.approx(1)
 
 
-def test_two_processes_share_a_study(squares: Path, tmp_path: Path) -> None:
-    """Both train, none does what the other does, and together they do as many trials as were asked for."""
+_MEETING = """
+import time
+from pathlib import Path
+from alignrank.training import run
+
+def meet(options, recipe, callbacks):
+    place = Path(options.out)
+    place.mkdir(parents=True)
+    ended = time.monotonic() + 240
+    while not (place.parent / "0001").is_dir() and time.monotonic() < ended:
+        time.sleep(0.01)
+    assert (place.parent / "0001").is_dir(), "the other process did not come"
+    return {"metrics": {"ap": recipe.train.lr}}
+"""
+
+
+def test_two_processes_share_a_study(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first trial ends only when another process has begun the second; together they do what was asked for."""
     out = tmp_path / "study"
-    words = ["tune", "--data", str(squares), *TINY, "--epochs", "1", "--trials", "3", "--out", str(out)]
-    command = [sys.executable, "-m", "alignrank", *words, "train.loggers=[]"]
-    both = [
-        subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    call = f"tune({str(squares)!r}, trials=3, out={str(out)!r}, **{OPTIONS!r})"
+    code = f"{_MEETING}\nrun.train = meet\nfrom alignrank.tuning import tune\n{call}\n"
+    other = subprocess.Popen([sys.executable, "-c", code], env=environment(), stderr=subprocess.PIPE, text=True)
+    meeting: dict[str, Any] = {}
+    exec(_MEETING, meeting)
+    monkeypatch.setattr(run, "train", meeting["meet"])
+    tune(squares, trials=3, out=out, **OPTIONS)
+    said = other.communicate(timeout=300)[1]
+    assert other.returncode == 0, said
     result = json.loads((out / "results.json").read_text())
     assert result["counts"] == {"complete": 3}
-    began = [[line for line in text.splitlines() if line.startswith("trial ") and "=" in line] for text in said]
-    assert sum(map(len, began)) == 3
+    assert [row["number"] for row in result["trials"]] == [0, 1, 2]
     assert len({row["values"]["train.lr"] for row in result["trials"]}) == 3
-    assert sorted(path.name for path in (out / "trials").iterdir()) == ["0000", "0001", "0002"]
+    assert [line for line in said.splitlines() if line.startswith("trial ") and "=" in line]
 
 
 @pytest.fixture(scope="module")
