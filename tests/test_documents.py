@@ -33,7 +33,7 @@ DOCUMENTS = [
 ]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # Examples that train, that need what a training wrote, or that fetch weights, are not run.
-NEEDS_TRAINING = re.compile(r"\.train\(|\.load\(|InferenceSession\(|pretrained=\"hub\"")
+NEEDS_TRAINING = re.compile(r"\.train\(|\btune\(|\.load\(|InferenceSession\(|pretrained=\"hub\"")
 
 
 def name(path: Path) -> str:

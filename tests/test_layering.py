@@ -20,6 +20,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"api"},
+    {"tuning"},
     {"training"},
     {"evaluation", "benchmark", "serve"},
     {"inference"},

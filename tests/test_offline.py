@@ -54,6 +54,7 @@ def test_no_verb_opens_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     done = set[str]()
     for words in (
         ("train", "--data", data, "--epochs", 1, "--batch", 2, *TINY, "model.size=t", "--out", "run"),
+        ("tune", "--data", data, "--trials", 1, "--epochs", 1, "--batch", 2, *TINY, "model.size=t", "--out", "study"),
         ("val", "--weights", "run", "--data", data, "--device", "cpu", "--out", "val"),
         ("layers", "--weights", layered, "--data", data, "--device", "cpu", "--out", "layers"),
         ("field", "--model", "yolov8-n", "model.size=t", image, "--device", "cpu", "--imgsz", 64, "--out", "field"),

@@ -47,6 +47,7 @@ from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
 from alignrank.cli.serve import serve
 from alignrank.cli.track import track
+from alignrank.cli.tune import tune
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
@@ -124,6 +125,9 @@ def train(
     run.say_result(result)
     if as_json:
         print_json(result)
+
+
+app.command(epilog=examples("alignrank tune --model yolov8-n --data cells/ --trials 40 --epochs 30 --imgsz 320"))(tune)
 
 
 @app.command(epilog=examples("alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/"))
