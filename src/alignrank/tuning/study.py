@@ -67,6 +67,7 @@ class Study:
         from alignrank.tuning.trials import DATABASE, TRIALS, exclusive, open_trials
 
         new = self._begin()
+        trials: Any = None
         try:
             with exclusive(self.out):
                 self._check_same()
@@ -80,7 +81,8 @@ class Study:
             # Nothing is left of a study that could not begin, unless another process has joined.
             if new:
                 with exclusive(self.out):
-                    if not (self.out / DATABASE).exists() or not (trials.finished() or trials.num_counted()):
+                    mine = trials is not None and not (trials.finished() or trials.num_counted())
+                    if mine or not (self.out / DATABASE).exists():
                         for name in (DATABASE, STUDY_FILE):
                             (self.out / name).unlink(missing_ok=True)
                         rmtree(self.out / TRIALS, ignore_errors=True)
