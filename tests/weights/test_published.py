@@ -18,6 +18,7 @@ from hub_server import Hub, opened_hub
 from PIL import Image
 from published_hosts import NAMES, RECIPES, write_published
 from safetensors.torch import load_file, save_file
+from squares import write_squares
 from tiny_forms import HOSTS
 
 from alignrank import Detector, cli
@@ -263,20 +264,30 @@ def test_a_download_that_is_not_what_the_hub_says(hub: Hub) -> None:
         Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
 
 
-def test_predict_fetches_a_recipe_s_published_weights(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(hub.folder(HUB), hub.folder("PekingU/rtdetr_r18vd_coco_o365"))  # which the recipe names
-    Image.fromarray((IMAGES[0].permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path / "street.png")
-    words = ["predict", "--model", "transformers/rtdetr-r18", tmp_path / "street.png", "--out", tmp_path / "found"]
-    words += ["--imgsz", 64, "--conf", 0.01, "--device", "cpu", "--json"]
-    monkeypatch.setattr(sys, "argv", ["alignrank", *map(str, words)])
+def said_by(words: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The JSON of a verb."""
+    monkeypatch.setattr(sys, "argv", ["alignrank", *map(str, words), "--imgsz", "64", "--device", "cpu", "--json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    (entry,) = json.loads(capsys.readouterr().out)["images"]
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return said
+
+
+def test_verbs_fetch_a_recipe_s_published_weights(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(hub.folder(HUB), hub.folder("PekingU/rtdetr_r18vd_coco_o365"))  # which the recipe names
+    published = ["--model", "transformers/rtdetr-r18"]
+    Image.fromarray((IMAGES[0].permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path / "street.png")
+    words = ["predict", *published, tmp_path / "street.png", "--out", tmp_path / "found", "--conf", 0.01]
+    (entry,) = said_by(words, monkeypatch, capsys)["images"]
     assert entry["names"]
     assert set(entry["names"]) <= set(NAMES)
+    data = write_squares(tmp_path / "data", num_val=2, classes=NAMES)
+    found = said_by(["val", *published, "--data", data], monkeypatch, capsys)
+    expected = Detector("transformers/rtdetr-r18", pretrained="hub").val(str(data), imgsz=64, device="cpu")
+    assert found == json.loads(json.dumps(expected.to_dict()))
 
 
 def test_what_the_hub_has_not(hub: Hub) -> None:

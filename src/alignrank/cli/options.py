@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alignrank.errors import InputError
 from alignrank.weights.catalog import check_recipe, weights_file
+
+if TYPE_CHECKING:
+    from alignrank.weights.checkpoint import Checkpoint
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value of the recipe", show_default=False)]
@@ -23,6 +27,10 @@ WEIGHTS_HELP = "a .safetensors file, a run's folder, or hf://OWNER/NAME"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 RUNNABLE_HELP = f"{WEIGHTS_HELP}; or an exported file"
 Runnable = Annotated[str, typer.Option(help=RUNNABLE_HELP)]
+RunnableOrModel = Annotated[str | None, typer.Option("--weights", help=RUNNABLE_HELP)]
+PublishedModel = Annotated[
+    str | None, typer.Option("--model", help="in place of weights: a recipe with published ones, which are fetched")
+]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Agnostic = Annotated[bool, typer.Option("--agnostic", help="one object, one class: suppression across classes")]
 Consensus = Annotated[
@@ -62,6 +70,13 @@ def check_subject(verb: str, weights: str | None, model: str | None) -> None:
         check_recipe(model, "command line")
     if weights is not None:
         weights_file(weights)
+
+
+def weights_or_published(weights: str | None, model: str | None) -> Path | Checkpoint:
+    """The one of --weights and --model that `check_subject` has seen; what is published is fetched. Imports torch."""
+    from alignrank.weights.published import published_model
+
+    return Path(weights) if weights is not None else published_model(str(model))
 
 
 def refuse_overrides(weights: str | None, overrides: Sequence[str] | None) -> None:

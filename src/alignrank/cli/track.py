@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,21 +17,24 @@ from alignrank.cli.options import (
     Nms,
     Overlap,
     PredictConf,
+    PublishedModel,
     Rect,
-    Runnable,
+    RunnableOrModel,
     Tile,
     Tta,
+    check_subject,
     print_json,
+    weights_or_published,
 )
 from alignrank.input_size import read_size
-from alignrank.weights.catalog import weights_file
 
 
 def track(
     sources: Annotated[
         list[str], typer.Argument(help="videos, cameras, addresses; folders and globs of frames in order")
     ],
-    weights: Runnable,
+    weights: RunnableOrModel = None,
+    model: PublishedModel = None,
     tracker: Annotated[str, typer.Option(help="bytetrack, ocsort or sort")] = "bytetrack",
     low: Annotated[float, typer.Option(min=0, max=1, help="score from which on an object goes on with a track")] = 0.1,
     memory: Annotated[float, typer.Option(min=0, help="seconds for which a lost object is waited for")] = 1.0,
@@ -58,7 +60,7 @@ def track(
     as_json: Json = False,
 ) -> None:
     """Follow objects through videos; writes drawn videos, predictions.json and .csv with ids, and MOT text."""
-    weights_file(weights)
+    check_subject("track", weights, model)
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions, TrackOptions
     from alignrank.inference.to_folder import predict_to_folder
@@ -71,7 +73,7 @@ def track(
         tracking=TrackOptions(tracker, low, memory, confirm),
     )  # fmt: skip
     result = predict_to_folder(
-        sources, Path(weights), options, out=out, device=device,
+        sources, weights_or_published(weights, model), options, out=out, device=device,
         selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
     )  # fmt: skip
     if as_json:

@@ -21,7 +21,6 @@ from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
-    RUNNABLE_HELP,
     Agnostic,
     Classes,
     Consensus,
@@ -35,15 +34,18 @@ from alignrank.cli.options import (
     Overlap,
     Overrides,
     PredictConf,
+    PublishedModel,
     Rect,
-    Runnable,
+    RunnableOrModel,
     Tile,
     Tta,
     ValConf,
+    check_subject,
     examples,
     print_json,
     read_batch,
     read_overrides,
+    weights_or_published,
 )
 from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
@@ -53,7 +55,7 @@ from alignrank.cli.tune import tune
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
-from alignrank.weights.catalog import check_recipe, weights_file
+from alignrank.weights.catalog import check_recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -132,10 +134,14 @@ def train(
 app.command(epilog=examples("alignrank tune --model yolov8-n --data cells/ --trials 40 --epochs 30 --imgsz 320"))(tune)
 
 
-@app.command(epilog=examples("alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/"))
+@app.command(epilog=examples(
+    "alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/",
+    "alignrank val --model transformers/rtdetr-r18 --data coco/ --out report/",
+))  # fmt: skip
 def val(
-    weights: Runnable,
     data: Data,
+    weights: RunnableOrModel = None,
+    model: PublishedModel = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     imgsz: Imgsz = None,
     rect: Rect = None,
@@ -155,7 +161,7 @@ def val(
     as_json: Json = False,
 ) -> None:
     """Evaluate weights: COCO's 12 figures, oLRP, ranking before and after NMS, by class; plots and an HTML report."""
-    weights_file(weights)
+    check_subject("val", weights, model)
     from alignrank.contracts import WantedThresholds
     from alignrank.evaluation.options import ValOptions
     from alignrank.evaluation.tables import say_figures
@@ -167,7 +173,7 @@ def val(
         batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus, tta=tta,
         tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
-    metrics = val_to_folder(Path(weights), data, options, split=split, out=out, device=device)
+    metrics = val_to_folder(weights_or_published(weights, model), data, options, split=split, out=out, device=device)
     say_figures({"value": metrics})
     if as_json:
         print_json(metrics.to_dict())
@@ -221,8 +227,8 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
     ],
-    weights: Annotated[str | None, typer.Option(help=RUNNABLE_HELP)] = None,
-    model: Annotated[str | None, typer.Option(help="a recipe with published weights, which are fetched")] = None,
+    weights: RunnableOrModel = None,
+    model: PublishedModel = None,
     conf: PredictConf = None,
     iou: Iou = None,
     classes: Classes = None,
@@ -242,25 +248,19 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    if (weights is None) == (model is None):
-        raise InputError("predict: give --weights FILE, or --model NAME for published weights; one of the two")
-    if weights is not None:
-        weights_file(weights)
-    else:
-        check_recipe(str(model), "--model")
+    check_subject("predict", weights, model)
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
     from alignrank.inference.windows import Tiling
     from alignrank.weights.deployed import SelectionOptions
-    from alignrank.weights.published import published_model
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
         rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
     result = predict_to_folder(
-        sources, Path(weights) if weights is not None else published_model(str(model)), options, out=out, device=device,
+        sources, weights_or_published(weights, model), options, out=out, device=device,
         selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
     )  # fmt: skip
     if as_json:
