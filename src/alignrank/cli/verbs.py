@@ -107,6 +107,8 @@ def train(
     if model is not None:
         check_recipe(model, "command line")
     from alignrank.training import run
+    from alignrank.training.follow import follow
+    from alignrank.training.nodes import joined
     from alignrank.training.options import read_options
 
     given = {
@@ -120,11 +122,16 @@ def train(
             raise InputError(
                 f"--resume takes its options from the run; leave out {others[0] if others else '--config'}"
             )
-        result = run.resume(resume)
-    else:
-        command = shlex.join(["alignrank", *sys.argv[1:]])
-        result = run.train(*read_options(config, given, read_overrides(overrides)), command=command)
-    run.say_result(result)
+    with joined() as group:
+        if group is not None and group.rank > 0:
+            raise typer.Exit(follow(group))
+        if resume is not None:
+            result = run.resume(resume, group=group)
+        else:
+            command = shlex.join(["alignrank", *sys.argv[1:]])
+            options = read_options(config, given, read_overrides(overrides))
+            result = run.train(*options, command=command, group=group)
+        run.say_result(result)
     if as_json:
         print_json(result)
 
