@@ -21,20 +21,16 @@ from alignrank.cli.options import (
     DATA_HELP,
     DEVICE_HELP,
     IMGSZ_HELP,
-    RUNNABLE_HELP,
     Agnostic,
-    Classes,
     Consensus,
     Data,
     Device,
     Imgsz,
     Iou,
     Json,
-    MaxDets,
     Nms,
     Overlap,
     Overrides,
-    PredictConf,
     Rect,
     Runnable,
     Tile,
@@ -45,6 +41,7 @@ from alignrank.cli.options import (
     read_batch,
     read_overrides,
 )
+from alignrank.cli.predict import predict
 from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
 from alignrank.cli.serve import serve
@@ -220,60 +217,11 @@ app.command(epilog=examples("alignrank field --model yolov8-n neck.fine=true pho
 app.command(epilog=examples("alignrank maps --weights runs/yolov8-n photos/ --out maps/"))(maps)
 
 
-@app.command(epilog=examples(
+app.command(epilog=examples(
     "alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4",
     "alignrank predict --model transformers/rtdetr-r18 street.jpg",
-))  # fmt: skip
-def predict(
-    sources: Annotated[
-        list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
-    ],
-    weights: Annotated[str | None, typer.Option(help=RUNNABLE_HELP)] = None,
-    model: Annotated[str | None, typer.Option(help="a recipe with published weights, which are fetched")] = None,
-    conf: PredictConf = None,
-    iou: Iou = None,
-    classes: Classes = None,
-    max_dets: MaxDets = None,
-    imgsz: Imgsz = None,
-    rect: Rect = None,
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 8,
-    nms: Nms = False,
-    agnostic: Agnostic = False,
-    consensus: Consensus = None,
-    tta: Tta = False,
-    tile: Tile = None,
-    overlap: Overlap = None,
-    device: Device = "auto",
-    out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
-    pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
-    as_json: Json = False,
-) -> None:
-    """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    if (weights is None) == (model is None):
-        raise InputError("predict: give --weights FILE, or --model NAME for published weights; one of the two")
-    if weights is not None:
-        weights_file(weights)
-    else:
-        check_recipe(str(model), "--model")
-    from alignrank.contracts import WantedThresholds
-    from alignrank.inference.options import PredictOptions
-    from alignrank.inference.to_folder import predict_to_folder
-    from alignrank.inference.windows import Tiling
-    from alignrank.weights.deployed import SelectionOptions
-    from alignrank.weights.published import published_model
-
-    options = PredictOptions(
-        thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
-        rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
-    )  # fmt: skip
-    result = predict_to_folder(
-        sources, Path(weights) if weights is not None else published_model(str(model)), options, out=out, device=device,
-        selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
-    )  # fmt: skip
-    if as_json:
-        print_json(result)
-
-
+    "alignrank predict --weights runs/yolov8-n --engine ray --workers 4 lake/ --out found/",
+))(predict)  # fmt: skip
 app.command(epilog=examples("alignrank track street.mp4 --weights runs/yolov8-n --out tracks/"))(track)
 app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))(export)
 app.command(epilog=examples(
