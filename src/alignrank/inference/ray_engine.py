@@ -32,6 +32,10 @@ NAMED = 1000
 JOB = "_job.json"
 # How often a part is tried again whose worker has died: pictures may be what kills it.
 TRIES = 3
+# What Ray keeps account of, each of one part or several.
+BLOCKS = 10_000
+# Ray waits 30 s for itself; on a busy machine that is too short for the first time, which reads its files.
+STARTS = 3
 # Parts are names; this is the least that Ray takes.
 STORE_BYTES = 80 * 1024**2
 TELEMETRY_OFF = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -95,7 +99,7 @@ def _done(ray: Any, parts: Sequence[Part], made: tuple[Any, ...], workers: int) 
     resources = ray.cluster_resources()
     cores = max(1, int(resources.get("CPU", 1)) // workers)
     gpus = min(1.0, resources.get("GPU", 0) / workers) if made[3] != "cpu" else 0
-    data = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    data = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=min(len(parts), BLOCKS))
     found = data.map_batches(
         _Actor,
         fn_constructor_args=made,
@@ -131,7 +135,8 @@ class _Actor:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         (part,) = batch["part"]
-        self.worker(part)
+        if not (self.worker.out / part.file).is_file():  # else another worker has died behind it
+            self.worker(part)
         return {"file": [part.file]}
 
 
@@ -148,11 +153,14 @@ def _cluster(workers: int) -> Iterator[Any]:
             "address": "local", "include_dashboard": False, "num_cpus": max(usable_cores(), workers),
             "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1", "_temp_dir": folder,
         }  # fmt: skip
-        try:
-            ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # of any kind: no room, no answer, another version
-            ray.shutdown()
-            raise WorkerError(f"Ray did not start ({first_line(error)})") from None
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
+                break
+            except Exception as error:  # of any kind: no room, no answer, another version
+                ray.shutdown()
+                if not left:
+                    raise WorkerError(f"Ray did not start ({first_line(error)})") from None
         try:
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             context = ray.data.DataContext.get_current()
