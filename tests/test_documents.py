@@ -99,6 +99,8 @@ def test_commands_are_valid(path: Path, line: int, text: str) -> None:
     for words in command_lines(text):
         if words[0] == "alignrank":
             check_alignrank(words[1:])
+        elif words[0] == "torchrun":
+            check_alignrank(words[words.index("alignrank") + 1 :])
         elif words[0] == "make":
             assert words[1] in make_targets()
         elif words[0] == "python":

@@ -24,6 +24,13 @@ class TrainingError(RuntimeError):
     """
 
 
+class WorkerError(RuntimeError):
+    """Workers of a prediction died again and again over the same images; what is done is kept.
+
+    The command line prints it without a traceback and exits with 1.
+    """
+
+
 class ExportError(RuntimeError):
     """An exported file does not compute what the network does; it is not written, or not kept.
 

@@ -16,7 +16,16 @@ import typer
 
 from alignrank.cli.verbs import app
 from alignrank.cores import limit_spinning
-from alignrank.errors import INTERRUPTED, TERMINATED, ExportError, InputError, TrainingError, nearest, printable
+from alignrank.errors import (
+    INTERRUPTED,
+    TERMINATED,
+    ExportError,
+    InputError,
+    TrainingError,
+    WorkerError,
+    nearest,
+    printable,
+)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -41,7 +50,7 @@ def main() -> None:
             code = _run()
     except InputError as error:
         _fail(str(error), 2)
-    except (TrainingError, ExportError) as error:
+    except (TrainingError, ExportError, WorkerError) as error:
         _fail(str(error), 1)
     except (_Interrupted, KeyboardInterrupt, typer.Abort) as error:
         _fail(str(error) or _interrupted(), INTERRUPTED)

@@ -22,18 +22,15 @@ from alignrank.cli.options import (
     DEVICE_HELP,
     IMGSZ_HELP,
     Agnostic,
-    Classes,
     Consensus,
     Data,
     Device,
     Imgsz,
     Iou,
     Json,
-    MaxDets,
     Nms,
     Overlap,
     Overrides,
-    PredictConf,
     PublishedModel,
     Rect,
     RunnableOrModel,
@@ -47,6 +44,7 @@ from alignrank.cli.options import (
     read_overrides,
     weights_or_published,
 )
+from alignrank.cli.predict import predict
 from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
 from alignrank.cli.serve import serve
@@ -109,6 +107,8 @@ def train(
     if model is not None:
         check_recipe(model, "command line")
     from alignrank.training import run
+    from alignrank.training.follow import follow
+    from alignrank.training.nodes import joined
     from alignrank.training.options import read_options
 
     given = {
@@ -122,11 +122,16 @@ def train(
             raise InputError(
                 f"--resume takes its options from the run; leave out {others[0] if others else '--config'}"
             )
-        result = run.resume(resume)
-    else:
-        command = shlex.join(["alignrank", *sys.argv[1:]])
-        result = run.train(*read_options(config, given, read_overrides(overrides)), command=command)
-    run.say_result(result)
+    with joined() as group:
+        if group is not None and group.rank > 0:
+            raise typer.Exit(follow(group))
+        if resume is not None:
+            result = run.resume(resume, group=group)
+        else:
+            command = shlex.join(["alignrank", *sys.argv[1:]])
+            options = read_options(config, given, read_overrides(overrides))
+            result = run.train(*options, command=command, group=group)
+        run.say_result(result)
     if as_json:
         print_json(result)
 
@@ -219,54 +224,11 @@ app.command(epilog=examples("alignrank field --model yolov8-n neck.fine=true pho
 app.command(epilog=examples("alignrank maps --weights runs/yolov8-n photos/ --out maps/"))(maps)
 
 
-@app.command(epilog=examples(
+app.command(epilog=examples(
     "alignrank predict --weights runs/yolov8-n photos/ 'more/*.jpg' clip.mp4 --conf 0.4",
     "alignrank predict --model transformers/rtdetr-r18 street.jpg",
-))  # fmt: skip
-def predict(
-    sources: Annotated[
-        list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
-    ],
-    weights: RunnableOrModel = None,
-    model: PublishedModel = None,
-    conf: PredictConf = None,
-    iou: Iou = None,
-    classes: Classes = None,
-    max_dets: MaxDets = None,
-    imgsz: Imgsz = None,
-    rect: Rect = None,
-    batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 8,
-    nms: Nms = False,
-    agnostic: Agnostic = False,
-    consensus: Consensus = None,
-    tta: Tta = False,
-    tile: Tile = None,
-    overlap: Overlap = None,
-    device: Device = "auto",
-    out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
-    pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
-    as_json: Json = False,
-) -> None:
-    """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    check_subject("predict", weights, model)
-    from alignrank.contracts import WantedThresholds
-    from alignrank.inference.options import PredictOptions
-    from alignrank.inference.to_folder import predict_to_folder
-    from alignrank.inference.windows import Tiling
-    from alignrank.weights.deployed import SelectionOptions
-
-    options = PredictOptions(
-        thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
-        rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
-    )  # fmt: skip
-    result = predict_to_folder(
-        sources, weights_or_published(weights, model), options, out=out, device=device,
-        selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
-    )  # fmt: skip
-    if as_json:
-        print_json(result)
-
-
+    "alignrank predict --weights runs/yolov8-n --engine ray --workers 4 lake/ --out found/",
+))(predict)  # fmt: skip
 app.command(epilog=examples("alignrank track street.mp4 --weights runs/yolov8-n --out tracks/"))(track)
 app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))(export)
 app.command(epilog=examples(

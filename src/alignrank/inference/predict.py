@@ -99,7 +99,7 @@ class Pipeline:
         """Detections of all sources."""
         if self.options.tiling is None:
             with closing(sources.map(self.prepare)) as prepared:
-                yield from self._found(prepared)
+                yield from self.found(prepared)
         else:
             # An image and its tiles are enough to hold: no other is decoded ahead.
             with closing(sources.map(lambda image: image, workers=0)) as images:
@@ -111,9 +111,9 @@ class Pipeline:
         """Detections of each image, looked at in tiles, of which `options.batch` are held at a time."""
         # Of a number that nobody gave a tile may have as many as an image otherwise.
         seams = Seams.of(self.detector.postprocess, self.limits.iou, self.options.thresholds.max_dets)
-        return in_tiles(images, lambda parts: self._found(map(self.prepare, parts)), tiling, seams)
+        return in_tiles(images, lambda parts: self.found(map(self.prepare, parts)), tiling, seams)
 
-    def _found(self, prepared: Iterable[Prepared]) -> Iterator[Detections]:
+    def found(self, prepared: Iterable[Prepared]) -> Iterator[Detections]:
         for items in self._batches(prepared):
             yield from self.detected(items)
 

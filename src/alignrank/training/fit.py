@@ -23,6 +23,7 @@ from alignrank.training.callbacks import Callbacks
 from alignrank.training.keeper import StateKeeper
 from alignrank.training.loggers import RunLog
 from alignrank.training.module import TrainingModule
+from alignrank.training.nodes import ending_with_others
 from alignrank.training.optimizer import frozen_modules
 from alignrank.training.plan import Plan
 from alignrank.training.recorder import Recorder
@@ -47,7 +48,8 @@ def fit(plan: Plan, log: RunLog | None = None) -> str | None:
     callbacks = Callbacks(plan, recorder)
     trainer = L.Trainer(
         accelerator={"cuda": "gpu"}.get(plan.device.type, plan.device.type),
-        devices=[plan.device.index or 0] if plan.device.type == "cuda" and plan.devices == 1 else plan.devices,
+        devices=[plan.device.index or 0] if plan.device.type == "cuda" and plan.devices == 1 else plan.on_machine,
+        num_nodes=plan.machines or 1,
         strategy=_strategy(plan),
         precision=choose_precision(settings.precision, plan.device),
         max_epochs=settings.epochs,
@@ -66,9 +68,12 @@ def fit(plan: Plan, log: RunLog | None = None) -> str | None:
     state = str(plan.resume) if plan.resume else None
     start = time.monotonic()
     try:
-        trainer.fit(module, ckpt_path=state, weights_only=True)
+        with ending_with_others(plan.out):
+            trainer.fit(module, ckpt_path=state, weights_only=True)
     except InputError as error:
         raise _of_worker(error) from None
+    except TrainingError:
+        raise
     except (RuntimeError, ConnectionError, EOFError) as error:
         # A tensor that the process was handing over when it died: its end of the socket is gone.
         handing_over = plan.workers > 0 and not isinstance(error, RuntimeError)
@@ -110,7 +115,7 @@ def _strategy(plan: Plan) -> Any:
     if plan.devices == 1:
         return "auto"
     backend = "nccl" if plan.device.type == "cuda" else "gloo"
-    return DDPStrategy(start_method="spawn", process_group_backend=backend)
+    return DDPStrategy(start_method="popen" if plan.machines else "spawn", process_group_backend=backend)
 
 
 def _quiet() -> None:

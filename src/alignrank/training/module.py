@@ -17,6 +17,7 @@ from alignrank.data.opening import opened
 from alignrank.data.order import Share
 from alignrank.detectors import predictions_of
 from alignrank.errors import TrainingError
+from alignrank.training.nodes import check_images
 from alignrank.training.optimizer import frozen_modules, parameter_groups, schedule
 from alignrank.training.plan import Plan
 from alignrank.training.state import progress_of
@@ -51,9 +52,10 @@ class TrainingModule(L.LightningModule):
             plan.train,
             self.size,
             cache=self.settings.cache,
-            processes=plan.devices,
+            processes=plan.on_machine,
             quiet=self.global_rank > 0,
         )
+        check_images(plan.train.source, len(images))
         dataset = TrainingSet(
             images,
             plan.recipe.augment,

@@ -15,8 +15,9 @@ from alignrank.weights.recipe import Recipe
 @dataclass(slots=True)
 class Plan:
     """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
-    go on from, if any. threads: PyTorch's in each of several processes; None: as it is, or as Lightning chooses.
-    callbacks: of one process only, see `callbacks.EpochCallback`.
+    go on from, if any. devices: processes, on all `machines` where torchrun has started them; on this one otherwise.
+    threads: PyTorch's in each of several processes; None: as it is, or as Lightning chooses. callbacks: of one process
+    only, see `callbacks.EpochCallback`.
     """
 
     recipe: Recipe
@@ -25,9 +26,15 @@ class Plan:
     out: Path
     device: torch.device
     devices: int = 1
+    machines: int | None = None
     workers: int = 0
     threads: int | None = None
     weights: Path | None = None
     resume: Path | None = None
     command: str = ""
     callbacks: tuple[Any, ...] = ()
+
+    @property
+    def on_machine(self) -> int:
+        """Processes on one machine."""
+        return self.devices // (self.machines or 1)

@@ -27,6 +27,7 @@ from alignrank.training.averaging import AveragedWeights
 from alignrank.training.best import FIGURES, Best, validation_loss
 from alignrank.training.loggers import RunLog
 from alignrank.training.module import TrainingModule
+from alignrank.training.nodes import gone
 from alignrank.training.pace import Pace
 from alignrank.training.plan import Plan
 from alignrank.weights import checkpoint
@@ -44,6 +45,8 @@ def writing(out: Path, epoch: int) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
+        if gone(error):  # it waits for the others to have written
+            raise
         raise TrainingError(
             f"{out}: the results of epoch {epoch} could not be written ({error}); those of the epoch before are "
             f"whole: make room, then `alignrank train --resume {out}`"

@@ -38,6 +38,7 @@ from alignrank.training.best import best_in_words
 from alignrank.training.callbacks import checked
 from alignrank.training.fit import fit
 from alignrank.training.loggers import PICTURES, RunLog, loggers_of
+from alignrank.training.nodes import Group, settled
 from alignrank.training.options import RunOptions
 from alignrank.training.plan import Plan
 from alignrank.training.state import check_state, last_state
@@ -55,14 +56,17 @@ def train(
     command: str = "",
     classes: Sequence[str] | None = None,
     callbacks: Sequence[Any] = (),
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked.
 
     classes: those the data set must have, if given. callbacks: see `callbacks.EpochCallback`.
+    group: this process and those that torchrun has started with it.
     """
+    options = settled(options, group)
     heard = checked(callbacks, options.devices)
     with new_run_folder(options.out, recipe.name) as out:
-        plan = replace(_plan(options, recipe, out, resume=None, command=command), callbacks=heard)
+        plan = replace(_plan(options, recipe, out, group), command=command, callbacks=heard)
         found = plan.train.classes
         if classes is not None and found != tuple(classes):
             raise InputError(
@@ -70,7 +74,7 @@ def train(
             )
         about = {"options": options.located().model_dump(), "recipe": plan.recipe.to_dict(), "command": command}
         try:
-            return _execute(plan, about)
+            return _execute(plan, about, group)
         except InputError:  # a run that failed on its input leaves nothing behind
             if last_state(out) is None:
                 for file in ("train_samples.jpg", RUN_FILE):
@@ -78,7 +82,7 @@ def train(
             raise
 
 
-def resume(run: Path) -> dict[str, Any]:
+def resume(run: Path, *, group: Group | None = None) -> dict[str, Any]:
     """Continue an interrupted run in its own folder. Raises InputError if there is nothing to continue."""
     file = run / RUN_FILE
     if not file.is_file():
@@ -93,17 +97,18 @@ def resume(run: Path) -> dict[str, Any]:
         raise InputError(
             f"{run}: this run is complete, see {run / 'results.json'}; start a new one with --weights to go on"
         )
+    options = settled(options, group, run)
     state = last_state(run)
     if state is None:
         say(f"{run}: stopped before its first epoch ended, starting again")
-    plan = _plan(options, recipe, run, resume=state, command=about.get("command", ""))
+    plan = replace(_plan(options, recipe, run, group, state), command=about.get("command", ""))
     if state is not None:
         check_state(state, plan.recipe)
     with locked(run):
-        return _execute(plan, about)
+        return _execute(plan, about, group)
 
 
-def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
+def _plan(options: RunOptions, recipe: Recipe, out: Path, group: Group | None, resume: Path | None = None) -> Plan:
     if options.devices > 1 and hasattr(sys, "ps1"):
         raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
     loggers_of(recipe.train)
@@ -117,6 +122,7 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
     # A state holds all weights: what a run began with may be gone when it goes on.
     sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
     _check_class_weights(sized, classes)
+    beside = options.devices // (group.machines if group else 1)
     return Plan(
         recipe=with_batch(sized, device),
         train=train_split,
@@ -124,11 +130,11 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
         out=out,
         device=device,
         devices=options.devices,
+        machines=group.machines if group else None,
         workers=choose_workers(options.workers, device),
-        threads=choose_threads(options.devices) if options.devices > 1 else None,
+        threads=choose_threads(beside) if beside > 1 else None,
         weights=Path(options.weights) if options.weights else None,
         resume=resume,
-        command=command,
     )
 
 
@@ -186,7 +192,7 @@ def _notes(train: Split, val: Split) -> list[str]:
     return list(dict.fromkeys([*train.notes, *val.notes]))
 
 
-def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
+def _execute(plan: Plan, about: Mapping[str, Any], group: Group | None) -> dict[str, Any]:
     for left in plan.out.glob(f"*{BESIDE}"):  # by a process that was killed
         left.unlink()
     with replacing(plan.out / RUN_FILE) as path:
@@ -201,6 +207,8 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
         sheet = SheetOptions(recipe.size_in_training, recipe.augment, recipe.train.seed)
         write_sheet(plan.train, plan.out / "train_samples.jpg", sheet)
     log = RunLog(plan)
+    if group is not None:
+        group.tell(plan)
     try:
         result = _finish(plan, fit(plan, log), log)
     except BaseException:
