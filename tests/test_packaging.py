@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import environment
+from missing_extra import packages_of_extras
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,3 +56,16 @@ def test_the_source_archive_is_the_tree(built: Path, files: set[str]) -> None:
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names - {"PKG-INFO"} == files
+
+
+def test_every_extra_has_tests_for_a_clean_environment() -> None:
+    """`make extras` runs them."""
+    spec = importlib.util.spec_from_file_location("extras_alone", ROOT / ".ci" / "extras.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert set(module.TESTS) == set(packages_of_extras())
+    for test in {test for tests in module.TESTS.values() for test in tests}:
+        file, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}" in (ROOT / file).read_text(encoding="utf-8"), test
