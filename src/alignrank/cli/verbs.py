@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.benchmark import benchmark
+from alignrank.cli.completion import one_of, published_recipes
 from alignrank.cli.convert import convert
 from alignrank.cli.data import data_app
 from alignrank.cli.export import export
@@ -31,12 +32,14 @@ from alignrank.cli.options import (
     Iou,
     Json,
     MaxDets,
+    Model,
     Nms,
     Overlap,
     Overrides,
     PredictConf,
     Rect,
     Runnable,
+    Split,
     Tile,
     Tta,
     ValConf,
@@ -57,7 +60,6 @@ from alignrank.weights.catalog import check_recipe, weights_file
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Object detection whose scores rank boxes by localization quality.",
@@ -86,7 +88,7 @@ def program(
 )
 def train(
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="recipe name (see `alignrank models`) or YAML file")] = None,
+    model: Model = None,
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     val: Annotated[str | None, typer.Option(help="validation data, where DATA has none")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these options and of recipe sections")] = None,
@@ -136,7 +138,7 @@ app.command(epilog=examples("alignrank tune --model yolov8-n --data cells/ --tri
 def val(
     weights: Runnable,
     data: Data,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    split: Split = "val",
     imgsz: Imgsz = None,
     rect: Rect = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
@@ -149,7 +151,13 @@ def val(
     tta: Tta = False,
     tile: Tile = None,
     overlap: Overlap = None,
-    oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
+    oracle: Annotated[
+        str,
+        typer.Option(
+            help="ctr, ctr-iou, box, class or class-iou: replace by ground truth",
+            autocompletion=one_of("ctr", "ctr-iou", "box", "class", "class-iou"),
+        ),
+    ] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
     as_json: Json = False,
@@ -222,7 +230,10 @@ def predict(
         list[str], typer.Argument(help="images, videos, folders, globs, .txt lists, addresses, camera numbers")
     ],
     weights: Annotated[str | None, typer.Option(help=RUNNABLE_HELP)] = None,
-    model: Annotated[str | None, typer.Option(help="a recipe with published weights, which are fetched")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="a recipe with published weights, which are fetched", autocompletion=published_recipes),
+    ] = None,
     conf: PredictConf = None,
     iou: Iou = None,
     classes: Classes = None,
