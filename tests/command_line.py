@@ -76,13 +76,15 @@ def _skipped_without_extra(ended: subprocess.CompletedProcess[str]) -> subproces
 
 
 def stopped_at(
-    epoch: int, step: int, number: signal.Signals, *arguments: str, group: bool = False
+    epoch: int, step: int, number: signal.Signals, *arguments: str, group: bool = False, verb: str = "train"
 ) -> subprocess.CompletedProcess[str]:
-    """`train ARGUMENTS`, signalled before that step (from 0). group: its loader processes, too, as a terminal does."""
+    """`VERB ARGUMENTS`, signalled before that step of a training (from 0). group: its loader processes, too, as a
+    terminal does.
+    """
     send = f"os.killpg(os.getpgid(0), {int(number)})" if group else f"os.kill(os.getpid(), {int(number)})"
     code = _STOPPED.format(epoch=epoch, step=step, send=send)
     return subprocess.run(
-        [sys.executable, "-c", code, "train", *arguments],
+        [sys.executable, "-c", code, verb, *arguments],
         capture_output=True, text=True, env=environment(), check=False, start_new_session=True, timeout=300,
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ from alignrank.weights.recipe import Recipe
 class Plan:
     """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
     go on from, if any. threads: PyTorch's in each of several processes; None: as it is, or as Lightning chooses.
-    callbacks: of one process only, see `callbacks.EpochCallback`.
+    callbacks: of one process only, see `callbacks.EpochCallback`. is_trial: of a study, which says itself how
+    it goes on.
     """
 
     recipe: Recipe
@@ -31,3 +32,4 @@ class Plan:
     resume: Path | None = None
     command: str = ""
     callbacks: tuple[Any, ...] = ()
+    is_trial: bool = False

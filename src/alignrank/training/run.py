@@ -55,14 +55,17 @@ def train(
     command: str = "",
     classes: Sequence[str] | None = None,
     callbacks: Sequence[Any] = (),
+    is_trial: bool = False,
 ) -> dict[str, Any]:
     """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked.
 
-    classes: those the data set must have, if given. callbacks: see `callbacks.EpochCallback`.
+    classes: those the data set must have, if given. callbacks: see `callbacks.EpochCallback`. is_trial: see
+    `Plan`.
     """
     heard = checked(callbacks, options.devices)
     with new_run_folder(options.out, recipe.name) as out:
-        plan = replace(_plan(options, recipe, out, resume=None, command=command), callbacks=heard)
+        plan = _plan(options, recipe, out, resume=None, command=command)
+        plan = replace(plan, callbacks=heard, is_trial=is_trial)
         found = plan.train.classes
         if classes is not None and found != tuple(classes):
             raise InputError(
