@@ -14,7 +14,7 @@ STAMP := $(VENV)/.setup-done
 # What the tests of the HTML report need.
 BROWSER ?= /usr/bin/chromium /usr/bin/chromedriver
 
-.PHONY: setup demo test check slow bench browser docs
+.PHONY: setup demo test check slow bench browser docs extras
 
 setup: $(STAMP)
 
@@ -79,3 +79,7 @@ docs: setup
 	  exit 1; }
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/site
 	@echo "built build/site/index.html"
+
+# Each extra alone in a clean environment, below build/extras: its tests run there, and are skipped without it.
+extras: setup
+	$(BIN)/python .ci/extras.py $(EXTRAS)

@@ -86,7 +86,7 @@ def executed(path: Path) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         kernel = {"resources": {"metadata": {"path": folder}}, "extra_arguments": ["--log-level=40"]}
-        NotebookClient(notebook, timeout=300, **kernel).execute()
+        NotebookClient(notebook, timeout=1800, **kernel).execute()
     return json.loads(nbformat.writes(notebook))["cells"]
 
 

@@ -1,5 +1,7 @@
 """What every test gets: no network, one torch thread, a fixed seed; and `shared`, the folder of oracle fixtures.
 
+What needs a package of an extra that is not installed is skipped, saying so (`missing_extra.py`).
+
 Sockets are blocked in this process for the whole session, collection included: connecting (or sending, or looking
 up a name) over IPv4 or IPv6 raises `SocketBlocked`, and a test during which that happened fails even if the code
 under test swallowed the error. AF_UNIX is free (workers need it). A test marked `allow_loopback`, or that takes the
@@ -12,13 +14,14 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from missing_extra import why_skipped
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -83,6 +86,26 @@ def pytest_configure(config: pytest.Config) -> None:
     patch.setattr(socket, "getaddrinfo", _guarded_lookup(socket.getaddrinfo))
     patch.setattr(socket, "gethostbyname", _guarded_lookup(socket.gethostbyname))
     config.add_cleanup(patch.undo)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, Any]:
+    report = yield
+    return _without_extra(report, report.call.excinfo, str(collector.path))  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, Any]:
+    return _without_extra((yield), call.excinfo, str(item.path))
+
+
+def _without_extra(report: Any, raised: pytest.ExceptionInfo[BaseException] | None, path: str) -> Any:
+    """The report; of a failure for want of an extra, one of a skipped test."""
+    if report.failed and raised is not None and (reason := why_skipped(raised.value)):
+        report.outcome, report.longrepr = "skipped", (path, 1, f"Skipped: {reason}")
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
+import pytest
 
 from alignrank import fonts
 from alignrank.fonts import Fonts
+
+pytest.importorskip("fontTools", reason="fontTools is not installed (it comes with Matplotlib, extra 'report')")
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 
 def small_font(path: Path, characters: str) -> str:

@@ -140,6 +140,10 @@ main()
         ("sklearn", ["train", "--data", "digits", "--epochs", "1"], "digits"),
         ("defusedxml", ["data", "check", "voc"], "train"),
         ("pyarrow", ["data", "check", "table"], "parquet"),
+        ("uvicorn", ["serve", "--weights", "WEIGHTS"], "serve"),
+        ("optuna", ["tune", "--model", "yolov8-n", "--data", "DATA"], "tune"),
+        ("trackers", ["track", "clip.mp4", "--weights", "WEIGHTS"], "track"),
+        ("mlflow", ["train", "--data", "DATA", "train.loggers=[mlflow]"], "mlflow"),
     ],
 )
 def test_a_missing_package_is_one_sentence(tmp_path: Path, absent: str, arguments: list[str], extra: str) -> None:

@@ -22,12 +22,7 @@ def test_there_are_three() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["custom_loss", "diagnose_any_detector", "first_hour"]
 
 
-# The one that trains takes half a minute of a core and more; `make docs` and `make slow` run it.
-SLOW = {"first_hour": [pytest.mark.slow]}
-TO_RUN = [pytest.param(path, id=path.stem, marks=SLOW.get(path.stem, [])) for path in NOTEBOOKS]
-
-
-@pytest.mark.parametrize("path", TO_RUN)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,7 +35,9 @@ def test_cells_run(
 
 
 def trained(namespace: dict[str, Any], folder: Path) -> None:
+    """On the few pictures that it has drawn: "digits" alone would be the whole embedded set."""
     assert (folder / namespace["result"]["weights"]).is_file()
+    assert namespace["result"]["processed"] == 12
     assert (folder / "val/report.html").is_file()
 
 

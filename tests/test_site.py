@@ -6,11 +6,13 @@ Without Sphinx: `make docs` builds the whole, and ends at a warning.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,3 +64,41 @@ def test_links_to_folders_become_text_and_others_stay(conf: Any) -> None:
     text = "[results](../benchmarks/results/), [file](../benchmarks/results/accuracy.json), [web](https://a.b/c)"
     changed = "results, [file](../benchmarks/results/accuracy.json), [web](https://a.b/c)"
     assert conf.folders_as_text("docs/results", text) == changed
+
+
+def test_a_small_site_is_built(tmp_path: Path) -> None:
+    """Links, docstrings and the navigation by our configuration; and a link that leads nowhere ends it."""
+    for package in ("sphinx", "furo", "myst_parser", "nbclient", "ipykernel"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra 'docs')")
+    pages = tmp_path / "in" / "docs"
+    (pages / "api").mkdir(parents=True)
+    (pages / "index.md").write_text("# Start\n\n## Parts\n\n[One](one.md#second-part), [boxes](api/boxes.rst)\n")
+    (pages / "one.md").write_text("# One\n\n## Second part\n\nBack to the [start](index.md).\n")
+    (pages / "api" / "boxes.rst").write_text("Boxes\n=====\n\n.. autofunction:: alignrank.boxes.pairwise_iou\n")
+
+    def build() -> subprocess.CompletedProcess[str]:
+        command = [
+            "sphinx",
+            "-q",
+            "-W",
+            "-b",
+            "html",
+            "-c",
+            str(ROOT / "docs"),
+            str(tmp_path / "in"),
+            str(tmp_path / "out"),
+        ]
+        return subprocess.run(
+            [sys.executable, "-m", *command], env=environment(), capture_output=True, text=True, check=False
+        )
+
+    done = build()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    start = (tmp_path / "out/docs/index.html").read_text(encoding="utf-8")
+    assert 'href="one.html#second-part"' in start
+    assert "pairwise_iou" in (tmp_path / "out/docs/api/boxes.html").read_text(encoding="utf-8")
+    assert (tmp_path / "out/index.html").is_file()
+    (pages / "one.md").write_text("# One\n\n[Nowhere](nowhere.md)\n")
+    done = build()
+    assert done.returncode != 0
+    assert "nowhere.md" in done.stderr

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import TINY, alignrank, environment, refused
+from command_line import TINY, alignrank, environment, refused, stopped_at
 from squares import write_squares
 
 from alignrank.errors import InputError, TrainingError
@@ -46,7 +46,8 @@ class Trained:
         self.aps: Mapping[int, float] = {}
         monkeypatch.setattr(run, "train", self)
 
-    def __call__(self, options: Any, recipe: Any, *, callbacks: Any) -> dict[str, Any]:
+    def __call__(self, options: Any, recipe: Any, *, callbacks: Any, is_trial: bool) -> dict[str, Any]:
+        assert is_trial
         call = len(self.lrs)
         self.lrs.append(recipe.train.lr)
         self.numbers.append(Path(options.out).name)
@@ -110,6 +111,18 @@ def test_the_same_command_goes_on_and_more_trials_are_added(
     assert result["best"]["value"] == max(row["value"] for row in result["trials"])
 
 
+def test_a_study_that_is_terminated_says_how_it_goes_on(squares: Path, tmp_path: Path) -> None:
+    """Not how its trial would: the folder of that is gone, and the same values are tried again."""
+    out = tmp_path / "study"
+    arguments = ["--data", str(squares), "--out", str(out), "--trials", "1", "--epochs", "1", "--workers", "0", *TINY]
+    done = stopped_at(0, 0, signal.SIGTERM, "--model", "yolov8-n", *arguments, verb="tune")
+    assert done.returncode == 143
+    last = f"terminated; the same command goes on with the study in {out}, and tries the trial again"
+    assert done.stderr.splitlines()[-1] == last
+    assert "--resume" not in done.stderr
+    assert list((out / "trials").iterdir()) == []
+
+
 def test_a_study_is_not_mixed_with_another(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Trained(monkeypatch)
     out = tmp_path / "study"
@@ -165,7 +178,7 @@ import time
 from pathlib import Path
 from alignrank.training import run
 
-def meet(options, recipe, callbacks):
+def meet(options, recipe, callbacks, is_trial):
     place = Path(options.out)
     place.mkdir(parents=True)
     ended = time.monotonic() + 240

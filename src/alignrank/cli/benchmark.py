@@ -14,6 +14,7 @@ from alignrank.cli.options import (
     Imgsz,
     Json,
     Overrides,
+    RandomModel,
     check_subject,
     print_json,
     read_overrides,
@@ -25,9 +26,7 @@ from alignrank.input_size import read_size
 def benchmark(
     overrides: Overrides = None,
     weights: Annotated[str | None, typer.Option(help=RUNNABLE_HELP)] = None,
-    model: Annotated[
-        str | None, typer.Option(help="recipe name or YAML file, in place of weights: random ones")
-    ] = None,
+    model: RandomModel = None,
     imgsz: Imgsz = None,
     batch: Annotated[str, typer.Option(help="images at a time; latency is that of the first")] = "1,8,16",
     engines: Annotated[

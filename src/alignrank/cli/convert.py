@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from alignrank.cli.completion import recipes
 from alignrank.cli.options import Json, print_json
 
 
@@ -15,7 +16,7 @@ def convert(
         str, typer.Argument(help="a VarifocalNet, Rank-DETR or H-Deformable-DETR checkpoint, .pth or .safetensors")
     ],
     out: Annotated[str, typer.Option(help="file to write, .safetensors")],
-    model: Annotated[str, typer.Option(help="the recipe it fits")] = "vfnet-r50",
+    model: Annotated[str, typer.Option(help="the recipe it fits", autocompletion=recipes)] = "vfnet-r50",
     classes: Annotated[str | None, typer.Option(help="file with one class name a line [default: COCO's 80]")] = None,
     as_json: Json = False,
 ) -> None:

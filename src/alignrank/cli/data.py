@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.options import DATA_HELP, IMGSZ_HELP, Json, examples, print_json, read_overrides
+from alignrank.cli.options import DATA_HELP, IMGSZ_HELP, Json, Split, examples, print_json, read_overrides
 from alignrank.input_size import read_size
 
 data_app = typer.Typer(
@@ -41,7 +41,7 @@ def check(
 def show(
     data: Annotated[str, typer.Argument(help="a data set, or digits")],
     out: Annotated[str, typer.Option(help="picture to write")] = "samples.jpg",
-    split: Annotated[str, typer.Option(help="train, val or test")] = "train",
+    split: Split = "train",
     count: Annotated[int, typer.Option(min=1, max=400)] = 16,
     imgsz: Annotated[str, typer.Option(help=IMGSZ_HELP)] = "640",
     augmented: Annotated[bool, typer.Option("--augmented", help="as the training sees them")] = False,

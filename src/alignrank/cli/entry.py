@@ -86,7 +86,7 @@ def _run() -> Any:
             raise _Interrupted(*error.args) from None
 
     command.invoke = invoked
-    return command(standalone_mode=False)
+    return command(prog_name="alignrank", standalone_mode=False)
 
 
 @contextmanager

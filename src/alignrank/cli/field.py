@@ -12,6 +12,8 @@ from alignrank.cli.options import (
     WEIGHTS_HELP,
     Device,
     Json,
+    RandomModel,
+    Split,
     check_subject,
     print_json,
     read_overrides,
@@ -26,11 +28,9 @@ def field(
         typer.Argument(help="images, folders, globs; and, with --model, section.field=value", show_default=False),
     ] = None,
     weights: Annotated[str | None, typer.Option(help=WEIGHTS_HELP)] = None,
-    model: Annotated[
-        str | None, typer.Option(help="recipe name or YAML file, in place of weights: random ones")
-    ] = None,
+    model: RandomModel = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA_HELP}; no data and no images: noise")] = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    split: Split = "val",
     imgsz: Annotated[
         str | None, typer.Option(help="side of the square input, px, a multiple of 32 [default: as trained]")
     ] = None,

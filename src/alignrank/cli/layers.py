@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.options import Data, Device, Json, Weights, print_json
+from alignrank.cli.options import Data, Device, Json, Split, Weights, print_json
 from alignrank.weights.catalog import weights_file
 
 
 def layers(
     weights: Weights,
     data: Data,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    split: Split = "val",
     images: Annotated[int, typer.Option(min=0, help="images of which there are pictures")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="images at a time")] = 16,
     device: Device = "auto",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignrank.cli.completion import one_of, published_recipes, recipes
 from alignrank.errors import InputError
 from alignrank.weights.catalog import check_recipe, weights_file
 
@@ -23,13 +24,27 @@ DATA_HELP, DEVICE_HELP = (
     "auto, cpu, cuda, cuda:N or mps",
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
+Model = Annotated[
+    str | None, typer.Option(help="recipe name (see `alignrank models`) or YAML file", autocompletion=recipes)
+]
+RandomModel = Annotated[
+    str | None,
+    typer.Option(help="recipe name or YAML file, in place of weights: random ones", autocompletion=recipes),
+]
+SPLITS = one_of("train", "val", "test")
+Split = Annotated[str, typer.Option(help="train, val or test", autocompletion=SPLITS)]
 WEIGHTS_HELP = "a .safetensors file, a run's folder, or hf://OWNER/NAME"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 RUNNABLE_HELP = f"{WEIGHTS_HELP}; or an exported file"
 Runnable = Annotated[str, typer.Option(help=RUNNABLE_HELP)]
 RunnableOrModel = Annotated[str | None, typer.Option("--weights", help=RUNNABLE_HELP)]
 PublishedModel = Annotated[
-    str | None, typer.Option("--model", help="in place of weights: a recipe with published ones, which are fetched")
+    str | None,
+    typer.Option(
+        "--model",
+        help="in place of weights: a recipe with published ones, which are fetched",
+        autocompletion=published_recipes,
+    ),
 ]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Agnostic = Annotated[bool, typer.Option("--agnostic", help="one object, one class: suppression across classes")]
@@ -59,7 +74,7 @@ Rect = Annotated[
 CLASSES_HELP = "with commas between them, or one each time"
 Classes = Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")]
 MaxDets = Annotated[int | None, typer.Option(min=1, help="boxes per image at most [default: recipe's or 300]")]
-Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+Device = Annotated[str, typer.Option(help=DEVICE_HELP, autocompletion=one_of("auto", "cpu", "cuda", "mps"))]
 
 
 def check_subject(verb: str, weights: str | None, model: str | None) -> None:

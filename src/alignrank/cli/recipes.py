@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from alignrank.cli.completion import recipes
 from alignrank.cli.options import Json, Overrides, print_json, read_overrides
 from alignrank.weights.catalog import check_recipe
 
 
 def config(
-    name: Annotated[str, typer.Argument(help="a recipe's name (see `alignrank models`) or YAML file")],
+    name: Annotated[
+        str, typer.Argument(help="a recipe's name (see `alignrank models`) or YAML file", autocompletion=recipes)
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Print a recipe in full, as a YAML file: every option, its default and its meaning."""

@@ -11,6 +11,7 @@ from alignrank.cli.options import (
     DEVICE_HELP,
     IMGSZ_HELP,
     Json,
+    Model,
     Overrides,
     print_json,
     read_batch,
@@ -23,7 +24,7 @@ from alignrank.weights.catalog import check_recipe
 def tune(
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="recipe name (see `alignrank models`) or YAML file")] = None,
+    model: Model = None,
     trials: Annotated[int, typer.Option(min=1, help="trainings, of all processes on the study together")] = 20,
     metric: Annotated[str, typer.Option(help="figure of results.json to make better: ap, ap75, lrp, ...")] = "ap",
     space: Annotated[str | None, typer.Option(help="YAML file: section.field to {low, high}, choices or null")] = None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.benchmark import benchmark
+from alignrank.cli.completion import one_of
 from alignrank.cli.convert import convert
 from alignrank.cli.data import data_app
 from alignrank.cli.export import export
@@ -28,12 +29,14 @@ from alignrank.cli.options import (
     Imgsz,
     Iou,
     Json,
+    Model,
     Nms,
     Overlap,
     Overrides,
     PublishedModel,
     Rect,
     RunnableOrModel,
+    Split,
     Tile,
     Tta,
     ValConf,
@@ -57,7 +60,6 @@ from alignrank.weights.catalog import check_recipe
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Object detection whose scores rank boxes by localization quality.",
@@ -86,7 +88,7 @@ def program(
 )
 def train(
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="recipe name (see `alignrank models`) or YAML file")] = None,
+    model: Model = None,
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     val: Annotated[str | None, typer.Option(help="validation data, where DATA has none")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these options and of recipe sections")] = None,
@@ -147,7 +149,7 @@ def val(
     data: Data,
     weights: RunnableOrModel = None,
     model: PublishedModel = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    split: Split = "val",
     imgsz: Imgsz = None,
     rect: Rect = None,
     batch: Annotated[int, typer.Option(min=1)] = 16,
@@ -160,7 +162,13 @@ def val(
     tta: Tta = False,
     tile: Tile = None,
     overlap: Overlap = None,
-    oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
+    oracle: Annotated[
+        str,
+        typer.Option(
+            help="ctr, ctr-iou, box, class or class-iou: replace by ground truth",
+            autocompletion=one_of("ctr", "ctr-iou", "box", "class", "class-iou"),
+        ),
+    ] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
     as_json: Json = False,

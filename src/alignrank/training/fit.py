@@ -87,11 +87,13 @@ def fit(plan: Plan, log: RunLog | None = None) -> str | None:
             f"less; go on with `alignrank train --resume {plan.out}`"
         ) from None
     except SIGTERMException:
-        say(f"terminated; go on with `alignrank train --resume {plan.out}`")
+        if not plan.is_trial:
+            say(f"terminated; go on with `alignrank train --resume {plan.out}`")
         raise SystemExit(TERMINATED) from None
     except SystemExit:
         # Lightning turns Ctrl-C into exit(1); the command line exits with 130.
-        say(f"stopped; go on with `alignrank train --resume {plan.out}`")
+        if not plan.is_trial:
+            say(f"stopped; go on with `alignrank train --resume {plan.out}`")
         raise KeyboardInterrupt from None
     say(f"trained in {timedelta(seconds=round(time.monotonic() - start))}")
     return callbacks.stopped

@@ -17,7 +17,7 @@ class Plan:
     """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
     go on from, if any. devices: processes, on all `machines` where torchrun has started them; on this one otherwise.
     threads: PyTorch's in each of several processes; None: as it is, or as Lightning chooses. callbacks: of one process
-    only, see `callbacks.EpochCallback`.
+    only, see `callbacks.EpochCallback`. is_trial: of a study, which says itself how it goes on.
     """
 
     recipe: Recipe
@@ -33,6 +33,7 @@ class Plan:
     resume: Path | None = None
     command: str = ""
     callbacks: tuple[Any, ...] = ()
+    is_trial: bool = False
 
     @property
     def on_machine(self) -> int:

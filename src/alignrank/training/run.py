@@ -57,16 +57,18 @@ def train(
     classes: Sequence[str] | None = None,
     callbacks: Sequence[Any] = (),
     group: Group | None = None,
+    is_trial: bool = False,
 ) -> dict[str, Any]:
     """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked.
 
     classes: those the data set must have, if given. callbacks: see `callbacks.EpochCallback`.
-    group: this process and those that torchrun has started with it.
+    group: this process and those that torchrun has started with it. is_trial: see `Plan`.
     """
     options = settled(options, group)
     heard = checked(callbacks, options.devices)
     with new_run_folder(options.out, recipe.name) as out:
-        plan = replace(_plan(options, recipe, out, group), command=command, callbacks=heard)
+        plan = _plan(options, recipe, out, group)
+        plan = replace(plan, command=command, callbacks=heard, is_trial=is_trial)
         found = plan.train.classes
         if classes is not None and found != tuple(classes):
             raise InputError(

@@ -142,12 +142,14 @@ class Study:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
+        goes_on = f"the same command goes on with the study in {self.out}, and tries the trial again"
         try:
             yield
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted; the same command goes on with the study in {self.out}, and tries the trial again"
-            ) from None
+            raise KeyboardInterrupt(f"interrupted; {goes_on}") from None
+        except SystemExit:  # SIGTERM, by way of the training
+            say(f"terminated; {goes_on}")
+            raise
 
     def _trial(self, trials: Any) -> bool:
         """One trial; False where none is left to do."""
@@ -163,7 +165,7 @@ class Study:
             options = self.asked.model_copy(update={"out": str(folder)})
             try:
                 recipe = with_values(self.recipe, values, f"trial {trial.number}")
-                result = run.train(options, recipe, callbacks=[pruner])
+                result = run.train(options, recipe, callbacks=[pruner], is_trial=True)
             except InputError:
                 trials.give_up(trial)
                 raise
