@@ -5,7 +5,7 @@ PYTHON ?= python3
 # Mirrored digits are not digits, and scenes are crowded already: no flip, no mosaic.
 DEMO_OPTIONS ?= --epochs 16 --imgsz 256 --batch 8 augment.flip=0 augment.mosaic=0 augment.scale=0.3
 # Without scripts that need arguments, and a module that one of them imports.
-BENCH ?= $(filter-out $(patsubst %,benchmarks/%.py,loss_compare aspect_ratio faults nearest),$(sort $(wildcard benchmarks/*.py)))
+BENCH ?= $(filter-out $(patsubst %,benchmarks/%.py,loss_compare aspect_ratio tiles faults nearest),$(sort $(wildcard benchmarks/*.py)))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ STAMP := $(VENV)/.setup-done
 # What the tests of the HTML report need.
 BROWSER ?= /usr/bin/chromium /usr/bin/chromedriver
 
-.PHONY: setup demo test check slow bench browser
+.PHONY: setup demo test check slow bench browser docs
 
 setup: $(STAMP)
 
@@ -71,3 +71,11 @@ slow: setup
 # Hours on a small machine. One script alone: make bench BENCH=benchmarks/accuracy.py
 bench: setup
 	@set -e; for script in $(BENCH); do echo "$$script"; $(BIN)/python "$$script"; done
+
+# The site, in build/site; a link that leads nowhere, or a notebook that fails, ends it. Needs the extra docs.
+docs: setup
+	@$(BIN)/python -c 'import furo, myst_parser, nbclient, ipykernel' 2>/dev/null || { \
+	  echo "make: the extra docs is not installed; run: $(BIN)/python -m pip install -e '.[docs]' (or uv pip install)" >&2; \
+	  exit 1; }
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . build/site
+	@echo "built build/site/index.html"

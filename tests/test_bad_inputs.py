@@ -42,7 +42,7 @@ CLASSES = ("circle", "square", "bar")
 TINY = ("--epochs", "1", "--imgsz", "64", "--batch", "2", "--device", "cpu", "model.size=t", "train.precision=fp32")
 # Seconds after which a call that waits for something (a pipe) is ended, on a machine that is busy.
 HANGS = 1800
-NO_SERVER = "needs the HTTP server, which comes with a later issue"
+NO_SERVER = "is sent to a server by tests/serve/test_requests.py"
 ABSENT = f"{FOLDER} is absent; set ALIGNRANK_SHARED to the folder that holds bad_inputs/"
 
 

@@ -204,6 +204,13 @@ def test_overlapping_is_an_iou_above_the_threshold(iou: float) -> None:
     assert geometry.overlapping(torch.cat([A, B]), 0.143).tolist() == [[True, False], [False, True]]
 
 
+def test_share_of_a_box_within_others() -> None:
+    """4 x 2 px: a half, all, nothing of it; 0 where it has no area."""
+    boxes = torch.tensor([[0.0, 0, 4, 2], [1, 1, 1, 2]])
+    others = torch.tensor([[2.0, -5, 9, 9], [-1, -1, 9, 9], [5, 0, 9, 2]])
+    assert geometry.pairwise_share(boxes, others).tolist() == [[0.5, 1, 0], [0, 0, 0]]
+
+
 def test_mirrored() -> None:
     """In a picture 10 px wide; twice is nothing."""
     box = torch.tensor([1.0, 2.0, 4.0, 8.0])

@@ -31,8 +31,9 @@ DOCUMENTS = [
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # Examples that train, that need what a training wrote, or that fetch weights, are not run.
-NEEDS_TRAINING = re.compile(r"\.train\(|\.load\(|InferenceSession\(|pretrained=\"hub\"")
+NEEDS_TRAINING = re.compile(r"\.train\(|\btune\(|\.load\(|InferenceSession\(|pretrained=\"hub\"")
 
 
 def name(path: Path) -> str:
@@ -172,6 +173,25 @@ def test_relative_links_exist(path: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
     missing = [link for link in links if link and "://" not in link and not (path.parent / link).exists()]
+    assert not missing
+
+
+def anchors(path: Path) -> set[str]:
+    """Of the headings of a page, as code hosts and the site make them: lower case, letters, digits and dashes."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w -]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=name)
+def test_anchors_of_links_exist(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(((?!https?:)[^)\s#]*)#([^)\s]+)\)", text)
+    pages = [(path.parent / page if page else path, anchor) for page, anchor in links]
+    missing = [
+        f"{page.name}#{anchor}" for page, anchor in pages if page.suffix == ".md" and anchor not in anchors(page)
+    ]
     assert not missing
 
 

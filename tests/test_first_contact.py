@@ -42,7 +42,7 @@ HEAVY = {
     "transformers",
     "cv2",
 }
-HEAVY |= {"sklearn", "skimage", "onnx", "onnxruntime", "pandas", "tensorboard", "defusedxml"}
+HEAVY |= {"sklearn", "skimage", "onnx", "onnxruntime", "pandas", "tensorboard", "defusedxml", "pyarrow"}
 
 
 def loaded(*arguments: str, cwd: Path | None = None) -> tuple[set[str], str]:
@@ -139,6 +139,7 @@ main()
         ("onnxscript", ["export", "--weights", "WEIGHTS"], "export"),
         ("sklearn", ["train", "--data", "digits", "--epochs", "1"], "digits"),
         ("defusedxml", ["data", "check", "voc"], "train"),
+        ("pyarrow", ["data", "check", "table"], "parquet"),
     ],
 )
 def test_a_missing_package_is_one_sentence(tmp_path: Path, absent: str, arguments: list[str], extra: str) -> None:
@@ -148,6 +149,8 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path, absent: str, argument
     (tmp_path / "clip.mp4").write_bytes(b"\0" * 100)
     (tmp_path / "voc" / "Annotations").mkdir(parents=True)
     (tmp_path / "voc" / "Annotations" / "a.xml").write_text("<annotation/>")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "train.parquet").write_bytes(b"PAR1")
     words = [{"WEIGHTS": str(weights), "DATA": str(tmp_path / "voc")}.get(word, word) for word in arguments]
     done = subprocess.run(
         [sys.executable, "-c", MISSING.format(names={absent}), *words],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alignrank.input_size import ImageSize
     from alignrank.metrics import Metrics
     from alignrank.metrics.inputs import Id, Source
+    from alignrank.training.callbacks import EpochCallback
     from alignrank.weights.checkpoint import Checkpoint
     from alignrank.weights.deployed import Deployed, SelectionOptions
     from alignrank.weights.recipe import Recipe
@@ -62,8 +63,9 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path) -> Detector:
-        """A trained detector from a `.safetensors` file or a run's folder; also an exported file, which can
-        `predict`, `val` and `benchmark`, and has neither `recipe` nor `model`.
+        """A trained detector from a `.safetensors` file, a run's folder or the hub (`hf://OWNER/NAME`, with `@REVISION`
+        where it is not the latest); also an exported file, which can `predict`, `val` and `benchmark`, and has neither
+        `recipe` nor `model`.
         """
         from alignrank.weights import checkpoint
         from alignrank.weights.catalog import is_exported
@@ -121,12 +123,16 @@ class Detector:
         weights = str(self.weights) if self.weights else None
         return f"Detector({self._name!r}, classes={list(self.classes)}, weights={weights!r})"
 
-    def train(self, data: str | Path, **options: Any) -> dict[str, Any]:
+    def train(
+        self, data: str | Path, *, callbacks: Sequence[EpochCallback | Callable[[int, Mapping[str, float]], Any]] = (),
+        **options: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """Train on a data set and keep the best weights.
 
         data: folder or file, or `digits`. options: those of `alignrank train` (epochs, batch, imgsz, lr, seed,
         workers, device, devices, out, val) and `**{"section.field": value}`. A trained detector goes on
-        from its weights. Returns {out, weights, metrics, processed, skipped}.
+        from its weights. callbacks: functions of (epoch, metrics), or objects with such an `on_epoch_end`, called after
+        each epoch; True, or a text that says why, ends the run. Returns {out, weights, metrics, processed, skipped}.
         """
         from alignrank.training import run
         from alignrank.training.options import read_options
@@ -140,8 +146,9 @@ class Detector:
         else:
             given.setdefault("weights", str(self.weights))
         result = run.train(
-            *read_options(None, given, {**self._overrides, **dotted}, caller="train"), classes=self._wanted_classes
-        )
+            *read_options(None, given, {**self._overrides, **dotted}, caller="train"),
+            classes=self._wanted_classes, callbacks=callbacks,
+        )  # fmt: skip
         self._adopt(checkpoint.load(result["weights"]))
         return result
 
@@ -162,17 +169,20 @@ class Detector:
         A detector that was neither trained nor given classes is one for those of the data.
 
         conf, iou: of the selection; where not given the recipe's, else 0.001 and 0.7. max_dets: detections per image
-        that count. options: imgsz, rect, batch, nms, oracle, ..., see `evaluation.options.ValOptions`.
+        that count. options: imgsz, rect, batch, nms, oracle, ..., see `evaluation.options.ValOptions`; tile and overlap
+        as of `predict`.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.evaluation.options import ValOptions
         from alignrank.evaluation.val import val_to_folder
+        from alignrank.inference.windows import Tiling
 
-        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus", "tta")
+        known = ("imgsz", "rect", "batch", "nms", "oracle", "agnostic", "consensus", "tta", "tile", "overlap")
         for name in options:
             if name not in known:
                 raise InputError(f"val: unknown option {name!r}; {nearest(name, known)}")
-        wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, **options)
+        tiling = Tiling.of(options.pop("tile", None), options.pop("overlap", None))
+        wanted = ValOptions(thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, tiling=tiling, **options)
         weights: Path | Checkpoint | Recipe = self._file.path if self._file is not None else self._checkpoint()
         if self._file is None and self._wanted_classes is None and self._is_random():
             weights = self.recipe  # nobody has named classes: those of the data will do
@@ -184,7 +194,7 @@ class Detector:
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
         device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
-        tta: bool = ..., keep_images: bool | None = ...,
+        tta: bool = ..., tile: int | None = ..., overlap: float | None = ..., keep_images: bool | None = ...,
     ) -> list[Detections]: ...  # fmt: skip
 
     @overload
@@ -193,7 +203,7 @@ class Detector:
         conf: float | None = ..., iou: float | None = ..., classes: Sequence[int | str] | None = ...,
         max_dets: int | None = ..., imgsz: ImageSize | None = ..., rect: bool | None = ..., batch: int = ...,
         device: str = ..., nms: bool = ..., agnostic: bool = ..., consensus: float | None = ...,
-        tta: bool = ..., keep_images: bool | None = ...,
+        tta: bool = ..., tile: int | None = ..., overlap: float | None = ..., keep_images: bool | None = ...,
     ) -> Generator[Detections, None, None]: ...  # fmt: skip
 
     def predict(
@@ -213,6 +223,8 @@ class Detector:
         agnostic: bool = False,
         consensus: float | None = None,
         tta: bool = False,
+        tile: int | None = None,
+        overlap: float | None = None,
         keep_images: bool | None = None,
     ) -> list[Detections] | Generator[Detections, None, None]:
         """Detections of every image of `source`, in a list; stream=True: one by one, in constant memory.
@@ -224,17 +236,20 @@ class Detector:
         longer side, or (shorter, longer); rect: an input of the image's own shape, not a square one; both as trained
         where not given. nms: the one-to-many output and NMS, also where there is an NMS-free one. agnostic: one object,
         one class. consensus: overlap above which boxes are merged, else as trained. tta: see the mirror image, too.
+        tile: look at images in square tiles of this side, px, `batch` at a time, and as a whole; overlap: share of it
+        that neighbours have in common, 0.2 where not given. max_dets is a tile's then, unless it is given.
         keep_images: detections carry their image, for `plot` and `save`; where not given they do in a list only.
         """
         from alignrank.contracts import WantedThresholds
         from alignrank.inference.options import PredictOptions
         from alignrank.inference.predict import gathered, predict
         from alignrank.inference.sources import Sources
+        from alignrank.inference.windows import Tiling
         from alignrank.weights.deployed import SelectionOptions
 
         options = PredictOptions(
             thresholds=WantedThresholds(conf, iou, max_dets), classes=classes, imgsz=imgsz, rect=rect, batch=batch,
-            keep_images=not stream if keep_images is None else keep_images,
+            keep_images=not stream if keep_images is None else keep_images, tiling=Tiling.of(tile, overlap),
         )  # fmt: skip
         stream, selection = switch("stream", stream), SelectionOptions(nms, agnostic, consensus, tta)
         sources = Sources(source)
@@ -242,6 +257,42 @@ class Detector:
             raise InputError(f"{sources.live}: does not end, and so would no list of its detections; use stream=True")
         found = predict(self._ready(device, selection), sources, options)
         return found if stream else gathered(found)
+
+    def track(
+        self, source: Any, *, tracker: str = "bytetrack", low: float = 0.1, memory: float = 1.0, confirm: int = 2,
+        keep_images: bool = False, device: str = "auto", **options: Any,
+    ) -> Generator[Detections, None, None]:  # fmt: skip
+        """Detections of each frame of `source` in order, with `ids` that objects keep, one by one in constant memory.
+
+        source: as of `predict`; images of a folder, or in memory, are frames, too. tracker: bytetrack, ocsort or sort.
+        low: score from which on an object goes on with a track, which one begins only from `conf` on. memory: seconds
+        for which a lost object is waited for. confirm: frames in a row with which an object gets its id; it is not
+        given before. options: conf, classes, imgsz, batch, tile, ... of `predict`.
+        """
+        from alignrank.contracts import WantedThresholds
+        from alignrank.inference.options import PredictOptions, TrackOptions
+        from alignrank.inference.predict import predict
+        from alignrank.inference.sources import Sources
+        from alignrank.inference.windows import Tiling
+        from alignrank.weights.deployed import SelectionOptions
+
+        groups = (
+            ("conf", "iou", "max_dets"), ("nms", "agnostic", "consensus", "tta"), ("tile", "overlap"),
+            ("classes", "imgsz", "rect", "batch"),
+        )  # fmt: skip
+        for name in options:
+            if not any(name in group for group in groups):
+                raise InputError(f"track: unknown option {name!r}; {nearest(name, [n for g in groups for n in g])}")
+        thresholds, selection, tiles, others = (
+            {name: options[name] for name in group if name in options} for group in groups
+        )
+        wanted = PredictOptions(
+            thresholds=WantedThresholds(**thresholds), keep_images=keep_images,
+            tiling=Tiling.of(tiles.get("tile"), tiles.get("overlap")),
+            tracking=TrackOptions(tracker, low, memory, confirm), **others,
+        )  # fmt: skip
+        sources = Sources(source)
+        return predict(self._ready(device, SelectionOptions(**selection)), sources, wanted)
 
     def export(
         self, format: str = "onnx", *, imgsz: ImageSize | None = None, out: str | Path | None = None,
@@ -265,6 +316,25 @@ class Detector:
         return export_checked(
             self._checkpoint(), format, options=options, selection=selection, out=out, samples=samples
         )
+
+    def push_to_hub(
+        self, repository: str, *, token: str | None = None, private: bool | None = None, data: str | None = None,
+        licence: str | None = None, picture: bool = True,
+    ) -> str:  # fmt: skip
+        """Put weights, recipe and a page for their reader on the Hugging Face hub, in one commit; see docs/hub.md.
+
+        repository: OWNER/NAME, made if it is not there. token: where not given, that of `hf auth login` or HF_TOKEN.
+        data: what the data set is called, its address, or hf://datasets/OWNER/NAME. licence: of the weights, as the hub
+        writes it (apache-2.0). picture: the run's sheet of validation images, too. Returns hf://OWNER/NAME@COMMIT.
+        """
+        from alignrank.weights.publish import PushOptions, push
+
+        self._refuse_file()
+        if self._is_random():
+            raise InputError("push: these weights are random; train the detector first, or load trained ones")
+        options = PushOptions(token, private, data, licence, switch("picture", picture))
+        changed = self._model is not None and _changes(self._model) != self._model_as_made
+        return str(push(self._checkpoint(), repository, options, changed=changed)["address"])
 
     def benchmark(
         self, *, imgsz: ImageSize | None = None, batches: Sequence[int] = (1, 8, 16),

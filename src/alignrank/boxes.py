@@ -91,6 +91,13 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return _ratio(intersection, union)
 
 
+def pairwise_share(a: Tensor, b: Tensor) -> Tensor:
+    """[n,4],[m,4] -> [n,m] in 0..1: how much of each `a` lies in each `b`; 0 for those without area."""
+    a = at_least_float32(a)[:, None]
+    intersection, _ = _intersection_and_union(a, at_least_float32(b)[None])
+    return _ratio(intersection, area(a))
+
+
 def mutual_iou(boxes: Tensor, *, eps: float = 1e-7) -> Tensor:
     """[...,n,4] -> [...,n,n] in 0..1; 0 for pairs without area."""
     intersection, area = _mutual_intersection(boxes)

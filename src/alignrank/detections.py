@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.drawing import draw_boxes
+from alignrank.drawing import color, draw_boxes, readable
 from alignrank.errors import InputError
 from alignrank.extras import optional
 from alignrank.terminal.progress import warn
@@ -40,7 +40,8 @@ class Detections:
 
     boxes [N,4] float32 xyxy in pixels of the original image; scores [N] in 0..1; labels [N] int64;
     names: class names by label; source: file (and frame) name; size: (height, width) of the image;
-    path: the file, address or camera that it is from, None for arrays.
+    path: the file, address or camera that it is from, None for arrays; ids [N] int64: of tracks, None where nothing is
+    tracked.
 
     `len`, indexing and iteration are over objects: `found[0]`, `found[:10]`, `found[found.scores > 0.5]` and
     `found[[0, 2]]` are Detections too, and so is each object of a loop, with one box.
@@ -54,6 +55,7 @@ class Detections:
     size: tuple[int, int] = (0, 0)
     image: Array | None = field(default=None, repr=False)
     path: str | None = None
+    ids: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -61,7 +63,8 @@ class Detections:
     def __getitem__(self, index: Any) -> Detections:
         """The chosen objects of the same image. Raises IndexError beyond the end, InputError for what is no index."""
         chosen = _indices(index, len(self)).to(self.scores.device)
-        return replace(self, boxes=self.boxes[chosen], scores=self.scores[chosen], labels=self.labels[chosen])
+        ids = None if self.ids is None else self.ids[chosen]
+        return replace(self, boxes=self.boxes[chosen], scores=self.scores[chosen], labels=self.labels[chosen], ids=ids)
 
     def __iter__(self) -> Iterator[Detections]:
         return (self[index] for index in range(len(self)))
@@ -102,8 +105,10 @@ class Detections:
         return cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: {source, path, size, boxes, scores, labels, names}; size: [height, width]; a name each box."""
-        return {
+        """Plain values: {source, path, size, boxes, scores, labels, names}; size: [height, width]; a name each box.
+        With ids where there are tracks.
+        """
+        values = {
             "source": self.source,
             "path": self.path,
             "size": list(self.size),
@@ -112,6 +117,7 @@ class Detections:
             "labels": self.labels.tolist(),
             "names": self.class_names,
         }
+        return values if self.ids is None else values | {"ids": self.ids.tolist()}
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The dictionary above as JSON text, also written to `path` if given."""
@@ -158,12 +164,14 @@ class Detections:
             xyxy=self.boxes.cpu().float().numpy().reshape(-1, 4),
             confidence=self.scores.cpu().float().numpy(),
             class_id=self.labels.cpu().numpy().astype(int),
+            tracker_id=None if self.ids is None else self.ids.numpy(),
             data={"class_name": np.array(self.class_names, dtype=object)},
         )
         return found
 
     def plot(self) -> Array:
-        """The image with boxes, names and scores drawn on it: [H,W,3] uint8 RGB, as large as the image.
+        """The image with boxes, names and scores drawn on it: [H,W,3] uint8 RGB, as large as the image. Of tracks also
+        ids, each in a colour of its own.
 
         Raises InputError if the detections do not carry their image.
         """
@@ -214,7 +222,12 @@ class Detections:
 
     def _drawn(self, *, enlarge: bool = False) -> Array:
         boxes, labels, scores = (values.cpu().numpy() for values in (self.boxes, self.labels, self.scores))
-        return draw_boxes(self._image(), boxes, labels, self.names, scores, enlarge=enlarge)
+        if self.ids is None:
+            return draw_boxes(self._image(), boxes, labels, self.names, scores, enlarge=enlarge)
+        ids, names = self.ids.tolist(), readable(self.names)
+        texts = [f"{names[label]} {number}" for label, number in zip(labels.tolist(), ids, strict=True)]
+        colors = [color(number - 1) for number in ids]
+        return draw_boxes(self._image(), boxes, np.arange(len(ids)), texts, scores, enlarge=enlarge, colors=colors)
 
     def _image(self) -> Array:
         if self.image is None:
@@ -229,6 +242,7 @@ class Detections:
             "score": self.scores.cpu().numpy(),
             "label": self.labels.cpu().numpy(),
             "name": self.class_names,
+            **({} if self.ids is None else {"id": self.ids.numpy()}),
         }
 
 

@@ -51,14 +51,14 @@ def draw_boxes(
     scores: Array | None = None,
     *,
     enlarge: bool = False,
-    one_color: str = "",
+    colors: str | Sequence[str] = "",
 ) -> Array:
     """A copy of `image` with boxes [N,4], class names by labels [N] and scores [N] drawn on it, of the same size.
 
     Lines and text grow with the image. Above 60 boxes the lines are thin and the text is left out. enlarge: an
     image whose longer side is below 400 px is enlarged by a whole factor (2 to 4) first, the result is then
-    larger than `image`. one_color: of all boxes, in place of one by class. Raises ValueError if `image` is not
-    [H,W,3] uint8.
+    larger than `image`. colors: of all boxes, or of each [N], in place of one by class. Raises ValueError if `image` is
+    not [H,W,3] uint8.
     """
     image = checked(image)
     factor = min(4, max(1, -(-MIN_SIDE // max(image.shape[:2])))) if enlarge else 1
@@ -71,7 +71,8 @@ def draw_boxes(
     crowded = len(boxes) > MAX_TEXTS
     side = max(canvas.shape[:2])
     thickness = max(1, round(side / (700 if crowded else 350)))
-    colors = [one_color or color(label) for label in labels.tolist()]
+    if isinstance(colors, str):
+        colors = [colors or color(label) for label in labels.tolist()]
     canvas = _outlined(canvas, boxes[order], [colors[i] for i in order.tolist()], thickness)
     if crowded:
         return canvas

@@ -16,6 +16,8 @@ PACKAGES = {
     "skimage": "scikit-image",
     "litert_torch": "litert-torch",
     "ai_edge_litert": "ai-edge-litert",
+    "prometheus_client": "prometheus-client",
+    "python_multipart": "python-multipart",
 }
 
 

@@ -21,6 +21,17 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({reason})") from None
 
 
+def read_start(path: Path, size: int = 65_536) -> bytes:
+    """The first bytes, enough to tell what a file is; b"" of what is no file or cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except (OSError, ValueError):
+        return b""
+
+
 def read_text(path: Path) -> str:
     """The whole file, UTF-8 with or without byte-order mark. Raises InputError naming it."""
     try:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignrank.data import check_report, digits, leakage, problems
+from alignrank.data import check_report, leakage, problems, unpacked
 from alignrank.data.check import check
 from alignrank.data.source import read
 
@@ -75,15 +75,15 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_cache_s_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(digits.sys, "platform", "linux")
+    monkeypatch.setattr(unpacked.sys, "platform", "linux")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.delenv("ALIGNRANK_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert digits.cache_folder() == tmp_path / "xdg" / "alignrank"
+    assert unpacked.cache_folder() == tmp_path / "xdg" / "alignrank"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert digits.cache_folder() == tmp_path / ".cache" / "alignrank"
+    assert unpacked.cache_folder() == tmp_path / ".cache" / "alignrank"
     monkeypatch.setenv("ALIGNRANK_CACHE", str(tmp_path / "own"))
-    assert digits.cache_folder() == tmp_path / "own"
+    assert unpacked.cache_folder() == tmp_path / "own"
 
 
 def test_a_margin_shows_boxes_beyond_the_image_but_no_more_than_half_of_it() -> None:

@@ -46,6 +46,15 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert pixels.dtype == np.uint8
 
 
+def test_a_large_image_is_copied_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 rows, and of 7, which leaves 3 for the last one."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for rows in (2, 7):
+        monkeypatch.setattr("alignrank.data.decode.BAND", rows * 40 + 5)
+        assert np.array_equal(decode(tmp_path / "a.png"), pixels)
+
+
 def test_alpha_is_dropped_and_colours_stay(tmp_path: Path) -> None:
     pixels = np.dstack([_scene(), np.zeros((24, 40), np.uint8)])
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -34,6 +34,22 @@ def test_worked(kind: Any, options: dict[str, bool], expected: float) -> None:
     assert twice.item() == pytest.approx(6 * expected)
 
 
+@pytest.mark.parametrize("kind", ["vfl", "qfl", "gcl", "focal"])
+def test_weights_of_classes_worked(kind: Any) -> None:
+    """Four times the positive of class 0; class 1 has negatives only, which its weight does not touch."""
+    logits = torch.tensor([[-log(3), log(3)]], requires_grad=True)  # the positive's score is 1/4, its quality 1/2
+    quality = torch.tensor([[0.5, 0.0]])
+    ce = -0.5 * log(1 / 4) - 0.5 * log(3 / 4)
+    positive = {"vfl": ce / 2, "qfl": ce / 16, "gcl": ce / 64, "focal": 1 / 4 * 9 / 16 * log(4)}[kind]
+    negative = {"vfl": NEGATIVE, "qfl": 9 / 16 * log(4), "gcl": NEGATIVE, "focal": NEGATIVE}[kind]
+    assert class_loss(kind, logits, quality).item() == pytest.approx(positive + negative)
+    weighed = class_loss(kind, logits, quality, class_weights=(4.0, 9.0))
+    assert weighed.item() == pytest.approx(4 * positive + negative)
+    (gradient,) = torch.autograd.grad(weighed, logits)
+    (plain,) = torch.autograd.grad(class_loss(kind, logits, quality), logits)
+    assert gradient.tolist() == [pytest.approx([4 * plain[0, 0].item(), plain[0, 1].item()])]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -33,8 +33,15 @@ def test_edges_have_the_class_colour() -> None:
 
 def test_one_colour_for_all_classes() -> None:
     boxes, labels = np.array([[100, 200, 300, 400], [500, 100, 700, 300.0]]), np.array([0, 1])
-    drawn = draw_boxes(GREY, boxes, labels, NAMES, one_color="#010203")
+    drawn = draw_boxes(GREY, boxes, labels, NAMES, colors="#010203")
     assert drawn[300, 100].tolist() == drawn[200, 700].tolist() == [1, 2, 3]
+
+
+def test_a_colour_of_its_own_for_each_box() -> None:
+    """They stay with their boxes, which are drawn in the order of their scores."""
+    boxes, labels = np.array([[100, 200, 300, 400], [500, 100, 700, 300.0]]), np.array([0, 0])
+    drawn = draw_boxes(GREY, boxes, labels, NAMES, np.array([0.9, 0.5]), colors=["#010203", "#040506"])
+    assert (drawn[300, 100].tolist(), drawn[200, 700].tolist()) == ([1, 2, 3], [4, 5, 6])
 
 
 @pytest.mark.parametrize("box", [[10, 0, 300, 300], [760, 200, 800, 300], [-20, -20, 900, 700]])

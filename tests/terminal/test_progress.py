@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from alignrank.data.opening import open_split, opened
 from alignrank.input_size import InputSize
 from alignrank.terminal import progress
 from alignrank.terminal.progress import counted, say, shown, steps
-from alignrank.terminal.works import Work, clock, seconds
+from alignrank.terminal.works import Rate, Work, clock, seconds
 
 Err = Callable[[], str]
 
@@ -307,3 +308,21 @@ def test_an_item_counts_when_the_work_on_it_is_done() -> None:
     for number in counted(range(3), lambda: done.append(1)):
         assert len(done) == number
     assert len(done) == 3
+
+
+def test_the_rate_is_that_of_the_last_seconds() -> None:
+    """Ten steps a second for three seconds, then two a second: the quick ones are forgotten."""
+    moment = [0.0]
+    rate = Rate(2.0, lambda: moment[0])
+    quick = []
+    for _ in range(30):
+        moment[0] += 0.1
+        quick.append(rate.step())
+    assert quick == pytest.approx([10] * 30, rel=0.2)
+    slow = []
+    for _ in range(10):
+        moment[0] += 0.5
+        slow.append(rate.step())
+    assert slow[-1] == pytest.approx(2, rel=0.3)
+    assert all(after <= before + 1e-9 for before, after in pairwise(slow))
+    assert len(rate._marks) < 30

@@ -126,6 +126,7 @@ def test_a_plateau_ends_by_patience_and_its_last_epoch_is_kept(
     scripted[:] = [(0.1, 3.0), (0.2, 2.0), *[(0.2, 1.0)] * 10]
     said, results = trained(squares, tmp_path / "run", "--epochs", "12", "train.patience=2")
     assert (results["epochs"], results["best_epoch"], results["best_because"]) == (4, 4, "AP 0.200")
+    assert results["stopped"] == "patience: 2 epochs without a better AP"
     assert "best epoch 4: AP 0.200" in said
 
 

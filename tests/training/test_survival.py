@@ -145,12 +145,14 @@ def assert_equal_runs(first: Path, second: Path) -> None:
     assert losses[0] == losses[1]
 
 
-ACCUMULATED = ("--epochs", "3", *TINY, "--batch", "2", "train.accumulate=2", "augment.multi_scale=0.5")
+ACCUMULATED = (
+    "--epochs", "3", *TINY, "--batch", "2", "train.accumulate=2", "augment.multi_scale=0.5", "data.repeat_threshold=1",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def accumulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Data, and a run of three epochs of eight batches, two of which make an optimizer's step."""
+    """Data, and a run of three epochs of eight batches and repeated pictures; two batches make an optimizer's step."""
     folder = tmp_path_factory.mktemp("accumulated")
     data = write_squares(folder / "data", num_train=16)
     done = alignrank("train", "--data", str(data), *ACCUMULATED, "--out", str(folder / "whole"))

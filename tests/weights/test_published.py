@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from hosted_detectors import assert_saved_as_ours_it_says
-from loopback_server import LoopbackServer, QuietHandler
+from hub_server import Hub, opened_hub
 from PIL import Image
 from published_hosts import NAMES, RECIPES, write_published
 from safetensors.torch import load_file, save_file
@@ -207,70 +205,10 @@ def test_what_is_no_such_checkpoint(damage: Any, message: str, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
-class Hub(LoopbackServer):
-    """Answers HEAD and GET of /REPOSITORY/resolve/REVISION/FILE as the hub does; large files by their SHA-256.
-
-    cut: how many bytes of the next answer are sent before the line breaks.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.asked, self.cut = folder, list[tuple[str, str, str | None]](), dict[str, int]()
-        self.wrong = False
-        outer = self
-
-        class Handler(QuietHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_HEAD(self) -> None:
-                outer.answer(self, head=True)
-
-            def do_GET(self) -> None:
-                outer.answer(self, head=False)
-
-        super().__init__(Handler)
-
-    def answer(self, to: BaseHTTPRequestHandler, *, head: bool) -> None:
-        _, resolve, rest = to.path.partition("/resolve/")
-        name, wanted = rest.rpartition("/")[2], to.headers.get("Range")
-        if resolve:  # the client also asks for what is no file
-            self.asked.append((to.command, name, wanted))
-        path = self.folder / name
-        known = bool(resolve) and path.is_file()
-        content = path.read_bytes() if known else b"Entry not found"
-        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted and known else 0
-        to.send_response((206 if start else 200) if known else 404)
-        to.send_header("X-Repo-Commit", "0" * 40)
-        if known:
-            digest = hashlib.sha256(content).hexdigest()
-            to.send_header("ETag", f'"{digest if name.endswith(".safetensors") else digest[:40]}"')
-            if start:
-                to.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        else:
-            to.send_header("X-Error-Code", "EntryNotFound")
-        if self.wrong and not head and name.endswith(".safetensors"):
-            content = content[:-1] + bytes([content[-1] ^ 1])
-        to.send_header("Content-Length", str(len(content) - start))
-        to.end_headers()
-        if not head:
-            part = self.cut.pop(name, len(content))
-            to.wfile.write(content[start : start + part])
-            to.close_connection = part < len(content) - start
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_loopback: None) -> Iterator[Hub]:
-    write_published(tmp_path / "published")
-    opened = Hub(tmp_path / "published")
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", opened.at)
-    template = opened.at + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # what is whole is kept when the line breaks
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield opened
-    opened.close()
+    write_published(tmp_path / "hub" / HUB)
+    yield from opened_hub(tmp_path, monkeypatch)
 
 
 OF_HUB = {"model.hub": HUB}
@@ -293,7 +231,7 @@ def test_the_hub_s_files_are_fetched_once(hub: Hub) -> None:
 
 def test_a_hub_without_settings_of_pictures(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe's count; also later, where nobody can be asked."""
-    (hub.folder / "preprocessor_config.json").unlink()
+    (hub.folder(HUB) / "preprocessor_config.json").unlink()
     assert settings_of_pictures() == (640, "stretch", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert settings_of_pictures() == (640, "stretch", True)
@@ -328,6 +266,7 @@ def test_a_download_that_is_not_what_the_hub_says(hub: Hub) -> None:
 def test_predict_fetches_a_recipe_s_published_weights(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(hub.folder(HUB), hub.folder("PekingU/rtdetr_r18vd_coco_o365"))  # which the recipe names
     Image.fromarray((IMAGES[0].permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path / "street.png")
     words = ["predict", "--model", "transformers/rtdetr-r18", tmp_path / "street.png", "--out", tmp_path / "found"]
     words += ["--imgsz", 64, "--conf", 0.01, "--device", "cpu", "--json"]
@@ -341,7 +280,7 @@ def test_predict_fetches_a_recipe_s_published_weights(
 
 
 def test_what_the_hub_has_not(hub: Hub) -> None:
-    (hub.folder / "model.safetensors").rename(hub.folder / "pytorch_model.bin")
+    (hub.folder(HUB) / "model.safetensors").rename(hub.folder(HUB) / "pytorch_model.bin")
     with pytest.raises(InputError, match=rf"{HUB} could not be fetched: there is no model\.safetensors in it; give a"):
         Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
 

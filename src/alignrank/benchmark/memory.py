@@ -44,10 +44,10 @@ def _measure(name: str, weights: str, imgsz: int | list[int] | None, device: str
         list(pipeline.detected([pipeline.prepare(image) for _ in range(batch)]))
     if pipeline.detector.device.type == "cuda":
         return torch.cuda.max_memory_allocated(pipeline.detector.device)
-    return _process_peak()
+    return process_peak()
 
 
-def _process_peak() -> int:
+def process_peak() -> int:
     """Bytes. Not getrusage's: a process begins with that of the one that started it."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")

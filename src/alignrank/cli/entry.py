@@ -82,8 +82,8 @@ def _run() -> Any:
 
 @contextmanager
 def _unwinding_when_terminated() -> Iterator[None]:
-    """SIGTERM ends the program by way of what cleans up behind it. A training run has handlers of its own."""
-    if "train" in sys.argv[1:2] or threading.current_thread() is not threading.main_thread():
+    """SIGTERM ends the program by way of what cleans up behind it. Training has handlers of its own."""
+    if sys.argv[1:2] in (["train"], ["tune"]) or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)

@@ -15,11 +15,11 @@ from alignrank.weights.catalog import check_recipe, weights_file
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value of the recipe", show_default=False)]
 DATA_HELP, DEVICE_HELP = (
-    "folder or file in COCO, YOLO, VOC or VisDrone form, or digits",
+    "folder or file of a data set (forms: docs/data.md), or digits",
     "auto, cpu, cuda, cuda:N or mps",
 )
 Data = Annotated[str, typer.Option(help=DATA_HELP)]
-WEIGHTS_HELP = "a .safetensors file or a run's folder"
+WEIGHTS_HELP = "a .safetensors file, a run's folder, or hf://OWNER/NAME"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 RUNNABLE_HELP = f"{WEIGHTS_HELP}; or an exported file"
 Runnable = Annotated[str, typer.Option(help=RUNNABLE_HELP)]
@@ -30,6 +30,12 @@ Consensus = Annotated[
     typer.Option(min=0, max=0.99, help="overlap above which boxes of an object are merged [default: recipe's, 0: off]"),
 ]
 Tta = Annotated[bool, typer.Option("--tta", help="look at the mirror image, too, and merge: twice the time")]
+Tile = Annotated[
+    int | None, typer.Option(help="look at large images in square tiles of this side, px of the image, and as a whole")
+]
+Overlap = Annotated[
+    float | None, typer.Option(help="share of its side that a tile has in common with the next [default: 0.2]")
+]
 ValConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score kept [default: recipe's or 0.001]")]
 PredictConf = Annotated[float | None, typer.Option(min=0, max=1, help="lowest score shown [default: recipe's or 0.25]")]
 Iou = Annotated[

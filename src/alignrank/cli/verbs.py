@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.benchmark import benchmark
+from alignrank.cli.convert import convert
 from alignrank.cli.data import data_app
 from alignrank.cli.export import export
 from alignrank.cli.field import field
@@ -29,10 +30,12 @@ from alignrank.cli.options import (
     Iou,
     Json,
     Nms,
+    Overlap,
     Overrides,
     PredictConf,
     Rect,
     Runnable,
+    Tile,
     Tta,
     ValConf,
     examples,
@@ -40,7 +43,11 @@ from alignrank.cli.options import (
     read_batch,
     read_overrides,
 )
+from alignrank.cli.push import push
 from alignrank.cli.recipes import config, models
+from alignrank.cli.serve import serve
+from alignrank.cli.track import track
+from alignrank.cli.tune import tune
 from alignrank.errors import InputError
 from alignrank.input_size import read_size
 from alignrank.version import __version__
@@ -120,6 +127,9 @@ def train(
         print_json(result)
 
 
+app.command(epilog=examples("alignrank tune --model yolov8-n --data cells/ --trials 40 --epochs 30 --imgsz 320"))(tune)
+
+
 @app.command(epilog=examples("alignrank val --weights runs/yolov8-n/best.safetensors --data cells/ --out report/"))
 def val(
     weights: Runnable,
@@ -135,6 +145,8 @@ def val(
     agnostic: Agnostic = False,
     consensus: Consensus = None,
     tta: Tta = False,
+    tile: Tile = None,
+    overlap: Overlap = None,
     oracle: Annotated[str, typer.Option(help="ctr, ctr-iou, box, class or class-iou: replace by ground truth")] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,
@@ -146,10 +158,12 @@ def val(
     from alignrank.evaluation.options import ValOptions
     from alignrank.evaluation.tables import say_figures
     from alignrank.evaluation.val import val_to_folder
+    from alignrank.inference.windows import Tiling
 
     options = ValOptions(
         thresholds=WantedThresholds(conf, iou), coco_max_dets=max_dets, imgsz=read_size(imgsz), rect=rect,
         batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus, tta=tta,
+        tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
     metrics = val_to_folder(Path(weights), data, options, split=split, out=out, device=device)
     say_figures({"value": metrics})
@@ -220,6 +234,8 @@ def predict(
     agnostic: Agnostic = False,
     consensus: Consensus = None,
     tta: Tta = False,
+    tile: Tile = None,
+    overlap: Overlap = None,
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder [default: runs/predict]")] = None,
     pictures: Annotated[bool, typer.Option(help="write drawn pictures and videos")] = True,
@@ -235,12 +251,13 @@ def predict(
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
     from alignrank.inference.to_folder import predict_to_folder
+    from alignrank.inference.windows import Tiling
     from alignrank.weights.deployed import SelectionOptions
     from alignrank.weights.published import published_model
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
-        rect=rect, batch=batch, keep_images=pictures,
+        rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
     result = predict_to_folder(
         sources, Path(weights) if weights is not None else published_model(str(model)), options, out=out, device=device,
@@ -250,37 +267,20 @@ def predict(
         print_json(result)
 
 
+app.command(epilog=examples("alignrank track street.mp4 --weights runs/yolov8-n --out tracks/"))(track)
 app.command(epilog=examples("alignrank export --weights runs/yolov8-n --format onnx"))(export)
 app.command(epilog=examples(
     "alignrank benchmark --weights runs/yolov8-n", "alignrank benchmark --model alignrank-n --engines eager,onnx",
 ))(benchmark)  # fmt: skip
-
-
-@app.command(
-    epilog=examples(
-        "alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors",
-        "alignrank convert rank_detr_r50.pth --out rank-detr.safetensors --model rank-h-detr-r50",
-    )
-)
-def convert(
-    source: Annotated[
-        str, typer.Argument(help="a VarifocalNet, Rank-DETR or H-Deformable-DETR checkpoint, .pth or .safetensors")
-    ],
-    out: Annotated[str, typer.Option(help="file to write, .safetensors")],
-    model: Annotated[str, typer.Option(help="the recipe it fits")] = "vfnet-r50",
-    classes: Annotated[str | None, typer.Option(help="file with one class name a line [default: COCO's 80]")] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn a public checkpoint into weights of ours; nothing in it is executed."""
-    from alignrank.terminal.progress import say
-    from alignrank.weights.foreign import convert_file
-
-    path = convert_file(Path(source), Path(out), model=model, classes=classes)
-    say(f"wrote {path}")
-    if as_json:
-        print_json({"out": str(path), "model": model})
-
-
+app.command(epilog=examples(
+    "alignrank serve --weights runs/yolov8-n",
+    "alignrank serve --weights model.onnx --host 0.0.0.0 --port 80 --token SECRET",
+))(serve)  # fmt: skip
+app.command(epilog=examples(
+    "alignrank convert vfnet_r50.pth --out vfnet-r50.safetensors",
+    "alignrank convert rank_detr_r50.pth --out rank-detr.safetensors --model rank-h-detr-r50",
+))(convert)  # fmt: skip
+app.command(epilog=examples("alignrank push --weights runs/yolov8-n someone/cells --private"))(push)
 app.command(epilog=examples("alignrank config yolov8-n", "alignrank config alignrank-n model.size=s > mine.yaml"))(
     config
 )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from alignrank.boxes import mirrored
 from alignrank.contracts import Batch, Frame, Targets
+from alignrank.data.balance import Draw, evenly
 from alignrank.data.letterbox import resize, shape_of, zoomed
 from alignrank.data.picture import Picture, clip
 from alignrank.data.rescale import rescaled
@@ -37,31 +38,33 @@ class Pictures(Protocol):
 
 
 def augment(
-    pictures: Pictures, index: int, size: InputSize, config: AugmentConfig, *, strong: bool, rng: np.random.Generator
+    pictures: Pictures,
+    index: int,
+    size: InputSize,
+    config: AugmentConfig,
+    *,
+    strong: bool,
+    rng: np.random.Generator,
+    partners: Draw | None = None,
 ) -> Picture:
     """A random training picture made from pictures[index] and, when `strong`, others. Its canvas is that of
     pictures[index]; where `config` rescales there is none, and the picture has a size of its own.
+
+    partners: draws these others, all alike where it is not given.
     """
     first = pictures[index]
-    result = (
-        rescaled(first, size, config, rng) if config.rescales else _scene(pictures, first, size, config, strong, rng)
-    )
+    if config.rescales:
+        result = rescaled(first, size, config, rng)
+    else:
+        draw = partners or evenly(len(pictures))
+        result = _Scenes(pictures, draw, size.fit, size.around(shape_of(first.pixels)), config, strong).mixed(
+            first, rng
+        )
     result.pixels = _colour(result.pixels, config, rng)
     if rng.random() < config.flip:
         result = flipped(result)
     if rng.random() < config.flip_vertical:
         result = _flipped_vertically(result)
-    return result
-
-
-def _scene(
-    pictures: Pictures, first: Picture, size: InputSize, config: AugmentConfig, strong: bool, rng: np.random.Generator
-) -> Picture:
-    scenes = _Scenes(pictures, size.fit, size.around(shape_of(first.pixels)), config, strong)
-    result = scenes.draw(first, rng)
-    if strong and rng.random() < config.mixup:
-        other = scenes.draw(pictures[int(rng.integers(len(pictures)))], rng)
-        result = _mix(result, other, float(rng.beta(32.0, 32.0)))
     return result
 
 
@@ -82,10 +85,19 @@ class _Scenes:
     """Pictures placed at random on canvases of one size, one by one or (when `strong`) four together."""
 
     pictures: Pictures
+    partners: Draw
     fit: Fit
     canvas: Size
     config: AugmentConfig
     strong: bool
+
+    def mixed(self, own: Picture, rng: np.random.Generator) -> Picture:
+        """A scene with `own` in it, or two of them as one (mixup)."""
+        result = self.draw(own, rng)
+        if self.strong and rng.random() < self.config.mixup:
+            other = self.draw(self.pictures[self.partners(rng, 1)[0]], rng)
+            result = _mix(result, other, float(rng.beta(32.0, 32.0)))
+        return result
 
     def draw(self, own: Picture, rng: np.random.Generator) -> Picture:
         """A scene with `own` in it."""
@@ -109,7 +121,7 @@ class _Scenes:
         height, width = self.canvas
         meet_x, meet_y = (float(v) for v in rng.uniform(-0.5, 0.5, 2))
         x, y = round(middle[0] + meet_x * width * zoom), round(middle[1] + meet_y * height * zoom)
-        others = rng.integers(len(self.pictures), size=3).tolist()
+        others = self.partners(rng, 3)
         placed = []
         for corner, own in enumerate([first, *(self.pictures[index] for index in others)]):
             own_height, own_width = zoomed(shape_of(own.pixels), zoom)

@@ -15,6 +15,7 @@ from typing import Any
 from alignrank.data.coco_images import Record, image_folder, present
 from alignrank.data.containment import relative_name
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
+from alignrank.data.outlines import turned
 from alignrank.data.records import Rows, build_samples
 from alignrank.data.samples import Split
 from alignrank.errors import InputError
@@ -22,6 +23,7 @@ from alignrank.files import read_text
 
 _MAX_ID = 2**63
 _MAX_AREA = 1e18
+_MAX_ANGLE = 3600  # degrees; NaN is no angle
 _NO_LABEL = -1
 
 
@@ -182,6 +184,8 @@ def _rows(
         if type(category_id) is not int or category_id not in labels:
             category_id = _known(annotation, "category_id", labels, f"{path}: {_called(where)}", faults)
         corners = _box(box, path, where, faults, outlined=bool(annotation.get("segmentation")))
+        if corners is not None and "attributes" in annotation:
+            corners = _turned(corners, annotation["attributes"])
         if faults.collecting and type(where[1]) is int:
             if where[1] in seen:
                 faults.note("duplicate_annotation_id", f"{path}: annotations[{position}]: id {where[1]} stands above")
@@ -197,6 +201,14 @@ def _rows(
             faults.refuse("invalid_record", f"{path}: {_called(where)}: {text}")
         rows.add(images[image_id], corners, labels[category_id], where, area=area, crowd=crowd == 1)
     return rows
+
+
+def _turned(box: Box, attributes: Any) -> Box:
+    """CVAT writes the box as it was before it was turned about its middle, and the angle among its attributes."""
+    degrees: Any = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if type(degrees) not in (int, float) or not abs(degrees) <= _MAX_ANGLE:
+        return box
+    return turned(box, degrees)
 
 
 def _area(value: Any) -> float:

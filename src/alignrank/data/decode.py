@@ -41,10 +41,18 @@ _BUILT_IN = {"JPEG2000": "jpg_2000", "AVIF": "avif"}
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Pillow itself refuses above this number; as RGB it is half a gigabyte.
 MAX_PIXELS = 178_956_970
+# It warns above half of it, in lines of Python; what we read we say in our own words.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pixels that are copied out of Pillow's memory at a time: of a whole image it makes two more copies on the way.
+BAND = 1 << 22
 _ORIENTATION_TAG = 0x0112
 _SWAPPING_ORIENTATIONS = (5, 6, 7, 8)
 # Cameras and editors append bytes behind the end marker of a JPEG.
 _TAIL_BYTES = 65_536
+
+
+class PixelLimitError(InputError):
+    """An image has more pixels than are allowed; nothing of it was decoded."""
 
 
 def is_image_name(name: str) -> bool:
@@ -81,7 +89,7 @@ def read_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> tuple[int
 
 
 def decode(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Array:
-    """A file or its bytes -> uint8 [H,W,3] RGB, upright. Raises InputError naming the file."""
+    """A file or its bytes -> uint8 [H,W,3] RGB, upright. Raises InputError naming it, PixelLimitError for its size."""
     with opened(source, max_pixels) as image:
         return pixels_of(image, name_of(source))
 
@@ -145,7 +153,7 @@ def opened(source: ImageSource, max_pixels: int, name: str | None = None) -> Ite
     except InputError:
         raise
     except Image.DecompressionBombError:
-        raise InputError(f"{name}: more pixels than the limit of {max_pixels}") from None
+        raise PixelLimitError(f"{name}: more pixels than the limit of {max_pixels}") from None
     except UnidentifiedImageError:
         raise InputError(f"{name}: is not an image of a known format ({', '.join(_built_in())})") from None
     except Exception as error:  # a parser of damaged bytes raises anything: struct.error, KeyError, SyntaxError
@@ -182,7 +190,7 @@ def _built_in() -> tuple[str, ...]:
 def check_size(image: Image.Image, max_pixels: int, name: str) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise InputError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
+        raise PixelLimitError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
     if not width or not height:
         raise InputError(f"{name}: the image has no pixels")
 
@@ -228,11 +236,23 @@ def _to_rgb(image: Image.Image, name: str) -> Array:
     if image.mode in ("I", "F"):
         raise InputError(f"{name}: has 32-bit samples of unknown range; convert it to 8 or 16 bit")
     if image.mode == "RGB":
-        return np.array(image)
+        return _copied(image)
     if image.mode in ("P", "PA", "LA", "RGBA", "RGBa", "La"):
         # Through RGBA: a palette with transparent entries has no direct way to RGB.
         return np.ascontiguousarray(np.array(image.convert("RGBA"))[..., :3])
     return np.array(image.convert("RGB"))
+
+
+def _copied(image: Image.Image) -> Array:
+    """[H,W,3] of an RGB image."""
+    width, height = image.size
+    if width * height <= BAND:
+        return np.array(image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(BAND // width, 1)
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = np.asarray(image.crop((0, top, width, min(top + rows, height))))
+    return pixels
 
 
 def _turn(pixels: Array, orientation: int) -> Array:

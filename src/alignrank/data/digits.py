@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from alignrank.cores import usable_cores
 from alignrank.data.convert import new_folder, write_json
 from alignrank.data.digit_scene import SCENE_SIDE, Artist
 from alignrank.data.samples import Array, Sample, Split
+from alignrank.data.unpacked import cache_folder
 from alignrank.errors import InputError
 from alignrank.extras import PACKAGES, require
 
@@ -63,20 +63,6 @@ def ensure() -> Path:
         if not _is_complete(folder):
             raise
     return folder
-
-
-def cache_folder() -> Path:
-    """$ALIGNRANK_CACHE, else `alignrank` in the platform's folder for caches."""
-    stated = os.environ.get("ALIGNRANK_CACHE")
-    if stated:
-        return Path(stated).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "alignrank"
 
 
 def build(out: str | Path, *, num_train: int = NUM_TRAIN, num_val: int = NUM_VAL, seed: int = 0) -> None:

@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.cores import usable_cores
 from alignrank.data.augment import augment
+from alignrank.data.balance import by_factor, draws, evenly, repeat_factors, repeated
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import fitted, placed, shape_of
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.picture import Picture
 from alignrank.data.records import without_name
-from alignrank.data.samples import Split
+from alignrank.data.samples import Array, Sample, Split
 from alignrank.errors import InputError
 from alignrank.input_size import GREY, SIDE_STEP, InputSize, Size, up_to_step
 from alignrank.terminal.skipped import Skipped
@@ -96,33 +97,48 @@ class Images:
         )
 
     def _load(self, index: int) -> Tensor:
-        sample = self.split.samples[index]
-        array = decode(sample.image)
-        if array.shape[:2] != tuple(sample.size):
-            raise InputError(
-                f"{sample.image}: is {array.shape[1]}x{array.shape[0]} pixels, "
-                f"its annotation says {sample.size[1]}x{sample.size[0]}"
-            )
+        array = decoded(self.split.samples[index])
         # Kept channels-last in memory: v2's uint8 resize is twice as fast on it.
         pixels = torch.from_numpy(array).permute(2, 0, 1)
         return fitted(pixels, self.size)
 
 
-class TrainingSet(Dataset[Item]):
-    """Augmented pictures [3,H,W], 0..255, addressed by (epoch, index)."""
+def decoded(sample: Sample) -> Array:
+    """[H,W,3] uint8. Raises InputError naming the file where it does not decode, or not to its annotation's size."""
+    array = decode(sample.image)
+    if array.shape[:2] != tuple(sample.size):
+        raise InputError(
+            f"{sample.image}: is {array.shape[1]}x{array.shape[0]} pixels, "
+            f"its annotation says {sample.size[1]}x{sample.size[0]}"
+        )
+    return array
 
-    def __init__(self, images: Images, config: AugmentConfig, *, seed: int, epochs: int) -> None:
+
+class TrainingSet(Dataset[Item]):
+    """Augmented pictures [3,H,W], 0..255, addressed by (epoch, number). Numbers with the same rest to the number of
+    images are one image, augmented each time in another way.
+
+    repeat_threshold: images of rare classes come more often (`balance`), in an epoch and as partners in a mosaic.
+    """
+
+    def __init__(
+        self, images: Images, config: AugmentConfig, *, seed: int, epochs: int, repeat_threshold: float = 0.0
+    ) -> None:
         self.images, self.config = images, config
         self.seed, self.epochs = seed, epochs
+        self.factors = repeat_factors(images.split, repeat_threshold) if repeat_threshold else None
+        self._partners = evenly(len(images)) if self.factors is None else by_factor(self.factors)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
-        epoch, index = key
-        rng = np.random.default_rng([self.seed, epoch, index])
+        epoch, number = key
+        index = number % len(self.images)
+        rng = np.random.default_rng([self.seed, epoch, number])
         strong = epoch < self.epochs - self.config.plain_epochs
-        picture = augment(self.images, index, self.images.size, self.config, strong=strong, rng=rng)
+        config, draw = self.config, self._partners
+        picture = augment(self.images, index, self.images.size, config, strong=strong, rng=rng, partners=draw)
         sample = self.images.split.samples[index]
         frame = Frame(str(sample.image), shape_of(picture.pixels), image_id=sample.image_id)
         return picture.pixels, Targets(picture.boxes, picture.labels), frame
@@ -175,10 +191,11 @@ def training_loader(
 
     Workers begin to read before the trainer says which epoch it is.
     """
-    count = len(dataset)
-    order = shuffled(count)
+    factors = dataset.factors
+    count = len(dataset) if factors is None else draws(factors)
+    order = shuffled(count) if factors is None else repeated(factors)
     if dataset.images.size.rect:
-        order = shuffled_by_shape(dataset.images.canvases(), batch * share.ranks)
+        order = shuffled_by_shape(dataset.images.canvases(), batch * share.ranks, order)
     sampler = EpochSampler(order, count, seed=seed, share=share)
     return DataLoader(
         dataset,

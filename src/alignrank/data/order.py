@@ -34,20 +34,22 @@ def shuffled(count: int) -> Order:
     return lambda rng: rng.permutation(count)
 
 
-def shuffled_by_shape(canvases: Sequence[Size], batch: int) -> Order:
+def shuffled_by_shape(canvases: Sequence[Size], batch: int, draw: Order | None = None) -> Order:
     """Indices in an order whose batches hold pictures of like shape, as far as there are such; batches in any order.
 
-    What does not fill a batch comes last, of any shape.
+    What does not fill a batch comes last, of any shape. draw: the numbers that are ordered, by their rest to the number
+    of canvases; all of `canvases` once where it is not given.
     """
+    draw = draw or shuffled(len(canvases))
     count = len(canvases)
     ratio = np.array([height / width for height, width in canvases])
     area = np.array([height * width for height, width in canvases])
 
     def order(rng: np.random.Generator) -> Array:
-        drawn = rng.permutation(count)
-        whole = count - count % batch
+        drawn = draw(rng)
+        whole = len(drawn) - len(drawn) % batch
         full = drawn[:whole]
-        full = full[np.lexsort((area[full], ratio[full]))].reshape(-1, batch)
+        full = full[np.lexsort((area[full % count], ratio[full % count]))].reshape(-1, batch)
         return np.concatenate([full[rng.permutation(len(full))].flatten(), drawn[whole:]])
 
     return order

@@ -24,6 +24,11 @@ _MAX_NUMBER = 2**31
 _SPLITS = {"train": ("train",), "val": ("val",), "test": ("test-dev", "test")}
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether these are folders of VisDrone, or annotations/ holds text files."""
+    return bool(split_folders(folder)) or next((folder / "annotations").glob("*.[tT][xX][tT]"), None) is not None
+
+
 def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
     """A folder of `VisDrone2019-DET-{train,val,test-dev}`, or one such folder (images/, annotations/).
 

@@ -6,23 +6,29 @@ So xmin..xmax covers the continuous span xmin-1..xmax, and xmin = xmax is one pi
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 from alignrank.data.containment import relative_name
 from alignrank.data.decode import is_image_name, list_images, read_size
 from alignrank.data.faults import RAISE_FIRST, Box, Faults
 from alignrank.data.records import ImageRecord, Rows, build_samples, without_name
 from alignrank.data.samples import DataSource, Split
+from alignrank.data.xml_tree import xml_root
 from alignrank.errors import InputError, nearest
 from alignrank.extras import require
-from alignrank.files import read_bytes, read_text
+from alignrank.files import read_text
 from alignrank.terminal.skipped import Skipped
 
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether there are XML files where VOC has them, or in the folders of splits."""
+    places = (folder / place for place in ("Annotations", "", "train", "valid", "val"))
+    return any(place.is_dir() and _xml_files(place) for place in places)
 
 
 def read_folder(folder: Path, faults: Faults = RAISE_FIRST) -> DataSource:
@@ -95,28 +101,10 @@ def _parsed(files: Sequence[Path], faults: Faults) -> list[tuple[Path, Element]]
     items = []
     for xml in files:
         try:
-            items.append((xml, _root(xml)))
+            items.append((xml, xml_root(xml, "annotation")))
         except InputError as error:
             faults.refuse("unreadable_annotations", str(error))
     return items
-
-
-def _root(path: Path) -> Element:
-    from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import parse
-
-    content = read_bytes(path)
-    try:
-        root = parse(io.BytesIO(content), forbid_dtd=True)
-    except DefusedXmlException:
-        raise InputError(f"{path}: declares a document type or entities; these are never expanded") from None
-    except (ParseError, ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid XML ({str(error)[:120]})") from None
-    element: Element | None = root.getroot()
-    assert element is not None  # it was parsed
-    if element.tag != "annotation":
-        raise InputError(f"{path}: the outermost element must be annotation, is {element.tag[:80]!r}")
-    return element
 
 
 def _classes(folder: Path, items: Sequence[tuple[Path, Element]]) -> tuple[str, ...]:

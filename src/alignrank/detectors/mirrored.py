@@ -52,7 +52,9 @@ class Mirrored(nn.Module):
         )
 
 
-def merging(postprocess: Postprocess, *, agnostic: bool = False, consensus: float | None = None) -> Postprocess:
+def merging(
+    postprocess: Postprocess, *, agnostic: bool = False, consensus: float | None = None
+) -> NonMaximumSuppression:
     """The selection of both views: suppression as it is, or in place of top k; with consensus, unless it is soft.
 
     agnostic: of top k, which cannot always know. consensus: overlap; None: that of the weights, else `MERGED_IOU`;

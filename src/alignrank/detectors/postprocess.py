@@ -108,20 +108,21 @@ class NonMaximumSuppression:
     def __call__(
         self, predictions: Predictions, *, conf: float, iou: float, max_dets: int, classes: Sequence[int] | None = None
     ) -> list[Selection]:
-        selections = []
-        for found in self._entering(predictions, _of_classes(predictions.scores(), classes), conf):
-            groups = torch.zeros_like(found.labels) if self.agnostic else found.labels
-            if self.soft:
-                selections.append(soft_nms(found, conf=conf, iou=iou, max_dets=max_dets, groups=groups))
-                continue
-            keep = batched_nms(found.boxes, found.scores, groups, iou)[:max_dets]
-            boxes = found.boxes[keep]
-            if self.consensus:
-                boxes = consensus(keep, found.boxes, found.scores, groups, self.consensus)
-                again = batched_nms(boxes, found.scores[keep], groups[keep], iou)
-                boxes, keep = boxes[again], keep[again]
-            selections.append(Selection(boxes, found.scores[keep], found.labels[keep]))
-        return selections
+        entering = self._entering(predictions, _of_classes(predictions.scores(), classes), conf)
+        return [self.select(found, conf=conf, iou=iou, max_dets=max_dets) for found in entering]
+
+    def select(self, found: Selection, *, conf: float, iou: float, max_dets: int) -> Selection:
+        """Those of one image's candidates that stay, best first."""
+        groups = torch.zeros_like(found.labels) if self.agnostic else found.labels
+        if self.soft:
+            return soft_nms(found, conf=conf, iou=iou, max_dets=max_dets, groups=groups)
+        keep = batched_nms(found.boxes, found.scores, groups, iou)[:max_dets]
+        boxes = found.boxes[keep]
+        if self.consensus:
+            boxes = consensus(keep, found.boxes, found.scores, groups, self.consensus)
+            again = batched_nms(boxes, found.scores[keep], groups[keep], iou)
+            boxes, keep = boxes[again], keep[again]
+        return Selection(boxes, found.scores[keep], found.labels[keep])
 
     def candidates(self, predictions: Predictions, *, conf: float) -> list[Selection]:
         return self._entering(predictions, predictions.scores(), conf)

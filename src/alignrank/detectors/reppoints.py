@@ -7,15 +7,16 @@ Shape letters: B images, A points over all levels, C classes, D width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.class_weights import ClassWeights, check_kind
 from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NmsConfig
 from alignrank.detectors.varifocalnet import PRIOR_BIAS, STRIDES, ConvGroupNorm, ModelConfig, NeckConfig, build_backbone
@@ -51,6 +52,13 @@ class LossConfig(Config):
     """Weight of the loss of boxes of the first points."""
     box: float = Field(default=1.0, ge=0)
     """Weight of the loss of boxes of the second points."""
+    class_weights: ClassWeights = Field(default_factory=list)
+    """How often the positives of each class count in the class loss, in the order of classes; []: once."""
+
+    @model_validator(mode="after")
+    def _weighable(self) -> Self:
+        check_kind(self.class_weights, self.classification)
+        return self
 
 
 class AssignConfig(Config):

@@ -15,6 +15,7 @@ from torch.nn.functional import smooth_l1_loss
 from alignrank.assign import max_iou, nearest_point
 from alignrank.assign.nearest_point import SCALE
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.class_weights import weights_for
 from alignrank.detectors.positives import Positives, class_targets, gathered
 from alignrank.detectors.reppoints import RepPointsConfig
 from alignrank.losses import class_loss
@@ -28,6 +29,7 @@ class RepPointsCriterion:
 
     def __init__(self, config: RepPointsConfig) -> None:
         self.config = config
+        self.class_weights = weights_for(config.loss.class_weights, config.num_classes)
 
     def __call__(
         self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
@@ -42,7 +44,11 @@ class RepPointsCriterion:
         quality = class_targets(predictions, positives)
         keep = ~torch.stack([ignored for _, _, ignored in assigned])
         classes = class_loss(
-            loss.classification, predictions.logits[keep], quality[keep], iou_weighted=loss.iou_weighted
+            loss.classification,
+            predictions.logits[keep],
+            quality[keep],
+            iou_weighted=loss.iou_weighted,
+            class_weights=self.class_weights,
         )
         parts = {
             "first": loss.first * _box_loss(first_boxes, strides, nearest, alone),

@@ -9,15 +9,16 @@ Shape letters: B images, L levels, A anchors over all levels, C classes, D width
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import deltas_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.class_weights import ClassWeights, check_kind
 from alignrank.detectors.fine_options import fine_of
 from alignrank.detectors.postprocess import NmsConfig
 from alignrank.detectors.varifocalnet import PRIOR_BIAS, STRIDES, ModelConfig, NeckConfig, build_backbone
@@ -47,6 +48,13 @@ class LossConfig(Config):
     """Weight of the class loss."""
     box: float = Field(default=1.0, ge=0)
     """Weight of the box loss."""
+    class_weights: ClassWeights = Field(default_factory=list)
+    """How often the positives of each class count in the class loss, in the order of classes; []: once."""
+
+    @model_validator(mode="after")
+    def _weighable(self) -> Self:
+        check_kind(self.class_weights, self.classification)
+        return self
 
 
 class AssignConfig(Config):

@@ -14,6 +14,7 @@ from torch import Tensor
 from alignrank.assign import max_iou
 from alignrank.boxes import xyxy_to_deltas
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.class_weights import weights_for
 from alignrank.detectors.positives import Positives, class_targets, gathered
 from alignrank.detectors.retinanet import RetinaNetConfig
 from alignrank.losses import class_loss
@@ -25,6 +26,7 @@ class RetinaNetCriterion:
 
     def __init__(self, config: RetinaNetConfig) -> None:
         self.config = config
+        self.class_weights = weights_for(config.loss.class_weights, config.num_classes)
 
     def __call__(
         self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
@@ -39,7 +41,11 @@ class RetinaNetCriterion:
         error = xyxy_to_deltas(anchors[point], own) - xyxy_to_deltas(anchors[point], gt)
         count = shared_normalizer(gt.new_tensor(float(len(gt))), alone=alone)
         classes = class_loss(
-            loss.classification, predictions.logits[keep], quality[keep], iou_weighted=loss.iou_weighted
+            loss.classification,
+            predictions.logits[keep],
+            quality[keep],
+            iou_weighted=loss.iou_weighted,
+            class_weights=self.class_weights,
         )
         parts = {
             "box": loss.box * error.abs().sum() / count,

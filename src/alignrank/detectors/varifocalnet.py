@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.class_weights import ClassWeights, check_kind
 from alignrank.detectors.fine_options import FineConfig, fine_of
 from alignrank.detectors.postprocess import NmsConfig
 from alignrank.errors import InputError
@@ -105,11 +106,14 @@ class LossConfig(Config):
     """Weight of the loss of first boxes (GIoU)."""
     refine: float = Field(default=2.0, ge=0)
     """Weight of the loss of refined boxes (GIoU)."""
+    class_weights: ClassWeights = Field(default_factory=list)
+    """How often the positives of each class count in the class loss, in the order of classes; []: once."""
 
     @model_validator(mode="after")
     def _has_targets(self) -> LossConfig:
         if (self.iou_floor or self.normalizer == "targets") and self.classification not in ("vfl", "qfl"):
             raise ValueError("iou_floor and normalizer=targets need classification=vfl or qfl, which learn an IoU")
+        check_kind(self.class_weights, self.classification)
         return self
 
 

@@ -20,6 +20,7 @@ from alignrank.assign import atss, fcos
 from alignrank.assign.fcos import centreness_target
 from alignrank.boxes import at_least_float32
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.class_weights import weights_for
 from alignrank.detectors.positives import Positives, class_targets, gathered, quality_of
 from alignrank.detectors.varifocalnet import VarifocalNetConfig
 from alignrank.losses import class_loss, giou_loss
@@ -35,6 +36,7 @@ class VarifocalNetCriterion:
 
     def __init__(self, config: VarifocalNetConfig) -> None:
         self.config = config
+        self.class_weights = weights_for(config.loss.class_weights, config.num_classes)
 
     def __call__(
         self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
@@ -58,7 +60,13 @@ class VarifocalNetCriterion:
             weight = centreness_target(points, gt) if central else quality_of(refined, gt)
             parts["refine"] = loss.refine * _box_loss(refined, gt, weight, alone)
         quality = class_targets(predictions, positives, floor=self._floor(progress))
-        classes = class_loss(loss.classification, predictions.logits, quality, iou_weighted=loss.iou_weighted)
+        classes = class_loss(
+            loss.classification,
+            predictions.logits,
+            quality,
+            iou_weighted=loss.iou_weighted,
+            class_weights=self.class_weights,
+        )
         if loss.normalizer == "targets":
             count = shared_normalizer(at_least_float32(quality).sum(), alone=alone)
         parts["cls"] = loss.cls * classes / count

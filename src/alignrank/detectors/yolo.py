@@ -13,15 +13,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.class_weights import ClassWeights, check_kind
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo_pyramid import ModelConfig, NeckConfig, build_pyramid
 from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
@@ -89,6 +90,13 @@ class LossConfig(Config):
     """Fraction of the training at which `align`, `rank` and `consensus` begin: boxes are noise before."""
     fade_end: float = Field(default=0.1, ge=0, le=1)
     """Fraction of the training from which on they count in full."""
+    class_weights: ClassWeights = Field(default_factory=list)
+    """How often the positives of each class count in the class loss, in the order of classes; []: once."""
+
+    @model_validator(mode="after")
+    def _weighable(self) -> Self:
+        check_kind(self.class_weights, self.classification)
+        return self
 
 
 class AssignConfig(Config):

@@ -23,11 +23,13 @@ from alignrank.assign import Assignment, task_aligned
 from alignrank.boxes import aligned_iou, xyxy_to_distances
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.alignrank_quality import passed_share
+from alignrank.detectors.class_weights import weights_for
 from alignrank.detectors.positives import Positives
 from alignrank.detectors.yolo import YoloConfig
 from alignrank.detectors.yolo_ranking import one_to_one_terms, ranking_terms
 from alignrank.losses import ciou_loss, class_loss, distribution_focal_loss, sigmoid_focal_loss
 from alignrank.losses.candidates import faded
+from alignrank.losses.class_loss import weighed_sum
 from alignrank.losses.normalizer import shared_normalizer
 
 
@@ -39,6 +41,7 @@ class YoloCriterion:
 
     def __init__(self, config: YoloConfig) -> None:
         self.config = config
+        self.class_weights = weights_for(config.loss.class_weights, config.num_classes)
 
     def __call__(
         self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
@@ -138,15 +141,23 @@ class YoloCriterion:
         logits = predictions.logits
         kind = self.config.loss.classification
         if kind == "bce":
-            return binary_cross_entropy_with_logits(logits, assignment.scores, reduction="sum") / normalizer
+            reduction = "none" if self.class_weights else "sum"
+            loss = binary_cross_entropy_with_logits(logits, assignment.scores, reduction=reduction)
+            return self._weighed(loss, assignment.scores) / normalizer
         labels = assignment.labels[image, point]
         if kind == "focal":
             target = torch.zeros_like(logits).index_put_((image, point, labels), logits.new_ones(len(labels)))
-            return sigmoid_focal_loss(logits, target) / shared_normalizer(target.sum(), alone=alone)
+            loss = sigmoid_focal_loss(logits, target, reduction="none" if self.class_weights else "sum")
+            return self._weighed(loss, target) / shared_normalizer(target.sum(), alone=alone)
         iou = aligned_iou(predictions.boxes[image, point].detach(), assignment.boxes[image, point])
         quality = torch.zeros_like(logits).index_put_((image, point, labels), iou)
         total = torch.count_nonzero(quality).to(logits.dtype) if kind == "ranksort" else quality.sum()
-        return class_loss(kind, logits, quality) / shared_normalizer(total, alone=alone)
+        loss = class_loss(kind, logits, quality, class_weights=self.class_weights)
+        return loss / shared_normalizer(total, alone=alone)
+
+    def _weighed(self, loss: Tensor, target: Tensor) -> Tensor:
+        """The sum of a loss: already that, or by entry where classes have weights."""
+        return weighed_sum(loss, target > 0, self.class_weights) if self.class_weights else loss
 
 
 def _quality_loss(predictions: Predictions, assignment: Assignment, alone: bool) -> Tensor:

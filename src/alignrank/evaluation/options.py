@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from alignrank.arguments import place, share, switch, whole
 from alignrank.contracts import WantedThresholds
 from alignrank.errors import InputError
+from alignrank.inference.windows import Tiling
 from alignrank.input_size import ImageSize, check_size, plain_size
 from alignrank.metrics.comparison import REPLICATES
 from alignrank.metrics.inputs import Id
@@ -41,6 +42,7 @@ class ValOptions:
     agnostic: bool = False
     consensus: float | None = None
     tta: bool = False
+    tiling: Tiling | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "coco_max_dets", whole("max_dets", self.coco_max_dets, least=1))
@@ -50,6 +52,8 @@ class ValOptions:
             object.__setattr__(self, option, getattr(selection, option))
         if self.oracle and self.tta:
             raise InputError(f"oracle: {self.oracle!r} is of the image itself, not of its mirror image; leave out tta")
+        if self.oracle and self.tiling is not None:
+            raise InputError(f"oracle: {self.oracle!r} is of the image as a whole; leave out tile")
         if self.rect is not None:
             object.__setattr__(self, "rect", switch("rect", self.rect))
         if self.imgsz is not None:

@@ -22,6 +22,7 @@ from alignrank.device import choose_device
 from alignrank.evaluation.options import ValOptions
 from alignrank.evaluation.oracle import Correction, correction
 from alignrank.evaluation.rank_report import report_content
+from alignrank.evaluation.tiled import validate_tiled
 from alignrank.evaluation.validate import Validation, validate
 from alignrank.export.runtimes import open_exported, refuse_options
 from alignrank.folders import make_folder, new_run_folder
@@ -94,6 +95,8 @@ def val(weights: Path | Checkpoint | Recipe, split: Split, options: ValOptions, 
 
 def _validated(detector: Deployed, split: Split, options: ValOptions, correct: Correction | None = None) -> Validation:
     detector = detector.resized(options.imgsz, options.rect)
+    if options.tiling is not None:
+        return validate_tiled(detector, split, options, options.tiling)
     with batches_of(split, detector, options.batch) as batches:
         return validate(detector.network, detector.postprocess, batches, split, options, correct=correct)
 

@@ -18,7 +18,7 @@ from alignrank.export.parity import record_of, write_record
 from alignrank.folders import make_folder, new_file
 from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
-from alignrank.weights.catalog import is_recipe
+from alignrank.weights.catalog import is_fetched, is_recipe
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.deployed import SelectionOptions, deploy
 from alignrank.weights.untrained import of_recipe
@@ -77,7 +77,8 @@ def export_weights(
 ) -> Path:
     """Write weights in another format, beside them or to `out`. Returns the path.
 
-    weights: also the name of a recipe, for random ones; they go to RECIPE.SUFFIX in the working folder.
+    weights: also the name of a recipe, for random ones; they go to RECIPE.SUFFIX in the working folder, and so do those
+    that were fetched from the hub.
     calibration: gives images [1,3,H,W] as a network of that size takes them, for 8 bits.
     check: is given the weights as exported, their graph and the file before that gets its name. Where it raises
     ExportError, what that tells is left as FILE.parity.json, unless there is an earlier FILE, to which that belongs.
@@ -87,7 +88,7 @@ def export_weights(
     row = format_of(format, options)
     if isinstance(weights, Path):
         weights = of_recipe(str(weights)) if is_recipe(weights) else checkpoint.load(weights)
-    is_file = weights.path.is_file()
+    is_file = weights.path.is_file() and not is_fetched(weights.path)
     beside = weights.path.with_suffix(row.suffix) if is_file else Path(Path(weights.recipe.name).name + row.suffix)
     path = new_file(out if out is not None else beside, "out")
     if row.beside and path.suffix != row.suffix:

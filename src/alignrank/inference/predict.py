@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets
+from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets, Thresholds
 from alignrank.data.letterbox import letterbox
 from alignrank.data.samples import Array
 from alignrank.detectors import predictions_of
 from alignrank.device import half_dtype
+from alignrank.extras import require
 from alignrank.inference.entries import SourceImage
 from alignrank.inference.options import PredictOptions
 from alignrank.inference.sources import Source, Sources
+from alignrank.inference.tiles import Seams, in_tiles
+from alignrank.inference.tracking import tracked
+from alignrank.inference.windows import Tiling
 from alignrank.terminal.progress import warn
 from alignrank.weights.deployed import Deployed
 
@@ -36,10 +42,21 @@ def predict(
     skipped. Raises InputError at once for sources and options that cannot be used, at the end if nothing could be read.
     """
     options = options or PredictOptions()
+    sources = source if isinstance(source, Sources) else Sources(source)
+    if options.tracking is None:
+        return pipeline(detector, options).over(sources)
+    require("track", "trackers")
+    conf = options.thresholds.over(detector.postprocess.thresholds or USUAL_THRESHOLDS).conf
+    lower = replace(options.thresholds, conf=min(options.tracking.low, conf))
+    found = pipeline(detector, replace(options, thresholds=lower)).over(sources)
+    return tracked(found, sources.rate_of, options.tracking, conf)
+
+
+def pipeline(detector: Deployed, options: PredictOptions) -> Pipeline:
+    """All that a detector does with an image, as `options` say. Raises InputError for those that cannot be used."""
     detector = detector.resized(options.imgsz, options.rect)
     wanted = None if options.classes is None else class_labels(options.classes, detector.classes)
-    run = Pipeline(detector, options, wanted)
-    return run.over(source if isinstance(source, Sources) else Sources(source))
+    return Pipeline(detector, options, wanted)
 
 
 def gathered(found: Iterable[Detections]) -> list[Detections]:
@@ -72,13 +89,33 @@ class Pipeline:
         self.half = half_dtype(options.precision, detector.device)
         detector.network.eval()
 
+    def asking(self, limits: Thresholds, wanted: list[int] | None) -> Pipeline:
+        """The same network and steps, another selection."""
+        other = copy(self)
+        other.limits, other.wanted = limits, wanted
+        return other
+
     def over(self, sources: Sources) -> Generator[Detections, None, None]:
         """Detections of all sources."""
-        with closing(sources.map(self.prepare)) as prepared:
-            for items in self._batches(prepared):
-                yield from self.detected(items)
+        if self.options.tiling is None:
+            with closing(sources.map(self.prepare)) as prepared:
+                yield from self._found(prepared)
+        else:
+            # An image and its tiles are enough to hold: no other is decoded ahead.
+            with closing(sources.map(lambda image: image, workers=0)) as images:
+                yield from self.tiled(images, self.options.tiling)
         if self.options.report_skipped:
             sources.skips.report()
+
+    def tiled(self, images: Iterable[SourceImage], tiling: Tiling) -> Iterator[Detections]:
+        """Detections of each image, looked at in tiles, of which `options.batch` are held at a time."""
+        # Of a number that nobody gave a tile may have as many as an image otherwise.
+        seams = Seams.of(self.detector.postprocess, self.limits.iou, self.options.thresholds.max_dets)
+        return in_tiles(images, lambda parts: self._found(map(self.prepare, parts)), tiling, seams)
+
+    def _found(self, prepared: Iterable[Prepared]) -> Iterator[Detections]:
+        for items in self._batches(prepared):
+            yield from self.detected(items)
 
     def _batches(self, prepared: Iterable[Prepared]) -> Iterator[list[Prepared]]:
         """Images of one canvas that follow one another, as soon as there are enough of them."""

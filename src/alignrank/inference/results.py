@@ -1,4 +1,4 @@
-"""Detections on their way into a folder: pictures, videos, JSON and CSV."""
+"""Detections on their way into a folder: pictures, videos, JSON and CSV, of tracks also MOT's text."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from alignrank.inference.addresses import ADDRESS
 from alignrank.inference.drawn_video import DrawnVideo
 from alignrank.inference.entries import frame_index
 from alignrank.inference.growing import GrowingFile
+from alignrank.inference.mot import MotFiles
 from alignrank.inference.places import rate_of_file
 from alignrank.inference.signals import Signals
 from alignrank.inference.sources import Sources
-from alignrank.terminal.progress import say, steps
+from alignrank.terminal.progress import say, shown
+from alignrank.terminal.works import Rate, Work
 
 CSV_COLUMNS = ("source", "x0", "y0", "x1", "y1", "score", "label", "name")
 # The JPEG format ends at 65535 pixels.
@@ -79,10 +81,10 @@ def _drain(detections: Iterable[Detections], writer: ResultWriter, signals: Sign
         stack.callback(_held, signals, writer.close)
         # The threads that read ahead end before the files are closed.
         stack.callback(getattr(detections, "close", lambda: None))
-        advance = stack.enter_context(steps("predicting", total))
+        work, rate = stack.enter_context(shown(Work("predicting", total))), Rate()
         for found in detections:
             _held(signals, writer.add, found)
-            advance()
+            work.advance(None if found.ids is None else f"tracking, {rate.step():.1f} frames a second")
 
 
 def _held(signals: Signals, function: Callable[..., None], *arguments: Any) -> None:
@@ -95,8 +97,9 @@ class ResultWriter:
 
     pictures: drawn images (the detections must carry them), of the images' sizes; frames of a video or an animation
     become one drawn video at its frame rate and without sound, or single pictures with video=False and of a TIFF's
-    pages. json: predictions.json, a list of `to_dict`. csv: predictions.csv, one line for each object. The last two are
-    whole after each image and end in `.part` until `close`. rate_of: frames a second by `Detections.path`, None: pages.
+    pages. json: predictions.json, a list of `to_dict`. csv: predictions.csv, one line for each object. Detections with
+    ids also become MOT's text, see `mot`. These files are whole after each image and end in `.part` until `close`, or
+    until their sequence has ended. rate_of: frames a second by `Detections.path`, None: pages.
     Raises InputError if the folder holds something already or cannot be made.
     """
 
@@ -118,11 +121,12 @@ class ResultWriter:
         self._pictures, self._want_json, self._want_csv, self._want_video = pictures, json, csv, video
         self._rate_of = rate_of
         self._files: list[GrowingFile] = []
+        self._mot = MotFiles(lambda name: self._new_path(_stem(name), ".txt"))
         self._json: GrowingFile | None = None
         self._csv: GrowingFile | None = None
         self._video: DrawnVideo | None = None
         self._video_of: str | None = None
-        self._copies: dict[str, int] = {}
+        self._copies: dict[tuple[str, str], int] = {}
         self._begun = False
 
     def __enter__(self) -> Self:
@@ -149,12 +153,14 @@ class ResultWriter:
             for file in self._files:
                 stack.callback(_finish, file)
             self._files = []
+            stack.callback(self._mot.close)
             stack.callback(self._end_video)
 
     def add(self, detections: Detections) -> None:
         """Write one image's detections; all files of the folder, or none, have them then."""
+        ids = () if detections.ids is None else ("ids",)
         if not self._begun:
-            self._begin()
+            self._begin((*CSV_COLUMNS, "id") if ids else CSV_COLUMNS)
         try:
             if self._pictures:
                 self._draw(detections)
@@ -162,9 +168,11 @@ class ResultWriter:
             if self._json is not None:
                 self._json.add(json_format.dumps(row))
             if self._csv is not None:
-                columns = (row[key] for key in ("boxes", "scores", "labels", "names"))
+                columns = (row[key] for key in ("boxes", "scores", "labels", "names", *ids))
                 rows = zip(*columns, strict=True)
                 self._csv.add(_lines([[detections.source, *box, *others] for box, *others in rows]))
+            if ids:
+                self._mot.add(detections)
         except BaseException:
             for file in self._files:
                 file.back_to(self.images)
@@ -172,14 +180,14 @@ class ResultWriter:
         self.images += 1
         self.objects += len(detections)
 
-    def _begin(self) -> None:
+    def _begin(self, columns: tuple[str, ...]) -> None:
         try:
             make_folder(self.out, "out")
             self._begun = True
             if self._want_json:
                 self._json = self._open("predictions.json", head="[\n", between=",\n", tail="\n]\n")
             if self._want_csv:
-                self._csv = self._open("predictions.csv", head=_lines([CSV_COLUMNS]))
+                self._csv = self._open("predictions.csv", head=_lines([columns]))
         except OSError as error:
             raise InputError(f"out: {self.out} cannot be written ({error.strerror or error})") from None
 
@@ -218,8 +226,8 @@ class ResultWriter:
         """A file of the folder that is not there yet: sources from several folders can share a name."""
         path = self.out / f"{stem}{suffix}"
         while path.exists():
-            self._copies[stem] = self._copies.get(stem, 1) + 1
-            path = self.out / f"{stem}-{self._copies[stem]}{suffix}"
+            self._copies[stem, suffix] = self._copies.get((stem, suffix), 1) + 1
+            path = self.out / f"{stem}-{self._copies[stem, suffix]}{suffix}"
         return path
 
 

@@ -74,8 +74,8 @@ class Sources:
     def __iter__(self) -> Generator[SourceImage, None, None]:
         return self.map(lambda image: image)
 
-    def map(self, function: Callable[[SourceImage], T]) -> Generator[T, None, None]:
-        """function(image) for each image in order, computed in the reading threads."""
+    def map(self, function: Callable[[SourceImage], T], *, workers: int | None = None) -> Generator[T, None, None]:
+        """function(image) for each image in order, computed in the reading threads. workers: see `ahead`."""
 
         def work(entry: Entry) -> tuple[Entry, T | Several | InputError]:
             try:
@@ -88,24 +88,27 @@ class Sources:
             return entry, read if isinstance(read, Several) else function(SourceImage(entry.name, read, entry.path))
 
         seen = produced = 0
-        with closing(ahead(work, self._opened())) as results:
+        with closing(ahead(work, self._opened(), workers)) as results:
             for entry, result in results:
                 seen += 1
                 if isinstance(result, InputError):
                     self.skips.items.append((entry.unit, str(result)))
                 elif isinstance(result, Several):
-                    for done in self._frames(entry, result, function):
+                    for done in self._frames(entry, result, function, workers):
                         produced += 1
                         yield done
                 else:
                     produced += 1
                     yield result
+                del result  # a large image would be held while the next one is decoded
         if not produced:
             reason = self.skips.items[-1][1] if self.skips.items else "predict: the source gave no image"
             named = max(seen, len(self.skips.items))
             raise InputError(reason if named <= 1 else f"none of the {named} sources can be read; {reason}")
 
-    def _frames(self, entry: Entry, several: Several, function: Callable[[SourceImage], T]) -> Iterator[T]:
+    def _frames(
+        self, entry: Entry, several: Several, function: Callable[[SourceImage], T], workers: int | None
+    ) -> Iterator[T]:
         """Frames come in order only; FFmpeg's own threads decode them ahead."""
 
         def noting() -> Generator[SourceImage, None, None]:
@@ -117,7 +120,7 @@ class Sources:
 
         if entry.path is not None:
             self._rates[entry.path] = several.rate
-        with closing(ahead(function, noting())) as results:
+        with closing(ahead(function, noting(), workers)) as results:
             yield from results
 
     def _opened(self) -> Generator[Entry, None, None]:
@@ -141,9 +144,13 @@ def ahead(
 ) -> Generator[T, None, None]:
     """function(item) in order, at most `workers * AHEAD` of them computed before they are asked for.
 
-    workers: threads, None: as many as help. An exception is raised when its item's turn comes. Closing the generator
-    ends the threads.
+    workers: threads, None: as many as help; 0: none, each is computed when it is asked for, and nothing ahead of it. An
+    exception is raised when its item's turn comes. Closing the generator ends the threads.
     """
+    if workers == 0:
+        with closing(items):
+            yield from map(function, items)
+        return
     workers = workers or min(4, usable_cores())
     waiting: deque[Future[T]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="alignrank-read")

@@ -48,7 +48,7 @@ def predict_to_folder(
                     images.append(detections.to_dict())
                 yield detections
 
-    with new_run_folder(out, "predict") as folder:
+    with new_run_folder(out, "predict" if options.tracking is None else "track") as folder:
         try:
             written = write_results(collected(), folder, pictures=options.keep_images, sources=opened)
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from alignrank.losses.classification import (
     varifocal_loss,
 )
 from alignrank.losses.rank_sort import rank_sort_loss
+from alignrank.losses.reduction import Reduction
 
 # Marks a positive whose box misses its object.
 LEAST_QUALITY = 1e-6
@@ -22,21 +24,40 @@ LEAST_QUALITY = 1e-6
 ClassLoss = Literal["vfl", "qfl", "gcl", "focal", "ranksort"]
 
 
-def class_loss(kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted: bool = True) -> Tensor:
+def class_loss(
+    kind: ClassLoss, logits: Tensor, quality: Tensor, *, iou_weighted: bool = True, class_weights: Sequence[float] = ()
+) -> Tensor:
     """logits and quality [...,C] in 0..1, > 0 at the class of a positive -> a sum over all entries, 0-dim.
 
     Meant to be divided by a number of positives. Rank & Sort is a mean over them already and is multiplied by it here,
     so that one division serves all and processes are weighted by their positives; all images are ranked together, as in
-    its paper. Focal loss takes a quality above 0 as 1. iou_weighted: of varifocal loss.
+    its paper. Focal loss takes a quality above 0 as 1. iou_weighted: of varifocal loss. class_weights: see
+    `weighed_sum`; Rank & Sort has none, since it compares entries of all classes.
     """
+    reduction: Reduction = "none" if class_weights else "sum"
     if kind == "vfl":
-        return varifocal_loss(logits, quality, iou_weighted=iou_weighted)
-    if kind == "qfl":
-        return quality_focal_loss(logits, quality)
-    if kind == "gcl":
-        return giou_aware_focal_loss(logits, quality)
-    if kind == "focal":
-        return sigmoid_focal_loss(logits, (quality > 0).to(logits.dtype))
+        loss = varifocal_loss(logits, quality, iou_weighted=iou_weighted, reduction=reduction)
+    elif kind == "qfl":
+        loss = quality_focal_loss(logits, quality, reduction=reduction)
+    elif kind == "gcl":
+        loss = giou_aware_focal_loss(logits, quality, reduction=reduction)
+    elif kind == "focal":
+        loss = sigmoid_focal_loss(logits, (quality > 0).to(logits.dtype), reduction=reduction)
+    else:
+        return _rank_sort(logits, quality)
+    return weighed_sum(loss, quality > 0, class_weights) if class_weights else loss
+
+
+def weighed_sum(losses: Tensor, positive: Tensor, class_weights: Sequence[float]) -> Tensor:
+    """Of losses [...,C], in which a positive entry of class c counts class_weights[c] times; others count once.
+
+    positive [...,C] bool. What a positive learns stays the same, its target; where it meets negatives of the same kind
+    it prevails more. The number of positives that losses are divided by counts each once.
+    """
+    return (losses * torch.where(positive, losses.new_tensor(class_weights), 1.0)).sum()
+
+
+def _rank_sort(logits: Tensor, quality: Tensor) -> Tensor:
     ranking, sorting = rank_sort_loss(logits.flatten(), quality.flatten())
     return (ranking + sorting) * torch.count_nonzero(quality)
 

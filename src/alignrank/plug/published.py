@@ -7,16 +7,15 @@ folder. Pickles are not opened.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from alignrank.errors import InputError, first_line
+from alignrank.errors import InputError
+from alignrank.plug.hub import NotFetched, check_download, fetch
 
 HUB = "hub"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -24,7 +23,6 @@ PROCESSOR = "preprocessor_config.json"
 _OPTION = "model.pretrained"
 _OTHERWISE = "give a local folder with config.json and model.safetensors instead: model.pretrained=FOLDER"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,10 @@ def folder_of(pretrained: str, hub: str) -> Path:
         return _in_folder(Path(pretrained))
     _fetched(hub, CONFIG)
     weights = _fetched(hub, WEIGHTS)
-    _check_download(weights)
+    try:
+        check_download(weights)
+    except NotFetched as error:
+        raise InputError(f"{_OPTION}=hub: {error}") from None
     return weights.parent
 
 
@@ -119,28 +120,10 @@ def _fetched(hub: str, file: str, *, needed: Literal[False]) -> Path | None: ...
 def _fetched(hub: str, file: str, *, needed: bool = True) -> Path | None:
     if not hub:
         raise InputError(f"{_OPTION}=hub: the recipe names no published checkpoint (model.hub is empty); {_OTHERWISE}")
-    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     try:
-        return Path(hf_hub_download(hub, file))
-    except Exception as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
-        if not needed and (absent or try_to_load_from_cache(hub, file) is _CACHED_NO_EXIST):
+        return fetch(hub, file)
+    except NotFetched as error:
+        if error.absent and not needed:
             return None
-        reason = f"there is no {file} in it" if absent else first_line(error)
-        raise InputError(f"{_OPTION}=hub: {hub} could not be fetched{offline}: {reason}; {_OTHERWISE}") from None
-
-
-def _check_download(path: Path) -> None:
-    """The hub's client names what it has fetched by the checksum that the hub told, and does not compare the two."""
-    blob = path.resolve()
-    if not _SHA256.fullmatch(blob.name):
-        return
-    with blob.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != blob.name:
-        raise InputError(
-            f"{_OPTION}=hub: {path} is damaged (its checksum does not match); remove {blob} and it is fetched again"
-        )
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise InputError(f"{_OPTION}=hub: {hub} could not be fetched{offline}: {error}; {_OTHERWISE}") from None

@@ -24,9 +24,19 @@ _FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
 # Panels of further figures, and what a line in them is called.
 _GROUPS = {
     "oLRP, lower is better": {"lrp": "oLRP"},
-    "score-IoU correlation": {"spearman": "Spearman", "spearman_true": "Spearman, true boxes"},
+    "score-IoU correlation": {
+        "spearman": "Spearman",
+        "spearman_true": "Spearman, true boxes",
+        "spearman_true_class_mean": "the same, mean of classes",
+    },
     "wrong order, share": {"misranked": "mis-ranked pairs", "best_box_missed": "best box not chosen"},
-    "AP lost to": {"ap_lost_ranking": "ranking", "ap_lost_duplicates": "duplicates"},
+    "AP lost to": {
+        "ap_lost_ranking": "ranking, in all",
+        "ap_lost_within": "order within objects",
+        "ap_lost_between": "order between objects",
+        "ap_lost_false": "false boxes",
+        "ap_lost_duplicates": "duplicates",
+    },
     "boxes, lower is better": {"duplicates_70": "duplicates, IoU > .7", "laece": "LaECE"},
 }
 _MANY = 10  # classes, above which lines are no longer told apart by colour

@@ -107,10 +107,10 @@ def layers_sheet(
     small = np.asarray(_fitted(checked(image), LAYER_TILE, _tile_height([image], LAYER_TILE)))
     scale = small.shape[1] / image.shape[1]
     boxes, labels = gt
-    with_objects = draw_boxes(small, np.asarray(boxes) * scale, labels, names, one_color=OBJECT_COLOR)
+    with_objects = draw_boxes(small, np.asarray(boxes) * scale, labels, names, colors=OBJECT_COLOR)
     tiles, texts = [], []
     for number, (found, scores, found_labels) in enumerate(layers, start=1):
-        tiles.append(draw_boxes(with_objects, found * scale, found_labels, names, scores, one_color=FOUND_COLOR))
+        tiles.append(draw_boxes(with_objects, found * scale, found_labels, names, scores, colors=FOUND_COLOR))
         count = f"{len(scores)} {'box' if len(scores) == 1 else 'boxes'}"
         texts.append(", ".join(filter(None, (f"layer {number}", count, title))))
     return sheet(tiles, path, columns=min(len(tiles), LAYER_COLUMNS), captions=texts, tile=LAYER_TILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -37,6 +38,27 @@ class Work:
         each = spent / done
         pace = f"{seconds(each)} each" if each >= 0.1 else f"{1 / max(each, 1e-9):.0f} a second"
         return f"{self.description}: {done} of {self.total}, {pace}, {clock(each * (self.total - done))} left"
+
+
+class Rate:
+    """Steps a second, of the last `span` seconds or so. now: seconds, for tests."""
+
+    def __init__(self, span: float = 2.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._span, self._now = span, now
+        self._marks: deque[tuple[float, int]] = deque([(now(), 0)])
+        self._steps = 0
+
+    def step(self) -> float:
+        """One more step is done; the rate now."""
+        self._steps += 1
+        moment = self._now()
+        # Ten marks of a span are enough.
+        if moment - self._marks[-1][0] >= self._span / 10:
+            self._marks.append((moment, self._steps))
+        while len(self._marks) > 1 and moment - self._marks[1][0] >= self._span:
+            self._marks.popleft()
+        began, before = self._marks[0]
+        return (self._steps - before) / max(moment - began, 1e-9)
 
 
 def clock(duration: float) -> str:

@@ -13,8 +13,9 @@ from typing import TypeGuard
 
 # What an epoch logs of its evaluation, below `val/`; the other values there are parts of the loss.
 FIGURES = (
-    *("ap", "ap50", "ap75", "lrp", "spearman", "spearman_true", "misranked", "best_box_missed"),
-    *("ap_lost_ranking", "ap_lost_duplicates", "duplicates_70", "laece"),
+    *("ap", "ap50", "ap75", "lrp", "spearman", "spearman_true", "spearman_true_class_mean", "misranked"),
+    *("best_box_missed", "ap_lost_ranking", "ap_lost_within", "ap_lost_between", "ap_lost_false"),
+    *("ap_lost_duplicates", "duplicates_70", "laece"),
 )
 Row = Mapping[str, float]
 

@@ -19,7 +19,9 @@ from alignrank.device import choose_precision
 from alignrank.errors import TERMINATED, InputError, TrainingError
 from alignrank.terminal.progress import say
 from alignrank.training.averaging import AveragedWeights
+from alignrank.training.callbacks import Callbacks
 from alignrank.training.keeper import StateKeeper
+from alignrank.training.loggers import RunLog
 from alignrank.training.module import TrainingModule
 from alignrank.training.optimizer import frozen_modules
 from alignrank.training.plan import Plan
@@ -27,8 +29,12 @@ from alignrank.training.recorder import Recorder
 from alignrank.weights import checkpoint
 
 
-def fit(plan: Plan) -> None:
-    """Train as planned; results are in `plan.out`. Raises KeyboardInterrupt when interrupted (state is kept)."""
+def fit(plan: Plan, log: RunLog | None = None) -> str | None:
+    """Train as planned; results are in `plan.out`. Raises KeyboardInterrupt when interrupted (state is kept).
+
+    log: where figures go, too; it is still open at the end. Returns which callback ended the run, and why; None where
+    none did.
+    """
     _quiet()
     settings = plan.recipe.train
     L.seed_everything(settings.seed, verbose=False)
@@ -37,6 +43,8 @@ def fit(plan: Plan) -> None:
     if plan.weights is not None and not plan.resume:
         _start_from(module.model, plan.weights)
     averaged, keeper = AveragedWeights(settings.ema_decay), StateKeeper(plan.out)
+    recorder = Recorder(plan, averaged, log)
+    callbacks = Callbacks(plan, recorder)
     trainer = L.Trainer(
         accelerator={"cuda": "gpu"}.get(plan.device.type, plan.device.type),
         devices=[plan.device.index or 0] if plan.device.type == "cuda" and plan.devices == 1 else plan.devices,
@@ -45,7 +53,7 @@ def fit(plan: Plan) -> None:
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.clip_norm or None,
-        callbacks=[averaged, Recorder(plan, averaged), keeper],
+        callbacks=[averaged, recorder, keeper, callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -81,6 +89,7 @@ def fit(plan: Plan) -> None:
         say(f"stopped; go on with `alignrank train --resume {plan.out}`")
         raise KeyboardInterrupt from None
     say(f"trained in {timedelta(seconds=round(time.monotonic() - start))}")
+    return callbacks.stopped
 
 
 def _of_worker(error: InputError) -> InputError:

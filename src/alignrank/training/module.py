@@ -54,7 +54,13 @@ class TrainingModule(L.LightningModule):
             processes=plan.devices,
             quiet=self.global_rank > 0,
         )
-        dataset = TrainingSet(images, plan.recipe.augment, seed=self.settings.seed, epochs=self.settings.epochs)
+        dataset = TrainingSet(
+            images,
+            plan.recipe.augment,
+            seed=self.settings.seed,
+            epochs=self.settings.epochs,
+            repeat_threshold=plan.recipe.data.repeat_threshold,
+        )
         batch = int(self.settings.batch)
         return training_loader(
             dataset,

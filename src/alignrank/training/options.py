@@ -15,6 +15,7 @@ from alignrank.device import choose_device, choose_precision, free_memory
 from alignrank.errors import InputError, first_line, nearest
 from alignrank.training.optimizer import frozen_modules
 from alignrank.weights import checkpoint
+from alignrank.weights.catalog import is_address
 from alignrank.weights.recipe import Recipe, load_recipe
 from alignrank.weights.settings import AugmentConfig, DataConfig, TrainConfig
 
@@ -65,7 +66,7 @@ def read_options(
         raise InputError(f"{where}: data: must be given, a folder or file of a data set, or digits")
     options = RunOptions.parse(values, where=where)
     places = {key: caller if key in typed else where for key in values}
-    if options.weights is not None:
+    if options.weights is not None and not is_address(options.weights):
         _check_exists("weights", options.weights, places["weights"])
     loaded = None if options.weights is None else checkpoint.load(options.weights)
     if options.model is not None or loaded is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ from alignrank.weights.recipe import Recipe
 class Plan:
     """All a training process needs. out: the run's folder. weights: start from this file, if any. resume: the state to
     go on from, if any. threads: PyTorch's in each of several processes; None: as it is, or as Lightning chooses.
+    callbacks: of one process only, see `callbacks.EpochCallback`.
     """
 
     recipe: Recipe
@@ -28,3 +30,4 @@ class Plan:
     weights: Path | None = None
     resume: Path | None = None
     command: str = ""
+    callbacks: tuple[Any, ...] = ()

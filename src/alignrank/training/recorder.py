@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from safetensors import SafetensorError
 from torch import nn
 
@@ -26,6 +25,7 @@ from alignrank.terminal.progress import counted, say, shown, steps
 from alignrank.terminal.works import Work
 from alignrank.training.averaging import AveragedWeights
 from alignrank.training.best import FIGURES, Best, validation_loss
+from alignrank.training.loggers import RunLog
 from alignrank.training.module import TrainingModule
 from alignrank.training.pace import Pace
 from alignrank.training.plan import Plan
@@ -61,17 +61,18 @@ def check_finite(model: nn.Module, epoch: int, out: Path) -> None:
 
 
 class Recorder(L.Callback):
-    """Runs on the first process only; the others wait at the end of the epoch."""
+    """Runs on the first process only; the others wait at the end of the epoch. run_log: where figures go, but for
+    history.json.
+    """
 
-    def __init__(self, plan: Plan, averaged: AveragedWeights) -> None:
-        self.plan, self.averaged = plan, averaged
+    def __init__(self, plan: Plan, averaged: AveragedWeights, run_log: RunLog | None = None) -> None:
+        self.plan, self.averaged, self.run_log = plan, averaged, run_log
         self.history: list[dict[str, float]] = []
         self.best = Best()
         self.seconds = 0.0
         self._loader: Any = None
         self._work: Work | None = None
         self._showing = ExitStack()
-        self._loggers: list[Logger] = []
 
     def state_dict(self) -> dict[str, Any]:
         self.seconds = time.monotonic() - self._started
@@ -90,13 +91,9 @@ class Recorder(L.Callback):
         self._started = time.monotonic() - self.seconds
         if not trainer.is_global_zero:
             return
-        self._loggers = [CSVLogger(self.plan.out, name="", version="")]
-        try:
-            self._loggers.append(TensorBoardLogger(self.plan.out, name="", version="tensorboard"))
-        except ModuleNotFoundError:
-            say("TensorBoard is not installed: logs are in metrics.csv only")
-        for row in self.history:
-            self._log(row)
+        if self.run_log is not None:
+            with writing(self.plan.out, len(self.history)):
+                self.run_log.open(self.history)
         say(self._beginning(trainer))
         total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         self._pace = Pace(self.plan.recipe.train.epochs, module.mean_losses)
@@ -109,10 +106,11 @@ class Recorder(L.Callback):
         plan, settings = self.plan, self.plan.recipe.train
         size, processes = plan.recipe.size_in_training, f" in each of {plan.devices} processes"
         own_shape = size.rect or plan.recipe.augment.rescales
+        repeated = ", rare classes repeated" if plan.recipe.data.repeat_threshold else ""
         sides = "-".join(str(side) for side in (size.shorter, size.longer) if side is not None)
         return (
-            f"training images {len(plan.train)}, steps an epoch {trainer.num_training_batches}, input {sides} px"
-            f"{' at most, in the shape of the image' if own_shape else ''}, batch {settings.batch}"
+            f"training images {len(plan.train)}{repeated}, steps an epoch {trainer.num_training_batches}, "
+            f"input {sides} px{' at most, in the shape of the image' if own_shape else ''}, batch {settings.batch}"
             f"{processes if plan.devices > 1 else ''}, precision {trainer.precision}, "
             f"threads {torch.get_num_threads()}, workers {plan.workers}, device {plan.device}"
         )
@@ -150,15 +148,14 @@ class Recorder(L.Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._end()
+        self._showing.close()
+        if self.run_log is not None and self.plan.devices > 1:  # this process ends; else the run's last pictures follow
+            self.run_log.close()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        self._end()
-
-    def _end(self) -> None:
         self._showing.close()
-        for logger in self._loggers:
-            logger.finalize("done")
+        if self.run_log is not None:
+            self.run_log.close(finished=False)
 
     def _evaluate(self, module: TrainingModule, row: dict[str, float], epoch: int) -> None:
         plan, settings = self.plan, self.plan.recipe.train
@@ -192,9 +189,8 @@ class Recorder(L.Callback):
 
     def _log(self, row: dict[str, float]) -> None:
         with writing(self.plan.out, int(row["epoch"])):
-            for logger in self._loggers:
-                logger.log_metrics(row, step=int(row["epoch"]))
-                logger.save()
+            if self.run_log is not None:
+                self.run_log.row(row)
             with replacing(self.plan.out / "history.json") as path:
                 path.write_text(json.dumps(self.history), encoding="utf-8")
 

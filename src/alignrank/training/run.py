@@ -16,6 +16,7 @@ import torch
 from alignrank.data.samples import DataSource, Split
 from alignrank.data.sheet import SheetOptions, write_sheet
 from alignrank.data.source import read
+from alignrank.detectors.class_weights import weights_for
 from alignrank.device import (
     choose_device,
     choose_precision,
@@ -34,7 +35,9 @@ from alignrank.terminal.progress import say, steps, warn
 from alignrank.terminal.skipped import Skipped, reasons, report_skipped, say_processed, skipped_in_words
 from alignrank.training.auto_batch import with_batch
 from alignrank.training.best import best_in_words
+from alignrank.training.callbacks import checked
 from alignrank.training.fit import fit
+from alignrank.training.loggers import PICTURES, RunLog, loggers_of
 from alignrank.training.options import RunOptions
 from alignrank.training.plan import Plan
 from alignrank.training.state import check_state, last_state
@@ -45,14 +48,20 @@ from alignrank.weights.recipe import Recipe
 
 
 def train(
-    options: RunOptions, recipe: Recipe, *, command: str = "", classes: Sequence[str] | None = None
+    options: RunOptions,
+    recipe: Recipe,
+    *,
+    command: str = "",
+    classes: Sequence[str] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Train and evaluate; what `train --json` prints. Nothing is written before the input has been checked.
 
-    classes: those the data set must have, if given.
+    classes: those the data set must have, if given. callbacks: see `callbacks.EpochCallback`.
     """
+    heard = checked(callbacks, options.devices)
     with new_run_folder(options.out, recipe.name) as out:
-        plan = _plan(options, recipe, out, resume=None, command=command)
+        plan = replace(_plan(options, recipe, out, resume=None, command=command), callbacks=heard)
         found = plan.train.classes
         if classes is not None and found != tuple(classes):
             raise InputError(
@@ -96,6 +105,7 @@ def resume(run: Path) -> dict[str, Any]:
 def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None, command: str) -> Plan:
     if options.devices > 1 and hasattr(sys, "ps1"):
         raise InputError("devices: several processes cannot be started from a notebook or prompt; use the command line")
+    loggers_of(recipe.train)
     settle_threads()
     with steps("reading annotations", None):
         source = read(options.data)
@@ -105,6 +115,7 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
     classes = train_split.classes
     # A state holds all weights: what a run began with may be gone when it goes on.
     sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
+    _check_class_weights(sized, classes)
     return Plan(
         recipe=with_batch(sized, device),
         train=train_split,
@@ -118,6 +129,15 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, *, resume: Path | None
         resume=resume,
         command=command,
     )
+
+
+def _check_class_weights(recipe: Recipe, classes: Sequence[str]) -> None:
+    """Before anything is written. Raises InputError that names the classes."""
+    try:
+        architecture: Any = recipe.architecture
+        weights_for(getattr(architecture.loss, "class_weights", ()), len(classes))
+    except InputError as error:
+        raise InputError(f"{error}; the classes are {', '.join(classes)[:200]}") from None
 
 
 def _splits(source: DataSource, val: str | None) -> tuple[Split, Split]:
@@ -179,8 +199,20 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
         recipe = plan.recipe
         sheet = SheetOptions(recipe.size_in_training, recipe.augment, recipe.train.seed)
         write_sheet(plan.train, plan.out / "train_samples.jpg", sheet)
-    fit(plan)
-    return _finish(plan)
+    log = RunLog(plan)
+    try:
+        result = _finish(plan, fit(plan, log))
+        log.pictures(PICTURES[1:], step=_num_epochs(plan))
+    except BaseException:
+        log.close(finished=False)
+        raise
+    log.close()
+    return result
+
+
+def _num_epochs(plan: Plan) -> int:
+    """Those that were trained."""
+    return len(json.loads((plan.out / "history.json").read_text(encoding="utf-8")))
 
 
 def say_result(result: Mapping[str, Any]) -> None:
@@ -213,7 +245,8 @@ def _commit() -> str | None:
     return head.stdout.strip() or None
 
 
-def _finish(plan: Plan) -> dict[str, Any]:
+def _finish(plan: Plan, stopped: str | None) -> dict[str, Any]:
+    """Evaluate the best weights and write the results. stopped: which callback ended the run, and why."""
     best = plan.out / "best.safetensors"
     history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
     plot_training(history, plan.out / "curves.png")
@@ -223,7 +256,8 @@ def _finish(plan: Plan) -> dict[str, Any]:
     skipped = _skipped(plan.train, plan.val)
     counts = Counter(item.unit for item in skipped)
     in_train = {sample.image for sample in plan.train.samples}
-    samples = [*plan.train.samples, *(sample for sample in plan.val.samples if sample.image not in in_train)]
+    others = [sample for sample in plan.val.samples if sample.image not in in_train]
+    samples = [*plan.train.samples, *others]
     result = {
         "out": str(plan.out),
         "weights": str(best),
@@ -232,6 +266,8 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "skipped": {"image": counts["image"], "box": counts["box"]},
     }
     details = {
+        "images": {"train": len(plan.train), "val": len(plan.val)},
+        "validated_on_training_images": not others,
         "objects": sum(len(sample.labels) for sample in samples),
         "skipped_reasons": reasons(skipped),
         "warnings": _notes(plan.train, plan.val),
@@ -242,6 +278,7 @@ def _finish(plan: Plan) -> dict[str, Any]:
         "threads": torch.get_num_threads() if plan.threads is None else plan.threads,
         "precision": choose_precision(plan.recipe.train.precision, plan.device),
         "epochs": len(history),
+        "stopped": stopped or _patience_ended(plan, len(history)),
         "best_epoch": best_epoch,
         "best_because": best_in_words(history, best_epoch),
         "seconds": history[-1]["seconds"],
@@ -251,3 +288,9 @@ def _finish(plan: Plan) -> dict[str, Any]:
     text = json.dumps(result | details, indent=1)
     (plan.out / "results.json").write_text(text + "\n", encoding="utf-8")
     return result
+
+
+def _patience_ended(plan: Plan, epochs: int) -> str | None:
+    """Why a run that no callback ended has fewer epochs than were asked for; None where it has them all."""
+    settings = plan.recipe.train
+    return f"patience: {settings.patience} epochs without a better AP" if epochs < settings.epochs else None

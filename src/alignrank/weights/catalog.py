@@ -14,13 +14,27 @@ from alignrank.errors import InputError, nearest
 SIZES = "sizes.json"
 # {name: {weights, licence}} of recipes for other libraries' models: where their published weights come from.
 HOSTS = "hosts.json"
+# How addresses on the hub begin.
+ADDRESS = "hf:/"
+# The weights in a run's folder, and in one that holds the files of a repository of the hub.
+BEST, OF_HUB = "best.safetensors", "model.safetensors"
 # Suffixes of the files that `export` writes; what they are run by is in `export.formats`.
 EXPORTED = (".onnx", ".xml", ".pt2", ".torchscript", ".tflite", ".mlpackage")
 
 
 def is_exported(path: Path) -> bool:
     """Whether it is an exported file, by its name."""
-    return path.suffix in EXPORTED
+    return path.suffix in EXPORTED and not is_address(path)
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether it is an address on the hub, `hf://OWNER/NAME`; as a path it has one slash only."""
+    return str(path).startswith(ADDRESS)
+
+
+def is_fetched(path: Path) -> bool:
+    """Whether it lies in the cache of the hub's client, where nothing else belongs."""
+    return "snapshots" in path.parts and any(part.startswith("models--") for part in path.parts)
 
 
 def recipe_names() -> list[str]:
@@ -58,9 +72,18 @@ def recipe_folder() -> Any:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file itself; of a run's folder, its best weights. Raises InputError if there is none."""
+    """The file itself; of a run's folder, its best weights; of an address on the hub, the file in its client's cache.
+
+    Raises InputError if there is none.
+    """
+    if is_address(path):
+        from alignrank.weights.hub import fetched
+
+        return fetched(str(path))
     path = Path(path)
-    path = path / "best.safetensors" if path.is_dir() and not is_exported(path) else path
+    if path.is_dir() and not is_exported(path):
+        downloaded = (path / OF_HUB).is_file() and not (path / BEST).exists()
+        path /= OF_HUB if downloaded else BEST
     if not path.is_file() and not (is_exported(path) and path.is_dir()):
         raise InputError(f"weights: no file {path}")
     return path

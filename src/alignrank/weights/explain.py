@@ -15,7 +15,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from alignrank.config import Config
-from alignrank.weights.recipe import load_recipe
+from alignrank.weights.recipe import Recipe, load_recipe
 
 # Column of the comments, if the line leaves room.
 COMMENT_COLUMN = 32
@@ -24,7 +24,11 @@ _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multi
 
 def explained(name: str, overrides: Mapping[str, Any] | None = None) -> str:
     """The recipe `name`, or of a YAML file, as text. Raises InputError for unknown names and fields."""
-    recipe = load_recipe(name, overrides=overrides, where="config")
+    return explained_recipe(load_recipe(name, overrides=overrides, where="config"))
+
+
+def explained_recipe(recipe: Recipe) -> str:
+    """A recipe as such text."""
     architecture = type(recipe.architecture)
     lines = [
         f"# {recipe.name}: every option, with its default in brackets where the recipe has another value.",

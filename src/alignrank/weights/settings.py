@@ -71,6 +71,8 @@ class TrainConfig(Config):
     """Keep the averaged weights of each so many epochs, too, as epoch_NNNN.safetensors; 0: not."""
     cache: Literal["auto", "ram", "off"] = "auto"
     """Decoded images in memory: where they fit (`auto`), in any case (`ram`), or not."""
+    loggers: list[Literal["csv", "tensorboard", "mlflow", "wandb"]] | Literal["auto"] = "auto"
+    """Where figures go: some of csv, tensorboard, mlflow, wandb; `auto`: csv, and tensorboard if it is installed."""
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -92,6 +94,8 @@ class DataConfig(Config):
     """How sides become whole pixels, see `input_size.Fit`; `stretch`: each with its own factor, to fill the canvas."""
     antialias: bool = True
     """Resized with a filter as wide as the reduction, to whole numbers; else between four pixels, to floats."""
+    repeat_threshold: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    """Images with a class that fewer than this share of the images shows come more often in training; 0: not."""
 
     @property
     def rect_in_training(self) -> bool:

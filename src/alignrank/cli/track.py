@@ -1,0 +1,78 @@
+"""The verb `track`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignrank.cli.options import (
+    CLASSES_HELP,
+    Agnostic,
+    Consensus,
+    Device,
+    Imgsz,
+    Iou,
+    Json,
+    Nms,
+    Overlap,
+    PredictConf,
+    Rect,
+    Runnable,
+    Tile,
+    Tta,
+    print_json,
+)
+from alignrank.input_size import read_size
+from alignrank.weights.catalog import weights_file
+
+
+def track(
+    sources: Annotated[
+        list[str], typer.Argument(help="videos, cameras, addresses; folders and globs of frames in order")
+    ],
+    weights: Runnable,
+    tracker: Annotated[str, typer.Option(help="bytetrack, ocsort or sort")] = "bytetrack",
+    low: Annotated[float, typer.Option(min=0, max=1, help="score from which on an object goes on with a track")] = 0.1,
+    memory: Annotated[float, typer.Option(min=0, help="seconds for which a lost object is waited for")] = 1.0,
+    confirm: Annotated[int, typer.Option(min=1, help="frames in a row with which an object gets its id")] = 2,
+    conf: PredictConf = None,
+    iou: Iou = None,
+    classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,
+    max_dets: Annotated[
+        int | None, typer.Option(min=1, help="boxes per frame at most [default: recipe's or 300]")
+    ] = None,
+    imgsz: Imgsz = None,
+    rect: Rect = None,
+    batch: Annotated[int, typer.Option(min=1, help="frames at a time")] = 8,
+    nms: Nms = False,
+    agnostic: Agnostic = False,
+    consensus: Consensus = None,
+    tta: Tta = False,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    device: Device = "auto",
+    out: Annotated[str | None, typer.Option(help="new folder [default: runs/track]")] = None,
+    pictures: Annotated[bool, typer.Option(help="write drawn videos and pictures")] = True,
+    as_json: Json = False,
+) -> None:
+    """Follow objects through videos; writes drawn videos, predictions.json and .csv with ids, and MOT text."""
+    weights_file(weights)
+    from alignrank.contracts import WantedThresholds
+    from alignrank.inference.options import PredictOptions, TrackOptions
+    from alignrank.inference.to_folder import predict_to_folder
+    from alignrank.inference.windows import Tiling
+    from alignrank.weights.deployed import SelectionOptions
+
+    options = PredictOptions(
+        thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
+        rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
+        tracking=TrackOptions(tracker, low, memory, confirm),
+    )  # fmt: skip
+    result = predict_to_folder(
+        sources, Path(weights), options, out=out, device=device,
+        selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json(result)
