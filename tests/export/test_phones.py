@@ -29,11 +29,10 @@ def network_of(name: str) -> Any:
     return subject_of(model, built.postprocess, imgsz=64, names=["a", "b"], recipe=name)
 
 
-@pytest.mark.parametrize("name", ["alignrank-n", "yolov8-n"])
-def test_litert_of_weights_that_are_not_contiguous(name: str, tmp_path: Path) -> None:
+def test_litert_of_weights_that_are_not_contiguous(tmp_path: Path) -> None:
     """Those of one shape were mixed up by the converter."""
     pytest.importorskip("litert_torch")
-    given, images = network_of(name), torch.rand(1, 3, 64, 64)
+    given, images = network_of("yolov8-n"), torch.rand(1, 3, 64, 64)
     FORMATS["litert"].module.write(given, tmp_path / "m.tflite")
     with torch.no_grad():
         expected = given.graph(images)[1]
