@@ -19,7 +19,6 @@ import argparse
 import copy
 import json
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from typing import Any
 import lightning as L
 import torch
 from paired import ROOT, commit
+from rank_detr_cost import in_turn
 from torch.utils.data import DataLoader
 
 from alignrank.contracts import Batch, Frame, Targets
@@ -150,15 +150,7 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
             accelerator="cpu", max_epochs=1, gradient_clip_val=clip, callbacks=[turns], logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         ).fit(module)  # fmt: skip
-    pairs = turns.seconds[1:]  # the first is a warm-up
-    ratios = sorted(own / plain for plain, own in pairs)
-    quarter = len(ratios) // 4
-    return {
-        "ratio": round(statistics.median(ratios), 4),
-        "quartiles": [round(ratios[quarter], 4), round(ratios[-1 - quarter], 4)],
-        "seconds": [round(statistics.median(side), 3) for side in zip(*pairs, strict=True)],
-        "rounds": rounds,
-    }
+    return in_turn(turns.seconds[1:])  # the first is a warm-up
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -122,13 +122,18 @@ def ratio(first: Step, second: Step, rounds: int) -> dict[str, Any]:
             taken[step] = time.perf_counter() - start
         seconds.append((taken[first], taken[second]))
         print([round(value, 3) for value in seconds[-1]], round(seconds[-1][1] / seconds[-1][0], 4), flush=True)
+    return in_turn(seconds)
+
+
+def in_turn(seconds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Of (first, second) of each round: the median of their ratios with its quartiles, and the seconds of both."""
     ratios = sorted(b / a for a, b in seconds)
     quarter = len(ratios) // 4
     return {
         "ratio": round(statistics.median(ratios), 4),
         "quartiles": [round(ratios[quarter], 4), round(ratios[-1 - quarter], 4)],
         "seconds": [round(statistics.median(side), 3) for side in zip(*seconds, strict=True)],
-        "rounds": rounds,
+        "rounds": len(seconds),
     }
 
 

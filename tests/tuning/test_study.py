@@ -17,12 +17,12 @@ from command_line import TINY, alignrank, environment, refused
 from squares import write_squares
 
 from alignrank.errors import InputError, TrainingError
+from alignrank.report.figures import value_of
 from alignrank.training import run
 from alignrank.training.options import read_options
 
 optuna = pytest.importorskip("optuna", reason="needs the extra tune")
 
-from alignrank.tuning import study as studies  # noqa: E402
 from alignrank.tuning import trials, tune  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
@@ -263,7 +263,7 @@ def test_a_data_set_that_cannot_be_read_ends_the_study(tmp_path: Path) -> None:
 
 def test_figures_by_their_dotted_names() -> None:
     metrics = {"ap": 0.5, "lrp": None, "rank": {"misranked": float("nan"), "spearman": 1}}
-    found = [studies.figure(metrics, name) for name in ("ap", "lrp", "rank.misranked", "rank.spearman", "rank.no")]
+    found = [value_of(metrics, name) for name in ("ap", "lrp", "rank.misranked", "rank.spearman", "rank.no")]
     assert found == [0.5, None, None, 1.0, None]
 
 

@@ -49,6 +49,8 @@ Rect = Annotated[
     typer.Option("--rect/--square", help="shape of the input: the image's own, or a square [default: recipe's, rect]"),
 ]
 CLASSES_HELP = "with commas between them, or one each time"
+Classes = Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")]
+MaxDets = Annotated[int | None, typer.Option(min=1, help="boxes per image at most [default: recipe's or 300]")]
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 
 

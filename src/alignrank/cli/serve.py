@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.options import (
-    CLASSES_HELP,
     Agnostic,
+    Classes,
     Consensus,
     Device,
     Imgsz,
     Iou,
+    MaxDets,
     Nms,
     PredictConf,
     Rect,
@@ -36,10 +37,8 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="requests that may wait; others get 503")] = 64,
     conf: PredictConf = None,
     iou: Iou = None,
-    classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,
-    max_dets: Annotated[
-        int | None, typer.Option(min=1, help="boxes per image at most [default: recipe's or 300]")
-    ] = None,
+    classes: Classes = None,
+    max_dets: MaxDets = None,
     imgsz: Imgsz = None,
     rect: Rect = None,
     nms: Nms = False,

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.options import (
-    CLASSES_HELP,
     Agnostic,
+    Classes,
     Consensus,
     Device,
     Imgsz,
@@ -39,7 +39,7 @@ def track(
     confirm: Annotated[int, typer.Option(min=1, help="frames in a row with which an object gets its id")] = 2,
     conf: PredictConf = None,
     iou: Iou = None,
-    classes: Annotated[list[str] | None, typer.Option(help=f"only these, names or numbers, {CLASSES_HELP}")] = None,
+    classes: Classes = None,
     max_dets: Annotated[
         int | None, typer.Option(min=1, help="boxes per frame at most [default: recipe's or 300]")
     ] = None,

@@ -40,6 +40,15 @@ class Annotated:
     objects: list[tuple[str, Box, str]] = field(default_factory=list)
     refused: int = 0
 
+    def take(self, found: Path | str) -> None:
+        """found: its file, or why there is none."""
+        self.image, self.absent = (found, "") if isinstance(found, Path) else (None, found)
+
+    def refuse_name(self, error: InputError, what: str, faults: Faults) -> None:
+        """There is no image, because its name, which `what` holds, is not taken."""
+        faults.refuse("unsafe_path", str(error))
+        self.absent, self.kind = f"its {what} is refused", "unsafe_path"
+
     @contextmanager
     def reading(self, where: str, faults: Faults) -> Iterator[None]:
         """Around the reading of one object: a LineError in it is told, and the object is not there."""

@@ -103,14 +103,12 @@ def _image(image: Element, where: str, finder: Finder, tally: Tally, faults: Fau
     try:
         plain = relative_name(name, where=where, field="name")
     except InputError as error:
-        faults.refuse("unsafe_path", str(error))
-        item.absent, item.kind = "its name is refused", "unsafe_path"
+        item.refuse_name(error, "name", faults)
         return item
     # Of a project the folder of the images is that of the subset, and names do not always say so.
     subset = image.get("subset")
     found = finder.find(f"{subset}/{plain}") if subset and "/" not in subset and ".." not in subset else None
-    found = found if isinstance(found, Path) else finder.find(plain)
-    item.image, item.absent = (found, "") if isinstance(found, Path) else (None, found)
+    item.take(found if isinstance(found, Path) else finder.find(plain))
     item.size = size_of(image.get("height"), image.get("width"), where, faults)
     for index, shape in enumerate(image):
         _shape(shape, f"{where}: {shape.tag} {index + 1}", item, tally, faults)

@@ -148,8 +148,7 @@ def _item(task: _Task, finder: Finder, tally: Tally, faults: Faults) -> Annotate
     try:
         plain = relative_name(_path_in(task.address), where=task.where, field="image")
     except InputError as error:
-        faults.refuse("unsafe_path", str(error))
-        item.absent, item.kind = "its address is refused", "unsafe_path"
+        item.refuse_name(error, "address", faults)
         return item
     if task.regions is None:
         item.absent, item.kind = "it has no annotation that was not cancelled", "unannotated_image"
@@ -157,7 +156,7 @@ def _item(task: _Task, finder: Finder, tally: Tally, faults: Faults) -> Annotate
     found = _find(plain, finder)
     if isinstance(found, str) and "://" in task.address:
         found = f"its picture is at an address, which is not opened, and {found}"
-    item.image, item.absent = (found, "") if isinstance(found, Path) else (None, found)
+    item.take(found)
     for index, region in enumerate(_once(task.regions)):
         _add(region, f"{task.where}: region {index + 1}", item, tally, faults)
     return item

@@ -88,11 +88,9 @@ def _read_file(path: Path, finder: Finder, tally: Tally, faults: Faults) -> Anno
     item = Annotated(str(path), None)
     item.size = size_of(document.get("imageHeight"), document.get("imageWidth"), str(path), faults)
     try:
-        found = _image(path, document, finder)
-        item.image, item.absent = (found, "") if isinstance(found, Path) else (None, found)
+        item.take(_image(path, document, finder))
     except InputError as error:
-        faults.refuse("unsafe_path", str(error))
-        item.absent, item.kind = "its imagePath is refused", "unsafe_path"
+        item.refuse_name(error, "imagePath", faults)
     for index, shape in enumerate(shapes):
         _add(shape, f"{path}: shapes[{index}]", item, tally, faults)
     return item

@@ -195,12 +195,9 @@ def _find_image(item: Annotated, pictures: Any, index: int, file: Path, table: _
     try:
         path = table.root / relative_name(name, where=item.where, field="image: path")
     except InputError as error:
-        table.faults.refuse("unsafe_path", str(error))
-        item.absent, item.kind = "its path is refused", "unsafe_path"
+        item.refuse_name(error, "path", table.faults)
         return
-    item.image, item.absent = (
-        (path, "") if os.path.isfile(path) else (None, f"there is no file {name!r} in {table.root}")
-    )
+    item.take(path if os.path.isfile(path) else f"there is no file {name!r} in {table.root}")
 
 
 def _true_size(image: Path | None) -> tuple[int, int] | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import sys
 from pathlib import Path
 
 from alignrank.data.decode import is_image_name
 from alignrank.errors import InputError
+from alignrank.folders import replacing
 
 # First bytes of the formats that are usual there; the decoder looks at the contents, not at the name.
 _STARTS = {
@@ -57,13 +57,10 @@ def write_once(path: Path, data: bytes) -> Path:
     """`path`, which holds `data` and never a part of it. What is there already stays. Raises InputError."""
     if path.exists():
         return path
-    beside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            beside.write_bytes(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); $ALIGNRANK_CACHE moves it") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path

@@ -43,6 +43,7 @@ from alignrank.training.plan import Plan
 from alignrank.training.state import check_state, last_state
 from alignrank.version import __version__
 from alignrank.weights import checkpoint
+from alignrank.weights.catalog import BEST
 from alignrank.weights.published import for_data
 from alignrank.weights.recipe import Recipe
 
@@ -201,18 +202,12 @@ def _execute(plan: Plan, about: Mapping[str, Any]) -> dict[str, Any]:
         write_sheet(plan.train, plan.out / "train_samples.jpg", sheet)
     log = RunLog(plan)
     try:
-        result = _finish(plan, fit(plan, log))
-        log.pictures(PICTURES[1:], step=_num_epochs(plan))
+        result = _finish(plan, fit(plan, log), log)
     except BaseException:
         log.close(finished=False)
         raise
     log.close()
     return result
-
-
-def _num_epochs(plan: Plan) -> int:
-    """Those that were trained."""
-    return len(json.loads((plan.out / "history.json").read_text(encoding="utf-8")))
 
 
 def say_result(result: Mapping[str, Any]) -> None:
@@ -245,9 +240,9 @@ def _commit() -> str | None:
     return head.stdout.strip() or None
 
 
-def _finish(plan: Plan, stopped: str | None) -> dict[str, Any]:
+def _finish(plan: Plan, stopped: str | None, log: RunLog) -> dict[str, Any]:
     """Evaluate the best weights and write the results. stopped: which callback ended the run, and why."""
-    best = plan.out / "best.safetensors"
+    best = plan.out / BEST
     history = json.loads((plan.out / "history.json").read_text(encoding="utf-8"))
     plot_training(history, plan.out / "curves.png")
     best_epoch = int(checkpoint.load(best).metrics["epoch"])
@@ -287,6 +282,7 @@ def _finish(plan: Plan, stopped: str | None) -> dict[str, Any]:
     }
     text = json.dumps(result | details, indent=1)
     (plan.out / "results.json").write_text(text + "\n", encoding="utf-8")
+    log.pictures(PICTURES[1:], step=len(history))
     return result
 
 

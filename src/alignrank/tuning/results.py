@@ -20,6 +20,7 @@ from alignrank.training.options import RunOptions
 from alignrank.tuning.report import write_report
 from alignrank.tuning.space import with_values
 from alignrank.tuning.trials import Trials
+from alignrank.weights.catalog import BEST
 from alignrank.weights.recipe import Recipe
 
 RESULTS, BEST_RECIPE, BEST_RUN = "results.json", "best.yaml", "best-run.yaml"
@@ -71,7 +72,7 @@ def say_results(result: Mapping[str, Any]) -> None:
 
 
 def _row(trials: Trials, trial: FrozenTrial) -> dict[str, Any]:
-    weights = trials.folder(trial.number) / "best.safetensors"
+    weights = trials.folder(trial.number) / BEST
     return {
         "number": trial.number,
         "state": _STATES[trial.state],

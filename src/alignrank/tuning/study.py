@@ -16,6 +16,7 @@ from alignrank.arguments import place
 from alignrank.errors import InputError, TrainingError, first_line
 from alignrank.extras import require
 from alignrank.folders import check_place, is_free, make_folder, replacing
+from alignrank.report.figures import value_of
 from alignrank.terminal.progress import say, shown, warn
 from alignrank.terminal.works import Work
 from alignrank.training import run
@@ -169,7 +170,7 @@ class Study:
             except (TrainingError, MemoryError, RuntimeError) as error:
                 self._fail(trials, trial, error)
                 return True
-            value = figure(result["metrics"], self.options.metric)
+            value = value_of(result["metrics"], self.options.metric)
             if pruner.pruned:
                 trials.study.tell(trial, state=TrialState.PRUNED)
                 say(f"trial {trial.number}: ended early, {pruner.pruned}")
@@ -216,14 +217,6 @@ class Pruner:
         if self._prune and self._trial.should_prune():
             self.pruned = f"worse than the median of the trials at epoch {epoch}"
         return self.pruned
-
-
-def figure(metrics: Mapping[str, Any], name: str) -> float | None:
-    """A figure of `metrics` in results.json by its dotted name, None where it is undefined."""
-    found: Any = metrics
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def in_words(values: Mapping[str, Any]) -> str:
