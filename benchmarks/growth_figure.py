@@ -15,9 +15,12 @@ from paired import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "growth.png"
 COLORS = {"alignrank-n": "tab:red", "yolov8-n": "tab:blue"}
-OTHERS = {"ap": "tab:green", "diagnosis": "tab:purple", "decoding": "tab:brown", "suppression": "tab:olive"}
+OTHERS = {
+    "ap": "tab:green", "diagnosis": "tab:purple", "decoding": "tab:brown", "suppression": "tab:olive",
+    "loading": "tab:cyan",
+}  # fmt: skip
 STYLES = {"training": "-", "loss": "--", "prediction": ":", "export": "-."}
-MEASURES = {"seconds": "seconds", "megabytes": "MB"}
+MEASURES = {"seconds": "seconds of one thread", "megabytes": "MB"}
 
 
 def draw(axes: dict[str, Any]) -> Path:
