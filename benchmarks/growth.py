@@ -44,7 +44,9 @@ from training_speed import Clock
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
 MODELS = ("alignrank-n", "yolov8-n")
 NETWORK_ROWS = tuple(f"{kind} {model}" for kind in ("training", "loss", "prediction") for model in MODELS)
-EXPORT_ROW = "export yolov8-n"  # half a minute each: one round
+EXPORT_ROW = "export yolov8-n"
+# Seconds of the processor after which a row begins no other round.
+ENOUGH = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,12 @@ def measured(name: str, row: str, rounds: int) -> dict[str, Any]:
     """A row of an axis, all points in turn."""
     axis, clock, about = AXES[name], Clock({}), surroundings()
     steps = [step_of(row, name, point) for point in axis.points]
-    for step in steps[:1] if row == EXPORT_ROW else steps:
-        step()  # the first run of each is not counted
+    for step in steps[:1] if row == EXPORT_ROW else steps[:-1]:
+        step()  # a first run is not counted, for what it loads and reserves; the last point is large enough
     since = clock.load()
-    times = [[seconds_of(step) for step in steps] for _ in range(1 if row == EXPORT_ROW else rounds)]
+    times: list[list[float]] = []
+    while len(times) < rounds and sum(map(sum, times)) < ENOUGH:
+        times.append([seconds_of(step) for step in steps])
     wall, busy, own = (after - before for after, before in zip(clock.load(), since, strict=True))
     del steps
     about["others"] = round(max((busy - own) / os.sysconf("SC_CLK_TCK") / (wall * (os.cpu_count() or 1)), 0.0), 2)
@@ -134,7 +138,7 @@ def record(name: str, row: str, found: dict[str, Any]) -> None:
         known[name] = entry | {"rows": {row: rows[row] for row in axis.rows if row in rows}}
         table = {
             "command": "python benchmarks/growth.py",
-            "note": "seconds of the processor; `others`: share of the machine that others took meanwhile",
+            "note": "seconds of the processor, or of a clock where `clock` says so; `others`: the share of the machine that others took",
             "axes": {axis: known[axis] for axis in AXES if axis in known},
         }
         RESULTS.write_text(json.dumps(table, indent=1) + "\n")
