@@ -44,6 +44,7 @@ from training_speed import Clock
 RESULTS = ROOT / "benchmarks" / "results" / "growth.json"
 MODELS = ("alignrank-n", "yolov8-n")
 NETWORK_ROWS = tuple(f"{kind} {model}" for kind in ("training", "loss", "prediction") for model in MODELS)
+NOTE = "seconds of the processor, or of a clock where `clock` says so; `others`: share of the machine that others took"
 EXPORT_ROW = "export yolov8-n"
 # Seconds of the processor after which a row begins no other round.
 ENOUGH = 30.0
@@ -138,7 +139,7 @@ def record(name: str, row: str, found: dict[str, Any]) -> None:
         known[name] = entry | {"rows": {row: rows[row] for row in axis.rows if row in rows}}
         table = {
             "command": "python benchmarks/growth.py",
-            "note": "seconds of the processor, or of a clock where `clock` says so; `others`: the share of the machine that others took",
+            "note": NOTE,
             "axes": {axis: known[axis] for axis in AXES if axis in known},
         }
         RESULTS.write_text(json.dumps(table, indent=1) + "\n")
