@@ -1,6 +1,8 @@
-"""Latency of our models against Ultralytics' YOLO26 on the CPU, in ONNX Runtime and in OpenVINO, measured alternately.
+"""Latency of our models against Ultralytics' YOLO26 on the CPU, in ONNX Runtime, in OpenVINO and in PyTorch,
+measured alternately.
 
-    python benchmarks/latency.py                     # 35 rounds, size n, both runtimes, about 5 minutes
+    python benchmarks/latency.py                     # 35 rounds, size n, all three, about 10 minutes
+    python benchmarks/latency.py --runtimes eager    # the others stay as measured
     python benchmarks/latency.py --size s --runtimes ort
 
 Batch 1, 640 px, two threads, fp32, 80 classes, random weights. Each runtime has processes of its own, several: where
@@ -22,14 +24,18 @@ import subprocess
 import sys
 import tempfile
 import timeit
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from latency_eager import Answering, answer_ours, peers_program
 from training_speed import FOREIGN_LIMIT, ROOT, ULTRALYTICS, Clock, ultralytics_python
 
 SIDE, THREADS, WARMUP, CLASSES = 640, 2, 5, [str(label) for label in range(80)]
+RUNTIMES = ("ort", "openvino", "eager")
 OPENVINO, EXPORTERS = "2026.4.1", ("onnx", "onnxscript", "onnxruntime")
 
 # Run by the other environment's Python, after the source of `randomize`.
@@ -78,19 +84,13 @@ def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}
 
 
-def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str, float]]:
-    """A child process of our environment: writes the ONNX files as we ship them; row -> parameters and GFLOPs."""
+def built_rows(size: str, names: list[str]) -> Iterator[tuple[str, Any]]:
+    """Row and what its recipe builds, weights drawn. Call with gradients off."""
     import torch
 
-    from alignrank.export import onnx as export
     from alignrank.weights.catalog import recipe_names
-    from alignrank.weights.models import multiply_adds
     from alignrank.weights.recipe import load_recipe
 
-    # Networks that have learnt nothing amplify rounding more than the export's check allows.
-    export.BOX_TOLERANCE, export.SCORE_TOLERANCE = 0.1, 0.01
-    torch.set_grad_enabled(False)
-    about = {}
     for name in names:
         recipe, overrides = our_rows(size)[name]
         if recipe not in recipe_names():
@@ -98,7 +98,23 @@ def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str,
             continue
         torch.manual_seed(0)
         built = load_recipe(recipe, num_classes=len(CLASSES), overrides=overrides).build()
-        randomize(model := built.model, torch.rand(2, 3, SIDE, SIDE))
+        randomize(built.model, torch.rand(2, 3, SIDE, SIDE))
+        yield name, built
+
+
+def export_ours(folder: str, size: str, names: list[str]) -> dict[str, dict[str, float]]:
+    """A child process of our environment: writes the ONNX files as we ship them; row -> parameters and GFLOPs."""
+    import torch
+
+    from alignrank.export import onnx as export
+    from alignrank.weights.models import multiply_adds
+
+    # Networks that have learnt nothing amplify rounding more than the export's check allows.
+    export.BOX_TOLERANCE, export.SCORE_TOLERANCE = 0.1, 0.01
+    torch.set_grad_enabled(False)
+    about = {}
+    for name, built in built_rows(size, names):
+        model = built.model
         export.export_onnx(model, built.postprocess, f"{folder}/{name}.onnx", imgsz=SIDE, names=CLASSES)
         gflops = 2 * multiply_adds(model.deploy(), (SIDE, SIDE)) / 1e9
         about[name] = {"parameters": sum(p.numel() for p in model.parameters()), "gflops": round(gflops, 2)}
@@ -127,16 +143,32 @@ def compiled(runtime: str, path: str) -> Any:
     return lambda: session.run(None, {"images": image})
 
 
+def from_files(spec: dict[str, Any]) -> dict[str, Callable[[int], list[float]]]:
+    """Row -> seconds of so many inferences, of ONNX files in a runtime of this process."""
+    found = {name: compiled(spec["runtime"], path) for name, path in spec["files"].items()}
+    return {name: lambda times, f=f: timeit.repeat(f, number=1, repeat=times) for name, f in found.items()}
+
+
+def eager(spec: dict[str, Any]) -> dict[str, Callable[[int], list[float]]]:
+    """Row -> seconds of so many inferences, of PyTorch in two processes of this session."""
+    ours, peers = ([name for name in spec["files"] if (name in our_rows(spec["size"])) == own] for own in (True, False))
+    asked = json.dumps({"size": spec["size"], "answered": ours})
+    own = Answering([sys.executable, __file__, "--child", asked]) if ours else None
+    words = [spec["python"], "-c", peers_program(randomize), str(SIDE), str(THREADS), *peers]
+    of = dict.fromkeys(ours, own) | dict.fromkeys(peers, Answering(words) if peers else None)
+    return {name: partial(process.seconds, name) for name, process in of.items() if process is not None}
+
+
 def time_rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """A child process: rounds until enough are undisturbed; each the share of others and row -> seconds."""
-    functions = {name: compiled(spec["runtime"], path) for name, path in spec["files"].items()}
+    functions = eager(spec) if spec["runtime"] == "eager" else from_files(spec)
     for function in functions.values():
-        timeit.timeit(function, number=WARMUP)
+        function(WARMUP)
     rounds: list[dict[str, Any]] = []
     clock, clean, start = Clock({}), 0, timeit.default_timer()
     while not rounds or (clean < spec["rounds"] and timeit.default_timer() - start < spec["minutes"] * 60):
         before = clock.load()
-        times = {name: timeit.repeat(f, number=1, repeat=spec["repetitions"]) for name, f in functions.items()}
+        times = {name: function(spec["repetitions"]) for name, function in functions.items()}
         wall, busy, own = (b - a for a, b in zip(before, clock.load(), strict=True))
         foreign = max(0.0, (busy - own) / os.sysconf("SC_CLK_TCK") / (wall * (os.cpu_count() or 1)))
         clean += foreign <= FOREIGN_LIMIT
@@ -211,13 +243,16 @@ def main() -> None:
     for name, default in {"rounds": 35, "repetitions": 5, "minutes": 10, "processes": 7}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", choices=("n", "s"), default="n")
-    parser.add_argument("--runtimes", nargs="+", choices=("ort", "openvino"), default=["ort", "openvino"])
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
     parser.add_argument("--rows", nargs="+", help="only these")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(time_rows(options.child) if "runtime" in options.child else export_ours(**options.child)))
+        if "answered" in options.child:
+            answer_ours(lambda: built_rows(options.child["size"], options.child["answered"]), SIDE, THREADS)
+        else:
+            print(json.dumps(time_rows(options.child) if "runtime" in options.child else export_ours(**options.child)))
         return
     ours, size = list(our_rows(options.size)), options.size
     peers = [f"yolo26{size}", f"yolo26{size}-raw", f"yolov8{size}", f"yolov10{size}"]
@@ -226,9 +261,12 @@ def main() -> None:
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
     python, versions = peers_python(), {name: version(name) for name in ("alignrank", "torch", "numpy", *EXPORTERS)}
-    about: dict[str, Any] = {
+    origin = {
         "command": " ".join(["python", "benchmarks/latency.py", *sys.argv[1:]]),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+    }
+    about: dict[str, Any] = {
+        **origin,
         "device": f"cpu ({cpu}, {os.cpu_count()} cores, {THREADS} threads)",
         "versions": versions | {"openvino": OPENVINO, "ultralytics": ULTRALYTICS},
     }
@@ -242,13 +280,15 @@ def main() -> None:
         spec = {"repetitions": options.repetitions, **shares}
         spec |= {"files": {name: f"{folder}/{name}.onnx" for name in models}}
         for runtime in options.runtimes:
-            work = json.dumps(spec | {"runtime": runtime})
-            rounds = [
-                r for _ in range(options.processes) for r in child(python, __file__, "--child", work, config=folder)
-            ]
-            about["runtimes"][runtime] = figures(rounds, references)
+            work = json.dumps(spec | {"runtime": runtime, "size": size, "python": str(python)})
+            own = sys.executable if runtime == "eager" else python
+            rounds = [r for _ in range(options.processes) for r in child(own, __file__, "--child", work, config=folder)]
+            about["runtimes"][runtime] = {**figures(rounds, references), **origin}
             say(runtime, about["runtimes"][runtime], models, references)
-    written = json.loads(options.out.read_text()) if options.out.exists() else {}  # keep the other size's figures
+    written = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if known := written.get(size):  # what this run has not measured stays, with where it comes from
+        stay = {name: {key: known[key] for key in origin} | found for name, found in known["runtimes"].items()}
+        about["runtimes"], about["models"] = stay | about["runtimes"], known["models"] | models
     options.out.write_text(json.dumps({**written, size: about}, indent=1) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,26 @@ def write_tiny_weights(path: Path, classes: tuple[str, ...] = ("red", "blue")) -
         torch.nn.init.normal_(branch[-1].weight, std=0.3)
     checkpoint.save(path, model.state_dict(), recipe=recipe, classes=classes, metrics={})
     return path
+
+
+def spread_norms(model: Any) -> None:
+    """In place: batch norms that fit noise of 64 px."""
+    with torch.no_grad():
+        for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+            norm.momentum = 1.0
+        model.train()(torch.rand(4, 3, 64, 64))
+        model.eval()
+
+
+def spread_scores(model: Any) -> None:
+    """Of `write_tiny_weights`' network, in place: norms that fit noise, else activations vanish with depth, and all
+    scores are equal; and no score of 1.
+    """
+    torch.manual_seed(1)
+    spread_norms(model)
+    with torch.no_grad():
+        for branch in model.one_to_one.cls:
+            branch[-1].weight.mul_(0.1)
 
 
 def write_tiny_transformer(path: Path, classes: tuple[str, ...] = ("red", "green")) -> Path:

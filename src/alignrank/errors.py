@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 LISTED = 60  # names in a message
 INTERRUPTED, TERMINATED = 130, 143  # exit codes, 128 and the number of the signal
@@ -35,8 +36,12 @@ class ExportError(RuntimeError):
     """An exported file does not compute what the network does; it is not written, or not kept.
 
     A fault of ours, of a converter, or of fewer digits than the network can do with; no input is to blame. The command
-    line prints it without a traceback and exits with 1.
+    line prints it without a traceback and exits with 1. record: what was found out, by name, where two were compared.
     """
+
+    def __init__(self, message: str, record: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.record = dict(record or {})
 
 
 def printable(message: str) -> str:

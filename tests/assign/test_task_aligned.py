@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -208,3 +210,27 @@ def test_targets_are_bounded_by_overlap() -> None:
     assert target.max() <= 1
     assert (target[~result.foreground] == 0).all()
     assert ((result.scores > 0).sum(-1) <= 1).all()
+
+
+def test_pieces_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is looked at in one go bounds memory alone; coarse numbers, so that many are equal."""
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.cartesian_prod(torch.arange(12.0), torch.arange(12.0)) * 8 + 4
+    corner = (8 * torch.rand(3, 9, 2, generator=generator)).round() * 8
+    gt = torch.cat([corner, corner + 16 * torch.randint(1, 3, (3, 9, 2), generator=generator)], -1)
+    half = 8 * torch.randint(1, 4, (3, 144, 2), generator=generator)
+    given = (
+        (4 * torch.rand(3, 144, 4, generator=generator)).round() / 4,
+        torch.cat([cells - half, cells + half], -1),
+        cells,
+        torch.full((144, 1), 8.0),
+        torch.randint(4, (3, 9), generator=generator),
+        gt,
+        torch.rand(3, 9, generator=generator) < 0.8,
+    )
+    whole = task_aligned(*given)
+    monkeypatch.setattr(sys.modules[task_aligned.__module__], "CHUNK", 500)
+    pieces = task_aligned(*given)
+    for field in fields(Assignment):
+        assert torch.equal(getattr(whole, field.name), getattr(pieces, field.name)), field.name
+    assert whole.foreground.sum() > 20

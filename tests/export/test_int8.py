@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from squares import write_squares
-from tiny_weights import write_tiny_weights
+from tiny_weights import spread_scores, write_tiny_weights
 
 import alignrank
 from alignrank.contracts import Selection
@@ -31,17 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> alignrank.Detector:
-    """Random weights, with norms that fit the images: else activations vanish with depth, and all scores are equal."""
     path = write_tiny_weights(tmp_path_factory.mktemp("int8") / "w.safetensors", ("red", "green"))
     found = alignrank.Detector.load(path)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for norm in (module for module in found.model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
-            norm.momentum = 1.0
-        found.model.train()(torch.rand(4, 3, 64, 64))
-        found.model.eval()
-        for branch in found.model.one_to_one.cls:
-            branch[-1].weight.mul_(0.1)  # no score of 1
+    spread_scores(found.model)
     return found
 
 
@@ -132,11 +124,18 @@ def test_inversions_worked() -> None:
     assert int8._inversions([empty], [empty]) == 0
 
 
-def test_the_gate_has_its_own_tolerance(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:
-    """This network passes, and tells how far it is off; OpenVINO marks convolutions alone."""
+def test_the_gate_has_its_own_tolerance(
+    detector: alignrank.Detector, data: Path, all_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of one part in 8 bits passes, and tells how far it is off; OpenVINO marks convolutions alone."""
+    parts = about(all_parts)["parts"]
+    assert isinstance(parts, dict)
+    least, second = sorted(parts.values())[:2]
+    monkeypatch.setattr(int8, "SENSITIVE", (least + second) / 2)
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
     written = json.loads(Path(f"{path}.parity.json").read_text())
     assert written["precision"] == "int8"
+    assert about(path)["kept"] == [name for name in parts if parts[name] > least]
     assert written["score_difference"] > parity.TOLERANCES["fp32"].scores
     assert written["inversions"] <= parity.TOLERANCES["int8"].inversions * written["pairs"]
     pytest.importorskip("openvino")

@@ -10,7 +10,7 @@ import torch
 
 from alignrank.contracts import Selection, Thresholds
 from alignrank.errors import ExportError
-from alignrank.export.parity import TOLERANCES, Parity
+from alignrank.export.parity import TOLERANCES, Parity, write_record
 
 LIMITS, FULL = Thresholds(0.001, 0.7, 300), TOLERANCES["fp32"]
 
@@ -112,6 +112,6 @@ def test_lost_ap() -> None:
 
 
 def test_it_is_written(tmp_path: Path) -> None:
-    parity(OURS, OURS).write(tmp_path / "p.json", format="onnx")
-    written = json.loads((tmp_path / "p.json").read_text())
-    assert (written["format"], written["detections"], written["ap"]) == ("onnx", 3, None)
+    write_record(tmp_path / "m.onnx", {"format": "onnx", **parity(OURS, OURS).to_dict()})
+    written = json.loads((tmp_path / "m.onnx.parity.json").read_text())
+    assert [written[key] for key in ("file", "format", "detections", "ap")] == ["m.onnx", "onnx", 3, None]

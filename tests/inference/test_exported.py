@@ -44,6 +44,7 @@ def test_the_comparison_lies_beside_the_file(folder: Path) -> None:
     assert (written["format"], written["precision"], written["imgsz"], written["images"]) == (
         "pt2", "fp32", 64, 4,
     )  # fmt: skip
+    assert written["passed"] is True
     assert written["detections"] > 100
     assert (written["differing"], written["inversions"]) == (0, 0)
     assert written["ap"] == pytest.approx(written["ap_exported"])
@@ -106,9 +107,12 @@ def test_a_file_that_says_other_things_is_not_kept(
     monkeypatch.setattr(ShippedGraph, "forward", wrong)
     with pytest.raises(ExportError, match=r"pt2 does not say what the weights say: .* not written"):
         alignrank.Detector.load(folder / "w.safetensors").export("pt2", out=tmp_path / "m.pt2")
-    assert not list(tmp_path.iterdir())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.pt2.parity.json"], "what was found out is"
+    written = json.loads((tmp_path / "m.pt2.parity.json").read_text())
+    assert (written["passed"], written["format"], written["first_difference"]) == (False, "pt2", None)
+    assert written["score_difference"] > 0.1
     path = alignrank.Detector.load(folder / "w.safetensors").export("pt2", out=tmp_path / "m.pt2", check=False)
-    assert [entry.name for entry in path.parent.iterdir()] == ["m.pt2"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["m.pt2"], "a record is of the file beside it"
 
 
 def test_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 Differences from the paper: the overlap is CIoU clamped at 0, and the top k are taken even when fewer
 than k have a metric above 0 (those are positives with target score 0).
 
-Shape letters: B images, A points, C classes, T objects (padded).
+Shape letters: B images, A points, C classes, T objects (padded), N pairs of an object and a point inside its box,
+R = B*T objects of all images.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch import Tensor
 from alignrank.boxes import aligned_ciou, at_least_float32
 
 EPS = 1e-9
+# Pairs of an object and a point looked at in one go, 16 MB for each array of numbers: 16 images with 1,000 objects each
+# have 134 million at 640 px.
+CHUNK = 1 << 22
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ def task_aligned(
     pixels; gt_labels [B,T] int64; gt_mask [B,T] bool, False on padding. `min_side` > 0 widens the
     candidate region of smaller objects to that many pixels. A point claimed twice goes to the object
     it overlaps most. Target scores are the metric, scaled so that an object's best equals its best overlap.
+
+    Costs time of B*T*A, and memory of N, a few per cent of that, beyond what `CHUNK` bounds.
     """
     num_images, num_points, _ = scores.shape
     num_objects = gt_boxes.shape[1]
@@ -61,27 +67,21 @@ def task_aligned(
         nothing = torch.zeros(num_images, num_points, dtype=torch.int64, device=scores.device)
         return Assignment(nothing.bool(), nothing, nothing, torch.zeros_like(boxes), torch.zeros_like(scores))
 
-    inside = _points_inside(points, gt_boxes, min_side) & gt_mask[..., None]  # [B,T,A]
-    # Only pairs with the point inside the box are scored: a few per cent of B*T*A.
-    image, gt, point = inside.nonzero(as_tuple=True)
-    pair_overlap = aligned_ciou(gt_boxes[image, gt], boxes[image, point]).clamp(min=0)
-    pair_metric = scores[image, point, gt_labels[image, gt]].pow(alpha) * pair_overlap.pow(beta)
-    overlap = pair_overlap.new_zeros(inside.shape)
-    metric = torch.zeros_like(overlap)
-    overlap[image, gt, point] = pair_overlap
-    metric[image, gt, point] = pair_metric
+    image, gt, point = _pairs_inside(points, gt_boxes, gt_mask, min_side)
+    overlap = aligned_ciou(gt_boxes[image, gt], boxes[image, point]).clamp(min=0)
+    metric = scores[image, point, gt_labels[image, gt]].pow(alpha) * overlap.pow(beta)
+    positive = _best_of_rows(metric, image * num_objects + gt, point, (num_images * num_objects, num_points), topk)
 
-    best = metric.topk(min(topk, num_points), dim=-1).indices
-    positive = torch.zeros_like(inside).scatter_(-1, best, True) & inside
-    claims = positive.sum(1)  # [B,A]
-    winner = overlap.argmax(1)
-    contested = claims > 1
-    gt_index = torch.where(contested, winner, positive.to(torch.uint8).argmax(1))
+    shape, place = (num_images, num_points), image * num_points + point
+    claims = torch.bincount(place[positive], minlength=num_images * num_points).view(shape)
+    most = overlap.new_zeros(num_images * num_points).scatter_reduce_(0, place, overlap, "amax")
+    winner = _first(gt, place, (overlap == most[place]) & (overlap > 0), shape)
+    gt_index = torch.where(claims > 1, winner, _first(gt, place, positive, shape))
     foreground = claims > 0
 
     images = torch.arange(num_images, device=scores.device)[:, None]
-    own_metric = metric.gather(1, gt_index[:, None]).squeeze(1) * foreground  # [B,A]
-    own_overlap = overlap.gather(1, gt_index[:, None]).squeeze(1) * foreground
+    own = foreground.flatten()[place] & (gt == gt_index.flatten()[place])
+    own_metric, own_overlap = (_spread(values[own], place[own], shape) for values in (metric, overlap))
     top_metric = _max_per_object(own_metric, gt_index, num_objects).gather(1, gt_index)
     top_overlap = _max_per_object(own_overlap, gt_index, num_objects).gather(1, gt_index)
     target = own_metric * top_overlap / (top_metric + EPS)
@@ -91,18 +91,66 @@ def task_aligned(
     return Assignment(foreground, gt_index, labels, gt_boxes[images, gt_index], target_scores)
 
 
+def _pairs_inside(points: Tensor, gt_boxes: Tensor, gt_mask: Tensor, min_side: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, object and point [N] int64 of every point inside an object's (widened) box, in this order."""
+    num_images, num_objects = gt_mask.shape
+    boxes, exists = gt_boxes.flatten(0, 1), gt_mask.flatten()
+    step = max(CHUNK // max(points.shape[-2], 1), 1)
+    rows, inside = [], []
+    for first in range(0, num_images * num_objects, step):
+        row = torch.arange(first, min(first + step, num_images * num_objects), device=boxes.device)
+        own = points if points.ndim == 2 else points[row // num_objects]
+        found, point = (_points_inside(own, boxes[row], min_side) & exists[row, None]).nonzero(as_tuple=True)
+        rows.append(found + first)
+        inside.append(point)
+    every = torch.cat(rows)
+    return every // num_objects, every % num_objects, torch.cat(inside)
+
+
 def _points_inside(points: Tensor, gt_boxes: Tensor, min_side: float) -> Tensor:
-    """[A,2] or [B,A,2],[B,T,4] -> [B,T,A] bool: strictly inside the (widened) box."""
+    """[A,2] or [R,A,2], [R,4] -> [R,A] bool: strictly inside the (widened) box."""
     left_top, right_bottom = gt_boxes.split(2, -1)
     if min_side > 0:
         centre = (left_top + right_bottom) / 2
         half = ((right_bottom - left_top) / 2).clamp(min=min_side / 2)
         left_top, right_bottom = centre - half, centre + half
-    x, y = points.unsqueeze(-3).unbind(-1)  # [1,A] or [B,1,A]
-    left, top = left_top[..., :1], left_top[..., 1:]
-    right, bottom = right_bottom[..., :1], right_bottom[..., 1:]
+    x, y = points.unbind(-1)
+    left, top = left_top[:, :1], left_top[:, 1:]
+    right, bottom = right_bottom[:, :1], right_bottom[:, 1:]
     inside: Tensor = (x - left > EPS) & (right - x > EPS) & (y - top > EPS) & (bottom - y > EPS)
     return inside
+
+
+def _best_of_rows(metric: Tensor, row: Tensor, point: Tensor, shape: tuple[int, int], topk: int) -> Tensor:
+    """metric [N] of pairs sorted by row -> [N] bool, those among the best `topk` of their row.
+
+    shape: (R, A). A row has 0 where it has no pair, and these places are chosen like others: of several zeros, which
+    are taken is up to PyTorch's topk.
+    """
+    num_rows, num_points = shape
+    step = max(CHUNK // num_points, 1)
+    counts = torch.bincount(row, minlength=num_rows).split(step)
+    sizes = torch.stack([count.sum() for count in counts]).tolist()
+    chosen = []
+    parts = zip(metric.split(sizes), (row % step).split(sizes), point.split(sizes), counts, strict=True)
+    for values, rows, points, count in parts:
+        dense = values.new_zeros(len(count), num_points)
+        dense[rows, points] = values
+        best = torch.zeros_like(dense, dtype=torch.bool).scatter_(1, dense.topk(min(topk, num_points)).indices, True)
+        chosen.append(best[rows, points])
+    return torch.cat(chosen)
+
+
+def _first(gt: Tensor, place: Tensor, chosen: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Of the pairs `chosen` [N] at each of the places [N], the least object: [B,A] int64, 0 where there is none."""
+    none = torch.iinfo(gt.dtype).max
+    least = gt.new_full((shape[0] * shape[1],), none).scatter_reduce_(0, place[chosen], gt[chosen], "amin")
+    return torch.where(least == none, 0, least).view(shape)
+
+
+def _spread(values: Tensor, place: Tensor, shape: tuple[int, int]) -> Tensor:
+    """values at places, at most one at each -> [B,A], 0 elsewhere."""
+    return values.new_zeros(shape[0] * shape[1]).index_copy_(0, place, values).view(shape)
 
 
 def _max_per_object(values: Tensor, gt_index: Tensor, num_objects: int) -> Tensor:

@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from alignrank.errors import InputError, nearest
+from alignrank.errors import ExportError, InputError, nearest
 from alignrank.export import coreml, litert, onnx, openvino, pt2, torchscript
-from alignrank.export.graph import Array, subject_of
+from alignrank.export.graph import Array, Subject, subject_of
 from alignrank.export.options import PLAIN, ExportOptions
+from alignrank.export.parity import record_of, write_record
 from alignrank.folders import make_folder, new_file
 from alignrank.input_size import InputSize
 from alignrank.weights import checkpoint
@@ -26,8 +27,8 @@ from alignrank.weights.untrained import of_recipe
 @dataclass(frozen=True, slots=True)
 class Format:
     """suffix: of its file; beside: suffixes of files that belong to it. extra: what has its packages, "" for none.
-    module: has `write(subject, path)` and `open_file(path)`. options: which of `dynamic`, `half` and `int8` it has.
-    runs: whether it can be run here, and so compared.
+    module: has `write(subject, path)` and `open_file(path)`, and where it can `first_difference_in(path, subject,
+    images)`. options: which of `dynamic`, `half` and `int8` it has. runs: whether it can be run here, and so compared.
     """
 
     name: str
@@ -72,14 +73,15 @@ def export_weights(
     selection: SelectionOptions | None = None,
     out: str | Path | None = None,
     calibration: Callable[[InputSize], Sequence[Array]] = lambda size: (),
-    check: Callable[[Checkpoint, Path], object] = lambda loaded, path: None,
+    check: Callable[[Checkpoint, Subject, Path], object] = lambda loaded, subject, path: None,
 ) -> Path:
     """Write weights in another format, beside them or to `out`. Returns the path.
 
     weights: also the name of a recipe, for random ones; they go to RECIPE.SUFFIX in the working folder, and so do those
     that were fetched from the hub.
     calibration: gives images [1,3,H,W] as a network of that size takes them, for 8 bits.
-    check: is given the weights as exported and the file before that gets its name; nothing is left where it raises.
+    check: is given the weights as exported, their graph and the file before that gets its name. Where it raises
+    ExportError, what that tells is left as FILE.parity.json, unless there is an earlier FILE, to which that belongs.
     """
     if selection is not None and selection.tta:
         raise InputError("tta: is of predict and val; an exported file sees one image")
@@ -114,12 +116,17 @@ def export_weights(
         with TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
             written = Path(folder) / f"{path.stem}{row.suffix}"
             row.module.write(subject, written)
-            check(weights, written)
+            check(weights, subject, written)
             for suffix in row.beside:
                 os.replace(written.with_suffix(suffix), path.with_suffix(suffix))
             if path.is_dir():
                 shutil.rmtree(path)
             os.replace(written, path)
+            record_of(path).unlink(missing_ok=True)  # of what was there before
+    except ExportError as error:
+        if error.record and not path.exists():
+            write_record(path, {"passed": False, "problem": str(error), **error.record})
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     return path

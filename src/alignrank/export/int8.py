@@ -6,7 +6,6 @@ Which parts stay in 32 bits is measured: each part alone in 8 bits, and what tha
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from alignrank.contracts import Selection, Thresholds
 from alignrank.detectors.postprocess import top_k
+from alignrank.export.first_difference import module_of
 from alignrank.export.graph import Array
 from alignrank.export.parity import TOLERANCES, TOP, Parity
 from alignrank.export.session import session_of
@@ -34,7 +34,6 @@ SENSITIVE = 0.02
 # Of the images with which ranges are found.
 MEASURED = 16
 KEY = "int8"
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:
@@ -78,12 +77,8 @@ def _parts(model: Any) -> dict[str, list[str]]:
 
 def _part(node: Any) -> str | None:
     """None for what belongs to the detector as a whole, such as the decoding of boxes."""
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES:
-            scopes = ast.literal_eval(entry.value)  # of modules, outermost first, and of the operator itself
-            path = scopes[-2].split(".") if len(scopes) > 1 else []
-            return ".".join(path[:DEPTH]) if len(path) >= DEPTH else None
-    return None
+    path = module_of(node).split(".")
+    return ".".join(path[:DEPTH]) if len(path) >= DEPTH else None
 
 
 def _ranges(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:

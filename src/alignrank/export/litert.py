@@ -8,6 +8,8 @@ import zipfile
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import torch
+
 from alignrank.errors import InputError, first_line
 from alignrank.export.files import ABOUT, about_of, text_of
 from alignrank.export.graph import Array, Opened, ShippedGraph, Subject
@@ -23,10 +25,13 @@ def write(subject: Subject, path: Path) -> None:
     require(EXTRA, "litert_torch")
     import litert_torch
 
+    # The converter knows weights by their addresses, and copies those that are not contiguous: one copy after another
+    # may lie at the same address, and is then taken for the first (litert-torch 0.10).
+    graph = ShippedGraph(subject.graph).to(memory_format=torch.contiguous_format).eval()
     # The converter tells its steps on stdout, which is for results.
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        litert_torch.convert(ShippedGraph(subject.graph).eval(), (subject.example[:1],)).export(str(path))
+        litert_torch.convert(graph, (subject.example[:1],)).export(str(path))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(ABOUT, text_of(subject.about(one_image=True)))
 

@@ -5,33 +5,31 @@ Knows neither losses nor data. Shape letters: B images, A points, C classes, K s
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignrank.contracts import Postprocess, Predictions
 from alignrank.errors import ExportError, InputError, first_line
+from alignrank.export.first_difference import FirstDifference, first_difference, located
 from alignrank.export.graph import (
     MAX_DETS,
     Array,
     ExportGraph,
     Opened,
     Subject,
-    dynamic_sides,
     no_other_sides,
     subject_of,
 )
 from alignrank.export.half import halve
 from alignrank.export.int8 import CHAINS, KEY, quantized
 from alignrank.export.session import session_of
+from alignrank.export.traced import onnx_program
 from alignrank.extras import require
 from alignrank.folders import replacing
 from alignrank.input_size import ImageSize, InputSize, Size
@@ -76,7 +74,11 @@ def write(subject: Subject, path: Path) -> None:
         height, width = sizes[0]
         sizes.append((height + 2 * graph.model.stride, width + graph.model.stride))
     content = exported.SerializeToString()
-    check_parity(graph, content, size=sizes[0])
+    try:
+        check_parity(graph, content, size=sizes[0])
+    except ExportError as error:
+        images = torch.rand(2, 3, *sizes[0], generator=torch.Generator().manual_seed(0))
+        raise located(str(error), first_difference(exported, graph, images), precision="fp32") from None
     for size in sizes[1:]:
         with no_other_sides(graph):
             check_parity(graph, content, size=size)
@@ -95,6 +97,13 @@ def quantize_file(path: Path, images: Sequence[Array], kinds: Sequence[str]) -> 
     model = quantized(onnx.load(path), images, kinds)
     onnx.save(model, path)
     return {entry.key: entry.value for entry in model.metadata_props if entry.key == KEY}
+
+
+def first_difference_in(path: Path, subject: Subject, images: Tensor) -> FirstDifference | None:
+    """Where a file of `subject` begins to differ from it; images: two or more, as the network takes them."""
+    import onnx
+
+    return first_difference(onnx.load(path), subject.graph, images, precision=subject.options.precision)
 
 
 def open_file(path: Path) -> Opened:
@@ -209,24 +218,7 @@ def _check_rows(boxes: Array, scores: Array, labels: Array, all_boxes: Array, al
 
 def _to_onnx(graph: ExportGraph, size: Size) -> Any:
     """The ONNX model (a protobuf) with a dynamic batch."""
-    for module in graph.modules():
-        if isinstance(module, nn.ReLU | nn.SiLU):
-            module.inplace = False  # the exporter would rewrite each one: up to a fifth of its time, for the same file
-    # The exporter talks on stdout, which is for results, and warns of its own internals.
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), no_other_sides(graph):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            graph,
-            # Two images: a batch of one would be taken for a constant.
-            (torch.zeros(2, 3, *size),),
-            dynamo=True,
-            input_names=["images"],
-            output_names=[*graph.outputs, *graph.choices],
-            dynamic_shapes={"images": dynamic_sides(graph)},
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
+    return onnx_program(graph, size).model_proto
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ Shape letters: N detections of the network, M of the file, of an image.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from alignrank.contracts import Selection, Thresholds
 from alignrank.errors import ExportError
 from alignrank.export.graph import Array
+from alignrank.folders import replacing
 
 TOP = 100
 # Boxes that overlap by less are of different objects.
@@ -120,16 +122,24 @@ class Parity:
         if problem is not None:
             raise ExportError(
                 f"export: {what} does not say what the weights say: {problem} (boxes by up to "
-                f"{self.box_difference:.3g} px, scores by up to {self.score_difference:.3g}); not written"
+                f"{self.box_difference:.3g} px, scores by up to {self.score_difference:.3g}); not written",
+                {"first_difference": None},
             )
 
     def to_dict(self) -> dict[str, Any]:
         """Figures by name."""
         return asdict(self)
 
-    def write(self, path: Path, **about: Any) -> None:
-        """As JSON; about: what else there is to say."""
-        path.write_text(json.dumps(about | self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+def record_of(exported: Path) -> Path:
+    """Where the comparison of an exported file lies."""
+    return exported.with_name(exported.name + SUFFIX)
+
+
+def write_record(exported: Path, record: Mapping[str, Any]) -> None:
+    """As JSON beside an exported file."""
+    with replacing(record_of(exported)) as beside:
+        beside.write_text(json.dumps({"file": exported.name, **record}, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(slots=True)

@@ -17,12 +17,13 @@ from alignrank.data.loader import EvaluationSet, evaluation_loader
 from alignrank.data.opening import check_classes, open_split, opened
 from alignrank.data.samples import Array, Split, spread
 from alignrank.detectors import predictions_of
-from alignrank.errors import InputError
-from alignrank.export.formats import export_weights, format_of
+from alignrank.errors import ExportError, InputError
+from alignrank.export.first_difference import located
+from alignrank.export.formats import Format, export_weights, format_of
+from alignrank.export.graph import Subject
 from alignrank.export.options import PLAIN, ExportOptions
-from alignrank.export.parity import SUFFIX, TOLERANCES, Parity, Tolerance
+from alignrank.export.parity import TOLERANCES, Parity, Tolerance, write_record
 from alignrank.export.runtimes import ExportedFile, open_exported
-from alignrank.folders import replacing
 from alignrank.inference.drawn_scenes import drawn_scene
 from alignrank.input_size import InputSize
 from alignrank.metrics import average_precision, read_inputs
@@ -57,7 +58,8 @@ def export_checked(
 ) -> Path:
     """Export, compare on images, write the comparison beside the file, as FILE.parity.json. Returns the path.
 
-    Raises InputError for what cannot be used, ExportError where the file says other things; nothing is left of it then.
+    Raises InputError for what cannot be used, ExportError where the file says other things; of ONNX files it tells
+    where that begins. The file is not left then, the comparison is.
     """
     row = format_of(format, options)
     if options.int8 and samples.data is None:
@@ -65,7 +67,7 @@ def export_checked(
     split = None if samples.data is None else _few(open_split(samples.data, samples.split))
     made: list[tuple[Parity, dict[str, object]]] = []
 
-    def check(loaded: Checkpoint, path: Path) -> None:
+    def check(loaded: Checkpoint, subject: Subject, path: Path) -> None:
         if samples.off:
             return
         if not row.runs:
@@ -75,10 +77,13 @@ def export_checked(
             check_classes(loaded.path, loaded.classes, split)
         exported, tolerance = open_exported(path), TOLERANCES[options.precision]
         parity = compared(deploy(loaded, "cpu"), exported, split, tolerance)
-        parity.check(tolerance, row.name)
         about: dict[str, object] = {"format": row.name, "recipe": loaded.recipe.name, "precision": options.precision}
-        about |= {"imgsz": exported.size.imgsz, "tolerance": asdict(tolerance)}
-        made.append((parity, about | {"data": samples.data or "drawn"}))
+        about |= {"imgsz": exported.size.imgsz, "tolerance": asdict(tolerance), "data": samples.data or "drawn"}
+        try:
+            parity.check(tolerance, row.name)
+        except ExportError as error:
+            raise _located(error, row, subject, path, _two(split, exported.size), about | parity.to_dict()) from None
+        made.append((parity, about))
 
     def calibration(size: InputSize) -> list[Array]:
         assert samples.data is not None
@@ -90,10 +95,20 @@ def export_checked(
         weights, format, options=options, selection=selection, out=out, calibration=calibration, check=check
     )
     for parity, about in made:
-        with replacing(path.with_name(path.name + SUFFIX)) as beside:
-            parity.write(beside, file=path.name, **about)
+        write_record(path, {"passed": True, **about, **parity.to_dict()})
         say(in_words(parity))
     return path
+
+
+def _located(
+    error: ExportError, row: Format, subject: Subject, path: Path, images: torch.Tensor, figures: dict[str, object]
+) -> ExportError:
+    """The error with where the file begins to differ, if its format can tell, and with the figures for its record."""
+    if hasattr(row.module, "first_difference_in"):
+        found = row.module.first_difference_in(path, subject, images)
+        error = located(str(error), found, precision=subject.options.precision)
+    error.record |= figures
+    return error
 
 
 def in_words(parity: Parity) -> str:
@@ -170,6 +185,12 @@ def _few(split: Split) -> Split:
 
 def _batches(split: Split, size: InputSize) -> Iterable[Batch]:
     return evaluation_loader(EvaluationSet(opened(split, size)), BATCH, workers=0)
+
+
+def _two(split: Split | None, size: InputSize) -> torch.Tensor:
+    """Two of the images that are compared, or one twice, as the network takes them."""
+    first = next(iter(_drawn(size) if split is None else _batches(split, size))).network_input()
+    return torch.cat([first, first])[:2]
 
 
 def _drawn(size: InputSize) -> Iterator[Batch]:

@@ -164,9 +164,10 @@ class CrossScaleSampling(nn.Module):
         assert self.form == "topk", "the dense form is called with maps alone"
         values = [enter(x) for enter, x in zip(self.enter, maps, strict=True)]
         query, grid, weights = self.places(values, cells, boxes, strides)
-        sampled = weighted_samples(values[0], grid[:, :, :, 0], weights[:, :, :, 0])
+        of_level = grid.chunk(len(values), 3)
+        sampled = weighted_samples(values[0], of_level[0], weights[:, :, :, 0])
         for i in range(1, len(values)):
-            sampled = sampled + weighted_samples(values[i], grid[:, :, :, i], weights[:, :, :, i])
+            sampled = sampled + weighted_samples(values[i], of_level[i], weights[:, :, :, i])
         with outside_autocast(sampled):
             augmented: Tensor = query + self.output(sampled.transpose(1, 2))
         return augmented
@@ -174,8 +175,8 @@ class CrossScaleSampling(nn.Module):
     def places(
         self, values: Sequence[Tensor], cells: Tensor, boxes: Tensor, strides: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What chosen cells ask, where they look and how much that counts: query [B,N,D], grid [B,N,G,L,K,2] in -1..1
-        of the image, weights [B,N,G,L,K]; values: the entered maps.
+        """What chosen cells ask, where they look and how much that counts: query [B,N,D], grid [B,N,G,L*K,2] in -1..1
+        of the image, weights [B,N,G,L,K]; values: the entered maps. (Core ML has no tensors of six dimensions.)
         """
         tokens = features_at(torch.cat([v.flatten(2) for v in values], 2), cells)
         counts = torch.tensor([v.shape[-2] * v.shape[-1] for v in values], device=cells.device)
@@ -188,8 +189,8 @@ class CrossScaleSampling(nn.Module):
             query = tokens + self.level[level] + self.box(torch.cat([in_cells, in_cells.log()], -1))
             x, y, weights = self.plan(silu(query), self.far[level])  # [B,N,G,L,K] each
             # In fractions of the image (-1..1) a place is the same on all levels.
-            centre, reach = ((left_top + right_bottom) / image - 1)[..., None, None, None], half * (2 / image)
-            reach = reach[..., None, None, None]
+            centre, reach = ((left_top + right_bottom) / image - 1)[..., None, None], half * (2 / image)
+            reach, x, y = reach[..., None, None], x.flatten(3), y.flatten(3)
             grid = torch.stack([centre[:, :, 0] + x * reach[:, :, 0], centre[:, :, 1] + y * reach[:, :, 1]], -1)
         return query, grid, weights
 
