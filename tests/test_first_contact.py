@@ -141,7 +141,7 @@ main()
         ("defusedxml", ["data", "check", "voc"], "train"),
         ("pyarrow", ["data", "check", "table"], "parquet"),
         ("uvicorn", ["serve", "--weights", "WEIGHTS"], "serve"),
-        ("optuna", ["tune", "--model", "yolov8-n", "--data", "DATA"], "tune"),
+        ("lightning", ["tune", "--model", "yolov8-n", "--data", "DATA"], "tune"),
         ("trackers", ["track", "clip.mp4", "--weights", "WEIGHTS"], "track"),
         ("mlflow", ["train", "--data", "DATA", "train.loggers=[mlflow]"], "mlflow"),
     ],

@@ -44,12 +44,14 @@ def _draw(result: Mapping[str, Any], path: Path) -> Path:
             low = min(values, default=0.0)
             history.scatter(of_state, [low] * len(of_state), marker=mark, color="#64748b", label=state)
     styled(history, "History", "trial", result["metric"])
+    history.xaxis.get_major_locator().set_params(integer=True)
     history.legend(frameon=False, fontsize=8)
     shares = dict(reversed(result["importance"].items()))
     importance.barh(list(shares), list(shares.values()), color="#2563eb")
     styled(importance, "Importance", "share", "")
     if not shares:
         importance.text(0.5, 0.5, "too few complete trials", ha="center", transform=importance.transAxes)
+        importance.set(xticks=[], yticks=[], xlabel="")
     return saved(figure, path)
 
 

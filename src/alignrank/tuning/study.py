@@ -14,7 +14,6 @@ from typing import Any
 
 from alignrank.arguments import place
 from alignrank.errors import InputError, TrainingError, first_line
-from alignrank.extras import require
 from alignrank.folders import check_place, is_free, make_folder, replacing
 from alignrank.report.figures import value_of
 from alignrank.terminal.progress import say, shown, warn
@@ -40,7 +39,6 @@ def tune(data: str | Path, *, caller: str = "tune", **options: Any) -> dict[str,
     runs/tune-RECIPE) that has the same study goes on with it, beside other processes or after them.
     Raises InputError for what cannot be used, also where `out` has another study. KeyboardInterrupt says how to go on.
     """
-    require("tune", "optuna")
     paths = {key: str(value) for key, value in options.items() if isinstance(value, os.PathLike)}
     given = {key: value for key, value in (options | paths).items() if value is not None} | {"data": str(data)}
     tuning = TuneOptions.parse({key: given[key] for key in TuneOptions.model_fields if key in given}, where=caller)
