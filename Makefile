@@ -5,7 +5,7 @@ PYTHON ?= python3
 # Mirrored digits are not digits, and scenes are crowded already: no flip, no mosaic.
 DEMO_OPTIONS ?= --epochs 16 --imgsz 256 --batch 8 augment.flip=0 augment.mosaic=0 augment.scale=0.3
 # Without scripts that need arguments, and a module that one of them imports.
-BENCH ?= $(filter-out $(patsubst %,benchmarks/%.py,loss_compare aspect_ratio tiles faults nearest),$(sort $(wildcard benchmarks/*.py)))
+BENCH ?= $(filter-out $(patsubst %,benchmarks/%.py,loss_compare aspect_ratio tiles faults nearest ray_predict),$(sort $(wildcard benchmarks/*.py)))
 
 VENV := .venv
 BIN := $(VENV)/bin
