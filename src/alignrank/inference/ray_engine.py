@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -148,21 +149,26 @@ def _cluster(workers: int) -> Iterator[Any]:
     import ray
     import ray.data
 
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+    # Ray tells of workers that died on stdout, which is for results.
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        redirect_stdout(sys.stderr),
+    ):
         own: dict[str, Any] = {
             "address": "local", "include_dashboard": False, "num_cpus": max(usable_cores(), workers),
             "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1", "_temp_dir": folder,
         }  # fmt: skip
         for left in reversed(range(STARTS)):
             try:
-                ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
+                given: dict[str, Any] = {"address": address} if address else own
+                ray.init(**given, log_to_driver=False, logging_level=logging.CRITICAL)
                 break
             except Exception as error:  # of any kind: no room, no answer, another version
                 ray.shutdown()
                 if not left:
                     raise WorkerError(f"Ray did not start ({first_line(error)})") from None
         try:
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             yield ray
