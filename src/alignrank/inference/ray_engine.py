@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
@@ -101,15 +102,18 @@ def _done(ray: Any, parts: Sequence[Part], made: tuple[Any, ...], workers: int) 
     cores = max(1, int(resources.get("CPU", 1)) // workers)
     gpus = min(1.0, resources.get("GPU", 0) / workers) if made[3] != "cpu" else 0
     data = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=min(len(parts), BLOCKS))
-    found = data.map_batches(
-        _Actor,
-        fn_constructor_args=made,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        num_cpus=cores,
-        num_gpus=gpus,
-        ray_remote_args_fn=_patience,
-    )
+    with warnings.catch_warnings():
+        # Another way to bound retries is announced for Ray 2.64, and not there yet: the extra ends before it.
+        warnings.simplefilter("ignore")
+        found = data.map_batches(
+            _Actor,
+            fn_constructor_args=made,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=cores,
+            num_gpus=gpus,
+            ray_remote_args_fn=_patience,
+        )
     try:
         for row in found.iter_rows():
             yield str(row["file"])
