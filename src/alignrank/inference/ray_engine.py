@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -100,15 +102,18 @@ def _done(ray: Any, parts: Sequence[Part], made: tuple[Any, ...], workers: int) 
     cores = max(1, int(resources.get("CPU", 1)) // workers)
     gpus = min(1.0, resources.get("GPU", 0) / workers) if made[3] != "cpu" else 0
     data = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=min(len(parts), BLOCKS))
-    found = data.map_batches(
-        _Actor,
-        fn_constructor_args=made,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        num_cpus=cores,
-        num_gpus=gpus,
-        ray_remote_args_fn=_patience,
-    )
+    with warnings.catch_warnings():
+        # Another way to bound retries is announced for Ray 2.64, and not there yet: the extra ends before it.
+        warnings.simplefilter("ignore")
+        found = data.map_batches(
+            _Actor,
+            fn_constructor_args=made,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=cores,
+            num_gpus=gpus,
+            ray_remote_args_fn=_patience,
+        )
     try:
         for row in found.iter_rows():
             yield str(row["file"])
@@ -148,21 +153,26 @@ def _cluster(workers: int) -> Iterator[Any]:
     import ray
     import ray.data
 
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+    # Ray tells of workers that died on stdout, which is for results.
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        redirect_stdout(sys.stderr),
+    ):
         own: dict[str, Any] = {
             "address": "local", "include_dashboard": False, "num_cpus": max(usable_cores(), workers),
             "object_store_memory": STORE_BYTES, "_node_ip_address": "127.0.0.1", "_temp_dir": folder,
         }  # fmt: skip
         for left in reversed(range(STARTS)):
             try:
-                ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
+                given: dict[str, Any] = {"address": address} if address else own
+                ray.init(**given, log_to_driver=False, logging_level=logging.CRITICAL)
                 break
             except Exception as error:  # of any kind: no room, no answer, another version
                 ray.shutdown()
                 if not left:
                     raise WorkerError(f"Ray did not start ({first_line(error)})") from None
         try:
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             yield ray
