@@ -40,6 +40,7 @@ TESTS = {
     "supervision": ["tests/test_detections.py::test_supervision_detections_carry_everything"],
     "transformers": ["tests/data/test_host_pictures.py", "tests/plug/test_transformers_loss.py"],
     "docs": ["tests/test_site.py::test_a_small_site_is_built"],
+    "ray": ["tests/inference/test_ray.py"],
     "serve": ["tests/serve/test_requests.py", "tests/serve/test_worker.py"],
 }
 # Of PyTorch's requirements those that hold its compiled parts.

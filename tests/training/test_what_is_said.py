@@ -12,9 +12,10 @@ import pytest
 import torch
 from squares import write_squares
 
+from alignrank import version
 from alignrank.data.source import read
 from alignrank.training import module as training_module
-from alignrank.training import recorder, run
+from alignrank.training import recorder
 from alignrank.training.module import TrainingModule
 from alignrank.training.plan import Plan
 from alignrank.weights.recipe import load_recipe
@@ -51,11 +52,10 @@ def test_the_first_process_alone_says_what_was_left_out(
 
 def test_results_name_the_commit_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """None where the package is installed, not a clone."""
-    file = tmp_path / "src" / "alignrank" / "training" / "run.py"
-    monkeypatch.setattr(run, "__file__", str(file))
-    assert run._commit() is None
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "src" / "alignrank" / "version.py"))
+    assert version.commit() is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert run._commit() == head
+    assert version.commit() == head

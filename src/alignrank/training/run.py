@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,7 @@ from alignrank.training.nodes import Group, settled
 from alignrank.training.options import RunOptions
 from alignrank.training.plan import Plan
 from alignrank.training.state import check_state, last_state
-from alignrank.version import __version__
+from alignrank.version import __version__, commit
 from alignrank.weights import checkpoint
 from alignrank.weights.catalog import BEST
 from alignrank.weights.published import for_data
@@ -240,16 +239,6 @@ def say_result(result: Mapping[str, Any]) -> None:
     say_processed(written["processed"], written["objects"], [tuple(item) for item in written["skipped_reasons"]])
 
 
-def _commit() -> str | None:
-    """The commit of the source tree this package runs from, for benchmark records; None for an installed one."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return head.stdout.strip() or None
-
-
 def _finish(plan: Plan, stopped: str | None, log: RunLog) -> dict[str, Any]:
     """Evaluate the best weights and write the results. stopped: which callback ended the run, and why."""
     best = plan.out / BEST
@@ -287,7 +276,7 @@ def _finish(plan: Plan, stopped: str | None, log: RunLog) -> dict[str, Any]:
         "best_epoch": best_epoch,
         "best_because": best_in_words(history, best_epoch),
         "seconds": history[-1]["seconds"],
-        "commit": _commit(),
+        "commit": commit(),
         "recipe": plan.recipe.to_dict(),
     }
     text = json.dumps(result | details, indent=1)
