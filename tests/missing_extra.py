@@ -44,10 +44,13 @@ def is_installed(package: str) -> bool:
 
 
 def packages_of_extras() -> dict[str, set[str]]:
-    """By extra, the packages' names, without sums of other extras."""
+    """By extra, the packages' names."""
+    return {extra: {re.split(r"[<>=!~\[; ]", line)[0] for line in lines} for extra, lines in declared_extras().items()}
+
+
+def declared_extras() -> dict[str, list[str]]:
+    """What pyproject.toml lists, without sums of other extras."""
     declared = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     return {
-        extra: {re.split(r"[<>=!~\[; ]", line)[0] for line in lines}
-        for extra, lines in declared.items()
-        if not any(line.startswith("alignrank[") for line in lines)
+        extra: lines for extra, lines in declared.items() if not any(line.startswith("alignrank[") for line in lines)
     }

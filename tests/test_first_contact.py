@@ -6,12 +6,12 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_line import environment
+from missing_extra import declared_extras
 from PIL import Image
 
 from alignrank import extras
@@ -95,10 +95,7 @@ def test_predict_loads_pytorch_and_little_else(tmp_path: Path) -> None:
 
 
 def test_extras_are_those_of_the_project() -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for extra, wanted in declared.items():
-        if any(line.startswith("alignrank[") for line in wanted):
-            continue
+    for extra, wanted in declared_extras().items():
         found = extras.requirements(extra)
         # The metadata may order packages, and their bounds, in another way.
         parts, wanted_parts = (sorted(sorted(re.split("[<>=,]+", line)) for line in lines) for lines in (found, wanted))

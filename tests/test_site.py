@@ -77,20 +77,9 @@ def test_a_small_site_is_built(tmp_path: Path) -> None:
     (pages / "api" / "boxes.rst").write_text("Boxes\n=====\n\n.. autofunction:: alignrank.boxes.pairwise_iou\n")
 
     def build() -> subprocess.CompletedProcess[str]:
-        command = [
-            "sphinx",
-            "-q",
-            "-W",
-            "-b",
-            "html",
-            "-c",
-            str(ROOT / "docs"),
-            str(tmp_path / "in"),
-            str(tmp_path / "out"),
-        ]
-        return subprocess.run(
-            [sys.executable, "-m", *command], env=environment(), capture_output=True, text=True, check=False
-        )
+        places = map(str, (ROOT / "docs", tmp_path / "in", tmp_path / "out"))
+        command = [sys.executable, "-m", *["sphinx", "-q", "-W", "-b", "html", "-c"], *places]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
     done = build()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

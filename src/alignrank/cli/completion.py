@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
+
+import typer
 
 from alignrank.weights.catalog import model_rows, recipe_names
 
@@ -24,6 +27,12 @@ def one_of(*names: str) -> Callable[[str], list[str]]:
         return _beginning(incomplete, names)
 
     return names_beginning
+
+
+def choice(*names: str, before: str = "", after: str = "") -> Any:
+    """An option whose help lists the names, and whose value is completed with them."""
+    text = f"{', '.join(names[:-1])} or {names[-1]}"
+    return typer.Option(help=f"{before}{text}{after}", autocompletion=one_of(*names))
 
 
 def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:

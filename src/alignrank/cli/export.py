@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.completion import one_of
+from alignrank.cli.completion import choice
 from alignrank.cli.options import DATA_HELP, SPLITS, WEIGHTS_HELP, Agnostic, Consensus, Imgsz, Json, print_json
 from alignrank.input_size import read_size
 from alignrank.weights.catalog import is_recipe, weights_file
@@ -15,13 +15,7 @@ from alignrank.weights.catalog import is_recipe, weights_file
 
 def export(
     weights: Annotated[str, typer.Option(help=f"{WEIGHTS_HELP}; or a recipe's name, for random weights")],
-    format: Annotated[
-        str,
-        typer.Option(
-            help="onnx, openvino, pt2, torchscript, litert or coreml",
-            autocompletion=one_of("onnx", "openvino", "pt2", "torchscript", "litert", "coreml"),
-        ),
-    ] = "onnx",
+    format: Annotated[str, choice("onnx", "openvino", "pt2", "torchscript", "litert", "coreml")] = "onnx",
     imgsz: Imgsz = None,
     nms: Annotated[bool, typer.Option("--nms", help="suppression within the graph, of the one-to-many output")] = False,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="an input of any sides that suit the stride")] = False,
@@ -32,7 +26,7 @@ def export(
     data: Annotated[
         str | None, typer.Option(help=f"whose images the two are compared on [default: drawn ones]; {DATA_HELP}")
     ] = None,
-    split: Annotated[str, typer.Option(help="of the data: train, val or test", autocompletion=SPLITS)] = "val",
+    split: Annotated[str, choice(*SPLITS, before="of the data: ")] = "val",
     check: Annotated[bool, typer.Option(help="compare the two")] = True,
     out: Annotated[str | None, typer.Option(help="file to write [default: beside the weights]")] = None,
     as_json: Json = False,

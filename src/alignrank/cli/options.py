@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignrank.cli.completion import one_of, published_recipes, recipes
+from alignrank.cli.completion import choice, one_of, published_recipes, recipes
 from alignrank.errors import InputError
 from alignrank.weights.catalog import check_recipe, weights_file
 
@@ -31,8 +31,8 @@ RandomModel = Annotated[
     str | None,
     typer.Option(help="recipe name or YAML file, in place of weights: random ones", autocompletion=recipes),
 ]
-SPLITS = one_of("train", "val", "test")
-Split = Annotated[str, typer.Option(help="train, val or test", autocompletion=SPLITS)]
+SPLITS = ("train", "val", "test")
+Split = Annotated[str, choice(*SPLITS)]
 WEIGHTS_HELP = "a .safetensors file, a run's folder, or hf://OWNER/NAME"
 Weights = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 RUNNABLE_HELP = f"{WEIGHTS_HELP}; or an exported file"
@@ -88,10 +88,12 @@ def check_subject(verb: str, weights: str | None, model: str | None) -> None:
 
 
 def weights_or_published(weights: str | None, model: str | None) -> Path | Checkpoint:
-    """The one of --weights and --model that `check_subject` has seen; what is published is fetched. Imports torch."""
+    """The one of --weights and --model that `check_subject` has seen; what is published is fetched."""
+    if weights is not None:
+        return Path(weights)
     from alignrank.weights.published import published_model
 
-    return Path(weights) if weights is not None else published_model(str(model))
+    return published_model(str(model))
 
 
 def refuse_overrides(weights: str | None, overrides: Sequence[str] | None) -> None:

@@ -64,8 +64,6 @@ def predict(
         raise InputError(f"--{'column' if workers is None else 'workers'}: is for --engine ray")
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions
-    from alignrank.inference.ray_engine import predict_to_parquet
-    from alignrank.inference.to_folder import predict_to_folder
     from alignrank.inference.windows import Tiling
     from alignrank.weights.deployed import SelectionOptions
 
@@ -76,9 +74,13 @@ def predict(
     subject = weights_or_published(weights, model)
     selection = SelectionOptions(nms, agnostic, consensus, tta)
     if engine == "ray":
+        from alignrank.inference.ray_engine import predict_to_parquet
+
         pool = (workers or 1, column)
         result = predict_to_parquet(sources, subject, options, selection=selection, device=device, out=out, pool=pool)
     else:
+        from alignrank.inference.to_folder import predict_to_folder
+
         result = predict_to_folder(
             sources, subject, options, out=out, device=device, selection=selection, collect=as_json
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from alignrank.cli.completion import one_of
+from alignrank.cli.completion import choice
 from alignrank.cli.options import (
     Agnostic,
     Classes,
@@ -36,9 +36,7 @@ def track(
     ],
     weights: RunnableOrModel = None,
     model: PublishedModel = None,
-    tracker: Annotated[
-        str, typer.Option(help="bytetrack, ocsort or sort", autocompletion=one_of("bytetrack", "ocsort", "sort"))
-    ] = "bytetrack",
+    tracker: Annotated[str, choice("bytetrack", "ocsort", "sort")] = "bytetrack",
     low: Annotated[float, typer.Option(min=0, max=1, help="score from which on an object goes on with a track")] = 0.1,
     memory: Annotated[float, typer.Option(min=0, help="seconds for which a lost object is waited for")] = 1.0,
     confirm: Annotated[int, typer.Option(min=1, help="frames in a row with which an object gets its id")] = 2,

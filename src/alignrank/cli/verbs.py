@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from alignrank.cli.benchmark import benchmark
-from alignrank.cli.completion import one_of
+from alignrank.cli.completion import choice
 from alignrank.cli.convert import convert
 from alignrank.cli.data import data_app
 from alignrank.cli.export import export
@@ -163,11 +163,7 @@ def val(
     tile: Tile = None,
     overlap: Overlap = None,
     oracle: Annotated[
-        str,
-        typer.Option(
-            help="ctr, ctr-iou, box, class or class-iou: replace by ground truth",
-            autocompletion=one_of("ctr", "ctr-iou", "box", "class", "class-iou"),
-        ),
+        str, choice("ctr", "ctr-iou", "box", "class", "class-iou", after=": replace by ground truth")
     ] = "",
     device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="new folder for plots, report.html, detections, metrics.json")] = None,

@@ -89,7 +89,8 @@ def parts_of(sources: Sequence[str], column: str | None = None) -> list[Part]:
 
     column: that holds images; None: the first of the usual names. Raises InputError for what cannot be looked at.
     """
-    tables = [table for source in sources for table in _tables(Path(source))]
+    tables_of = {source: _tables(Path(source)) for source in sources}
+    tables = [table for source in sources for table in tables_of[source]]
     if not tables:
         if column is not None:
             raise InputError(f"--column {column}: is for Parquet files; there is none among the sources")
@@ -97,13 +98,13 @@ def parts_of(sources: Sequence[str], column: str | None = None) -> list[Part]:
         names = [os.path.abspath(entry.name) for entry in entries if _is_file(entry.name, entry.live)]
         size = _size(len(names))
         return [Part(i // size, names=tuple(names[i : i + size])) for i in range(0, len(names), size)]
-    others = [source for source in sources if not _tables(Path(source))]
+    others = [source for source in sources if not tables_of[source]]
     if others:
         raise InputError(f"{others[0]}: images beside Parquet files; predict them in two runs")
-    spans = [(table, group, rows, _column(table, column)) for table in tables for group, rows in _groups(table)]
+    spans = [span for table in tables for span in _spans(table, column)]
     size = _size(sum(rows for _, _, rows, _ in spans))
     pieces = [
-        (str(table), group, start, min(start + size, rows), name)
+        (table, group, start, min(start + size, rows), name)
         for table, group, rows, name in spans
         for start in range(0, rows, size)
     ]
@@ -120,17 +121,14 @@ class Worker:
     ) -> None:
         self.pipeline, self.out = pipeline(ready(weights, device, selection), options), out
 
-    def __call__(self, part: Part) -> tuple[int, list[str]]:
-        """How many objects were found, and why images were left out; the file is there. Raises InputError where the
-        table of the part cannot be read.
-        """
+    def __call__(self, part: Part) -> None:
+        """Raises InputError where the table of the part cannot be read."""
         import pyarrow
         from pyarrow import parquet
 
         rows = list(self._rows(part))
         with replacing(self.out / part.file) as path:
             parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema()), path, compression="zstd")
-        return sum(len(row["scores"]) for row in rows), [row["error"] for row in rows if row["error"] is not None]
 
     def _rows(self, part: Part) -> Iterator[dict[str, Any]]:
         """One an image, in order; of one that cannot be read it says why."""
@@ -146,13 +144,15 @@ class Worker:
             except InputError as error:
                 # Of bytes the decoder knows no name.
                 text = str(error)
-                return name, text if text.startswith(name) else f"{name}: {text.partition(': ')[2] or text}"
+                return row_of_error(
+                    name, text if text.startswith(name) else f"{name}: {text.partition(': ')[2] or text}"
+                )
             return found if tiling is not None else self.pipeline.prepare(found)
 
         def good(results: Iterable[Any]) -> Iterator[Any]:
             for number, result in enumerate(results):
-                if isinstance(result, tuple) and len(result) == 2:
-                    bad.append((number, row_of_error(*result)))
+                if isinstance(result, dict):
+                    bad.append((number, result))
                 else:
                     yield result
 
@@ -223,15 +223,15 @@ def _tables(source: Path) -> list[Path]:
     return [source] if source.name.lower().endswith(SUFFIX) and source.is_file() else []
 
 
-def _groups(table: Path) -> list[tuple[int, int]]:
-    """(row group, its rows)."""
-    metadata = _opened(table).metadata
-    return [(group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+def _spans(table: Path, wanted: str | None) -> list[tuple[str, int, int, str]]:
+    """(table, row group, its rows, column of the images)."""
+    file = _opened(table)
+    name, metadata = _column(table, file.schema_arrow.names, wanted), file.metadata
+    return [(str(table), group, metadata.row_group(group).num_rows, name) for group in range(metadata.num_row_groups)]
 
 
-def _column(table: Path, wanted: str | None) -> str:
+def _column(table: Path, names: Sequence[str], wanted: str | None) -> str:
     """That of the images: bytes or paths, or a struct of both, as `datasets` writes it."""
-    names = _opened(table).schema_arrow.names
     found = next((name for name in ((wanted,) if wanted else COLUMNS) if name in names), None)
     if found is None:
         listed = ", ".join(names[:20])

@@ -123,8 +123,7 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, group: Group | None, r
     # A state holds all weights: what a run began with may be gone when it goes on.
     sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
     _check_class_weights(sized, classes)
-    beside = options.devices // (group.machines if group else 1)
-    return Plan(
+    plan = Plan(
         recipe=with_batch(sized, device),
         train=train_split,
         val=val_split,
@@ -133,10 +132,12 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, group: Group | None, r
         devices=options.devices,
         machines=group.machines if group else None,
         workers=choose_workers(options.workers, device),
-        threads=choose_threads(beside) if beside > 1 else None,
         weights=Path(options.weights) if options.weights else None,
         resume=resume,
     )
+    if plan.on_machine > 1:
+        plan.threads = choose_threads(plan.on_machine)
+    return plan
 
 
 def _check_class_weights(recipe: Recipe, classes: Sequence[str]) -> None:
