@@ -51,16 +51,25 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
-def two_machines(*arguments: str) -> list[tuple[int, str]]:
-    """`torchrun ARGUMENTS` as on two machines."""
+def two_machines(logs: Path, *arguments: str) -> list[tuple[int, str]]:
+    """`torchrun ARGUMENTS` as on two machines: exit code of each agent, and all that its process said, of which `logs`
+    gets the files. What an agent says itself is left out: one that ends later complains of the other.
+    """
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "test"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting]
-    return ended([
-        subprocess.Popen(
-            [*torchrun, "--local-addr", "127.0.0.1", *arguments], env=environment(),
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        ) for _ in range(2)
-    ])  # fmt: skip
+    folders = [logs / name for name in ("first", "second")]
+    codes = [
+        code
+        for code, _ in ended([
+            subprocess.Popen(
+                [*torchrun, "--local-addr", "127.0.0.1", "--redirects", "3", "--log-dir", str(folder), *arguments],
+                env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            ) for folder in folders
+        ])
+    ]  # fmt: skip
+    said = [[file.read_text(encoding="utf-8") for file in sorted(folder.rglob("std*.log"))] for folder in folders]
+    assert [len(files) for files in said] == [2, 2]
+    return [(code, "".join(files)) for code, files in zip(codes, said, strict=True)]
 
 
 def test_one_training_that_outlives_a_process(tmp_path: Path) -> None:
@@ -70,10 +79,8 @@ def test_one_training_that_outlives_a_process(tmp_path: Path) -> None:
     data, out = write_squares(tmp_path / "data"), tmp_path / "run"
     program = tmp_path / "program.py"
     program.write_text(KILLED)
-    codes, said = zip(
-        *two_machines(str(program), "train", "--data", str(data), "--batch", "4", "--out", str(out), *PLAIN),
-        strict=True,
-    )
+    asked = ["--data", str(data), "--batch", "4", "--out", str(out), *PLAIN]
+    codes, said = zip(*two_machines(tmp_path / "killed", str(program), "train", *asked), strict=True)
     assert all(codes), said
     ours = [line for line in "".join(said).splitlines() if line.startswith("alignrank:")]
     assert len(ours) == 1, said
@@ -84,7 +91,7 @@ def test_one_training_that_outlives_a_process(tmp_path: Path) -> None:
     assert state is not None
     before = torch.load(state, weights_only=True)["state_dict"]
 
-    (first, words), second = two_machines("-m", "alignrank", "train", "--resume", str(out))
+    (first, words), second = two_machines(tmp_path / "resumed", "-m", "alignrank", "train", "--resume", str(out))
     assert first == 0, words
     assert "batch 4 in each of 2 processes" in words
     assert second == (0, "")
