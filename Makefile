@@ -1,4 +1,5 @@
-# Everything runs in .venv, which `setup` makes once, and again when pyproject.toml changes.
+# Everything runs in .venv, which `setup` makes once, and again when pyproject.toml changes. Modules are compiled when
+# they are first imported, not when they are installed: most never are.
 # Another interpreter: make setup PYTHON=python3.12
 
 PYTHON ?= python3
@@ -37,7 +38,7 @@ $(STAMP): pyproject.toml
 	      echo "make: $(PYTHON) cannot make environments; install its venv package (Debian, Ubuntu: apt install python3-venv), or uv" >&2; \
 	      exit 1; }; \
 	  fi; \
-	  $(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-compile -e ".[dev]"; \
 	fi
 	@touch $@
 
