@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, diagnosis, differences, measured, trained
+from intervals import Array, differences, drawn
+from paired import ROOT, SHARED, diagnosis, measured, trained
 
 DATA = SHARED / "data" / "bloodcells"
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
@@ -70,8 +71,8 @@ def main() -> None:
         seeds = sorted(int(seed) for seed in rows[row].keys() & rows["base"].keys())
         places = {o: [(folder("base", s) / o, folder(row, s) / o) for s in seeds] for o in OUTPUTS}
         if seeds and all((p / "detections.json").exists() for o in OUTPUTS for pair in places[o] for p in pair):
-            gaps = {o: differences([(diagnosis(DATA, a), diagnosis(DATA, b)) for a, b in places[o]]) for o in OUTPUTS}
-            table["against_base"][row] = {"seeds": seeds} | gaps
+            draws = {o: [(_draws(a), _draws(b)) for a, b in places[o]] for o in OUTPUTS}
+            table["against_base"][row] = {"seeds": seeds} | {o: differences([draws[o]]) for o in OUTPUTS}
     RESULTS.write_text(json.dumps(table, indent=1) + "\n")
     for output in OUTPUTS:
         for row, entries in rows.items():
@@ -79,6 +80,10 @@ def main() -> None:
                 figures = {k: entry[output][k] for k in ("ap", "ap50", "ap75", "lrp")} | entry[output]["rank"]
                 shown = "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
                 print(f"{output} {row} seed {seed}: {shown}")
+
+
+def _draws(folder: Path) -> Array:
+    return drawn(diagnosis(DATA, folder))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from intervals import change
 from paired import (
     ROOT,
     SHARED,
-    change,
     compare,
     diagnosis,
     figure,

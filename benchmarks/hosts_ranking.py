@@ -25,7 +25,7 @@ The protocol, set before the first run:
   of FCOS those above .05. Seeds 0 and 1.
 - Differences are with minus without, by set and as mean over the sets, with 95 % intervals over images and seeds.
 
-About 12 minutes of one core for each row and seed. A row whose recipe or options this version does not have is skipped,
+About 8 minutes of one core for each row and seed. A row whose recipe or options this version does not have is skipped,
 and one line says so. Finished (row, seed) pairs are kept, interrupted ones resumed; two processes may run different
 rows. Data and backbone by path: ALIGNRANK_SHARED, else ../shared.
 """
@@ -40,17 +40,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from intervals import change, differences
 from paired import (
     ROOT,
     SHARED,
-    change,
+    Rows,
     compare,
     diagnosis,
     figure,
     figures,
     mean,
     measured,
-    pooled_differences,
+    paired_draws,
     recorded,
     trained,
 )
@@ -187,23 +188,24 @@ def main() -> None:
         if about.against
     }
     compare(table, "compared", wanted, evaluated, judged)
-    table.update(mean_of_sets=pooled(table.read()))
+    table.update(mean_of_sets=pooled(table))
     print("\n".join(markdown(table.read())))
 
 
-def pooled(table: dict[str, Any]) -> dict[str, Any]:
-    """Differences as mean over the sets, of rows that both have; kept where the runs are not here."""
-    known: dict[str, Any] = dict(table.get("mean_of_sets", {}))
+def pooled(table: Rows) -> dict[str, Any]:
+    """Differences as mean over the sets, of rows that both have."""
+    found = {}
     for row, about in ROWS.items():
-        seeds = {data: table["compared"].get(f"{data}/{row} - {about.against}", {}).get("seeds") for data in SETS}
-        name = f"{row} - {about.against}"
-        if not all(seeds.values()) or known.get(name, {}).get("seeds") == seeds:
-            continue
-        pairs = {data: [(f"{data}/{about.against}", f"{data}/{row}", seed) for seed in seeds[data]] for data in SETS}
-        if all((evaluated(r, s) / "detections.json").exists() for p in pairs.values() for *rs, s in p for r in rs):
-            groups = [[(judged(first, s), judged(second, s)) for first, second, s in p] for p in pairs.values()]
-            known[name] = {"seeds": seeds} | pooled_differences(groups)
-    return known
+        pairs = {
+            data: paired_draws(table, (f"{data}/{about.against}", f"{data}/{row}"), evaluated, judged)
+            for data in about.sets
+            if about.against
+        }
+        if len(pairs) == len(SETS) and all(pairs.values()):
+            seeds = {data: list(by_seed) for data, by_seed in pairs.items()}
+            groups = [list(by_seed.values()) for by_seed in pairs.values()]
+            found[f"{row} - {about.against}"] = {"seeds": seeds} | differences(groups)
+    return found
 
 
 def markdown(table: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the scripts that compare rows of trainings share: train or resume, measure, and intervals of differences."""
+"""What the scripts that compare rows of trainings share: train or resume, measure, record, compare."""
 
 from __future__ import annotations
 
@@ -6,29 +6,21 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
+from intervals import Array, differences, kept
 
 from alignrank.metrics import Diagnosis, read_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
-REPLICATES = 300
-Gap = dict[str, float | None]
-Array = NDArray[np.float64]
-FIGURES = (
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "lrp", "lrp_loc", "lrp_fp", "lrp_fn"),
-    *("rank.spearman", "rank.spearman_true", "rank.spearman_true_class_mean", "rank.misranked", "rank.misranked_nms65"),
-    *("rank.best_box_missed", "rank.ap_lost_ranking", "rank.ap_lost_within", "rank.ap_lost_between"),
-    *("rank.ap_lost_false", "rank.ap_lost_duplicates", "rank.duplicates_70", "rank.duplicates_90"),
-)
 
 
 def commit(root: Path = ROOT) -> str:
@@ -121,6 +113,11 @@ class Rows:
         with self.lock:
             self.path.write_text(json.dumps(self.read() | derived, indent=1) + "\n")
 
+    def draws(self, row: str, seed: int, folder: Path, judged: Callable[[], Diagnosis]) -> Array | None:
+        """Of the detections in `folder`, kept in a folder beside the table; None where neither is here."""
+        name = re.sub(r"[^a-z0-9.]+", "_", row.lower())
+        return kept(self.path.with_suffix("") / f"{name}-seed{seed}.npz", folder / "detections.json", judged)
+
     def seeds(self, *rows: str) -> list[int]:
         """Those that all of these rows have."""
         table = self.read()["rows"]
@@ -173,13 +170,6 @@ def mean(values: Sequence[float | None]) -> str:
     return f"{sum(defined) / len(defined):.3f}" if defined else ""
 
 
-def change(gap: Gap | None) -> str:
-    """A difference and its interval; nothing of an undefined one, or one that was not measured."""
-    if gap is None or gap["difference"] is None:
-        return ""
-    return f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
-
-
 def compare(
     table: Rows,
     section: str,
@@ -187,61 +177,29 @@ def compare(
     place: Callable[[str, int], Path],
     judged: Callable[[str, int], Diagnosis],
 ) -> None:
-    """Set a section of the table: {name: second row minus the first}, over the seeds of which both are evaluated.
+    """Set a section of the table: {name: second row minus the first}, over the seeds of which there are draws of both.
 
     place, judged: (row, seed) -> the folder of the evaluated detections, and their diagnosis. What is known is kept
-    unless there are all of its seeds and more: intervals take a minute, and runs may be on another machine.
+    unless there are all of its seeds and more.
     """
     known: dict[str, Any] = dict(table.read().get(section, {}))
-    for name, (first, second) in wanted.items():
-        both = table.seeds(first, second)
-        seeds = [s for s in both if all((place(row, s) / "detections.json").exists() for row in (first, second))]
-        if set(seeds) > set(known.get(name, {}).get("seeds", [])):
-            pairs = [(judged(first, seed), judged(second, seed)) for seed in seeds]
-            known[name] = {"seeds": seeds} | differences(pairs)
+    for name, rows in wanted.items():
+        pairs = paired_draws(table, rows, place, judged)
+        if set(pairs) > set(known.get(name, {}).get("seeds", [])):
+            known[name] = {"seeds": list(pairs)} | differences([list(pairs.values())])
     table.update(**{section: known})
 
 
-def differences(pairs: Sequence[tuple[Diagnosis, Diagnosis]]) -> dict[str, Gap]:
-    """Second minus first, mean over the pairs (one for each seed), with 95 % intervals over images and seeds."""
-    return pooled_differences([pairs])
-
-
-def pooled_differences(groups: Sequence[Sequence[tuple[Diagnosis, Diagnosis]]]) -> dict[str, Gap]:
-    """As `differences`, mean over groups of pairs, one for each data set: images and seeds are drawn within each."""
-    replicates = np.mean([_replicates(pairs, np.random.default_rng(0)) for pairs in groups], 0)  # [R, figures]
-    points = np.mean([np.mean([_gaps(a.metrics.scalars(), b.metrics.scalars()) for a, b in p], 0) for p in groups], 0)
-    defined = ~np.isnan(replicates).all(0)
-    low, high = np.full((2, len(FIGURES)), np.nan)
-    low[defined], high[defined] = np.nanpercentile(replicates[:, defined], (2.5, 97.5), axis=0)
-    columns = zip(FIGURES, points, low, high, strict=True)
-    return {
-        name: {"difference": _rounded(point), "low": _rounded(below), "high": _rounded(above)}
-        for name, point, below, above in columns
-    }
-
-
-def _replicates(pairs: Sequence[tuple[Diagnosis, Diagnosis]], rng: np.random.Generator) -> Array:
-    """[R, figures]: differences with images drawn with replacement, and seeds."""
-    num_images = len(pairs[0][0].inputs.image_ids)
-    drawn = []
-    for _ in range(REPLICATES):
-        weights = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images).astype(float)
-        gaps = [
-            _gaps(first.resampled(weights)[0], second.resampled(weights)[0])
-            for first, second in (pairs[i] for i in rng.integers(0, len(pairs), len(pairs)))
-        ]
-        drawn.append(np.mean(gaps, 0))
-    return np.stack(drawn)
-
-
-def _gaps(first: Any, second: Any) -> list[float]:
-    """Second minus first by figure; NaN where one of them is undefined."""
-    undefined = float("nan")
-    return [
-        undefined if first[name] is None or second[name] is None else second[name] - first[name] for name in FIGURES
-    ]
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)
+def paired_draws(
+    table: Rows,
+    rows: tuple[str, str],
+    place: Callable[[str, int], Path],
+    judged: Callable[[str, int], Diagnosis],
+) -> dict[int, tuple[Array, Array]]:
+    """{seed: the draws of two rows}, of seeds that both have."""
+    found = {}
+    for seed in table.seeds(*rows):
+        first, second = (table.draws(row, seed, place(row, seed), partial(judged, row, seed)) for row in rows)
+        if first is not None and second is not None:
+            found[seed] = (first, second)
+    return found

@@ -18,7 +18,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from paired import ROOT, SHARED, alignrank, change, compare, diagnosis, figure, mean, measured, recorded, trained
+from intervals import change
+from paired import ROOT, SHARED, alignrank, compare, diagnosis, figure, mean, measured, recorded, trained
 
 from alignrank.metrics import Diagnosis
 

@@ -23,8 +23,9 @@ The protocol, set before the first run:
   before the recipe had it name no consensus; those after say `loss.consensus=0`, which is the same.
 - The best peer is the one of Ultralytics' three outputs with the highest AP, as mean over the three sets.
 
-Two processes may run different rows; finished (row, seed) pairs are kept, interrupted ones resumed. Intervals need the
-runs, and are kept while the seeds are the same. Data by path: ALIGNRANK_SHARED, else ../shared.
+Two processes may run different rows; finished (row, seed) pairs are kept, interrupted ones resumed. Intervals come
+from draws that are kept beside the table (results/sets_and_seeds). Of the runs before 29 November there are none: their
+intervals stay until the rows are trained again. Data by path: ALIGNRANK_SHARED, else ../shared.
 """
 
 from __future__ import annotations
@@ -37,18 +38,17 @@ from pathlib import Path
 from typing import Any
 
 import peers
+from intervals import Array, change, differences
 from paired import (
     ROOT,
     SHARED,
-    change,
+    Rows,
     commit,
     diagnosis,
-    differences,
     figure,
     figures,
     mean,
     measured,
-    pooled_differences,
     recorded,
     trained,
 )
@@ -127,7 +127,8 @@ ROWS = {
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
 COMMON = ["--imgsz", "320", "--batch", "16", "train.val_every=2"]
 RUNS_OF = [f"{data}/{row}" for row, data in product(ROWS, SETS) if data in ROWS[row].sets]
-# (row, output) minus (row, output)
+Output = tuple[str, str]  # of a row
+# One minus another.
 COMPARED = [
     *((("alignrank-n", f"{way}, consensus"), ("alignrank-n", way)) for way in (NMS_FREE, NMS)),
     (("yolov8-n", f"{NMS}, consensus"), ("yolov8-n", NMS)),
@@ -220,29 +221,35 @@ def _epochs(data: str) -> list[str]:
 def main() -> None:
     needed = [SHARED / "data" / data for data in SETS]
     table = recorded(str(__doc__), RESULTS, RUNS_OF, needed, run)
-    rows = table.read()["rows"]
-    compared: dict[str, Any] = dict(table.read().get("compared", {}))  # kept where runs are not here
+    compared: dict[str, Any] = dict(table.read().get("compared", {}))  # kept where draws are not here
     for one, other in COMPARED:
         name = f"{' '.join(one)} - {' '.join(other)}"
-        seeds = {data: found for data in SETS if (found := _seeds(one, other, data, rows))}
-        if seeds and seeds != {data: compared.get(name, {}).get(data, {}).get("seeds") for data in seeds}:
-            groups = {
-                data: [(judged(*other, data, seed), judged(*one, data, seed)) for seed in found]
-                for data, found in seeds.items()
-            }
-            entry = {data: {"seeds": seeds[data]} | differences(pairs) for data, pairs in groups.items()}
-            compared[name] = entry | {"mean": {"sets": len(groups)} | pooled_differences(list(groups.values()))}
+        groups = {data: pairs for data in SETS if (pairs := _pairs(table, one, other, data))}
+        seeds = {data: list(pairs) for data, pairs in groups.items()}
+        known = {data: compared.get(name, {}).get(data, {}).get("seeds", []) for data in SETS}
+        if any(set(known[data]) - set(seeds.get(data, [])) for data in SETS):
+            continue
+        if any(seeds[data] != known[data] for data in seeds):
+            by_set = {data: list(pairs.values()) for data, pairs in groups.items()}
+            entry = {data: {"seeds": seeds[data]} | differences([pairs]) for data, pairs in by_set.items()}
+            compared[name] = entry | {"mean": {"sets": len(groups)} | differences(list(by_set.values()))}
     table.update(compared=compared)
     print("\n".join(markdown(table.read())))
 
 
-def _seeds(one: tuple[str, str], other: tuple[str, str], data: str, rows: dict[str, Any]) -> list[int]:
-    """Those of which both outputs are evaluated."""
-    both = rows.get(f"{data}/{one[0]}", {}).keys() & rows.get(f"{data}/{other[0]}", {}).keys()
-    outputs = (one, other)
-    return [
-        s for s in sorted(map(int, both)) if all((evaluated(*o, data, s) / "detections.json").exists() for o in outputs)
-    ]
+def _pairs(table: Rows, one: Output, other: Output, data: str) -> dict[int, tuple[Array, Array]]:
+    """{seed: draws of the other and of the one}, of seeds that both have."""
+    found = {}
+    for seed in table.seeds(*(f"{data}/{row}" for row, _ in (one, other))):
+        first, second = (_draws(table, *each, data, seed) for each in (other, one))
+        if first is not None and second is not None:
+            found[seed] = (first, second)
+    return found
+
+
+def _draws(table: Rows, row: str, output: str, data: str, seed: int) -> Array | None:
+    folder = evaluated(row, output, data, seed)
+    return table.draws(f"{data}/{row}/{output}", seed, folder, lambda: judged(row, output, data, seed))
 
 
 def markdown(table: dict[str, Any]) -> list[str]:

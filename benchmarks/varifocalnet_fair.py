@@ -37,11 +37,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from intervals import change
 from paired import (
     ROOT,
     SHARED,
     Rows,
-    change,
     compare,
     diagnosis,
     figures,
