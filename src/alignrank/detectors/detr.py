@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from alignrank.boxes import at_least_float32, cxcywh_to_xyxy, outside_autocast
 from alignrank.config import Config
 from alignrank.contracts import Predictions
+from alignrank.detectors.class_weights import ClassWeights
 from alignrank.detectors.detr_decoder import Decoder, LayerOutput, Queries
 from alignrank.detectors.rank_detr import RankConfig, Ranks
 from alignrank.detectors.varifocalnet import PRIOR_BIAS, ModelConfig, build_backbone
@@ -70,6 +71,8 @@ class LossConfig(Config):
     """Weight of the L1 distance of boxes, in shares of the picture."""
     giou: float = Field(default=2.0, ge=0)
     """Weight of the GIoU loss."""
+    class_weights: ClassWeights = Field(default_factory=list)
+    """How often the positives of each class count in the class loss, in the order of classes; []: once."""
 
 
 class MatchConfig(Config):

@@ -19,6 +19,7 @@ from torch import Tensor
 from alignrank.assign import detr_cost, high_order_cost, match_all
 from alignrank.boxes import xyxy_to_cxcywh
 from alignrank.contracts import LossTerms, Predictions, Targets
+from alignrank.detectors.class_weights import weights_for
 from alignrank.detectors.denoising import positives_of
 from alignrank.detectors.detr import DetrConfig
 from alignrank.detectors.positives import Pairs, Positives, gathered_pairs
@@ -59,6 +60,7 @@ class SetCriterion:
 
     def __init__(self, config: DetrConfig) -> None:
         self.config: Any = config
+        self.class_weights = weights_for(config.loss.class_weights, config.num_classes)
 
     def __call__(
         self, predictions: Predictions, targets: Sequence[Targets], *, alone: bool = False, progress: float = 1.0
@@ -150,7 +152,9 @@ class SetCriterion:
         fit = fit_quality(own, gt, overlap=rank.target, power=rank.target_power)
         quality = torch.zeros_like(logits)
         quality[where] = fit.to(quality.dtype)
-        return class_loss("focal" if output.plain else rank.loss, logits, quality)
+        # Proposals that tell only objects from the rest have one class.
+        weights = self.class_weights if logits.shape[-1] == self.config.num_classes else ()
+        return class_loss("focal" if output.plain else rank.loss, logits, quality, class_weights=weights)
 
 
 def _layers(predictions: Predictions) -> list[Predictions]:
