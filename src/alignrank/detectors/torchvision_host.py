@@ -142,7 +142,12 @@ class TorchvisionHost(nn.Module):
         self.register_buffer("std", torch.tensor(transform.image_std).view(1, 3, 1, 1), persistent=False)
         if part.pretrained:
             self._load(config)
-        elif part.backbone_weights:
+            return
+        if part.architecture == "fcos_resnet50_fpn":
+            # Its distances end in a ReLU and begin around 0: a side that falls below it first never learns again, and
+            # whole trainings end without boxes. FCOS itself has exp(0) = 1 stride there.
+            nn.init.ones_(self.host.head.regression_head.bbox_reg.bias)
+        if part.backbone_weights:
             load_weights(self.host.backbone.body, "its backbone", Path(part.backbone_weights))
 
     def denoising_queries(self, targets: Sequence[Targets], sizes: Tensor, generator: torch.Generator) -> Truth:
