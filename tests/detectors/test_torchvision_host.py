@@ -183,6 +183,19 @@ def test_padding_is_zero_to_the_network() -> None:
     assert first.boxes[1, :, [0, 2]].max() > 64
 
 
+def test_a_random_fcos_begins_with_boxes_of_one_stride() -> None:
+    """The library's begin around 0, before a ReLU: a side that falls below it gets no gradient any more."""
+    model = tiny("fcos_resnet50_fpn").build().model.eval()
+    with torch.no_grad():
+        predictions = model(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    places = torch.arange(0.0, 64, 8)
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    around = torch.stack([x - 8, y - 8, x + 8, y + 8], -1).reshape(-1, 4).clamp(0, 64)
+    away = predictions.boxes[0, :64] - around
+    assert away.abs().max() < 6  # none at its point
+    assert away.mean().abs() < 0.5
+
+
 def test_scores_of_fcos() -> None:
     """sqrt(.25 * .64) = .4; and where a sigmoid is 1 to the last digit."""
     logits = torch.tensor([0.25, 0.0009, 0.9, 1.0]).logit().clamp(max=40).view(1, 4, 1)

@@ -146,28 +146,6 @@ def test_varifocal_loss_worked(name: str) -> None:
     assert found["classification"].item() == pytest.approx(expected * log(2), rel=1e-5)
 
 
-@hosts
-@pytest.mark.parametrize(("progress", "targets"), [(0.0, 3.0), (0.15, 0.8 + 0.7 + 0.7), (0.5, 2.0), (1.0, 2.0)])
-def test_targets_are_held_up_at_first(name: str, progress: float, targets: float) -> None:
-    """Scores of 1/2 as above; a positive weighs max(IoU, floor), and the floor is 1 - progress / .5."""
-    options = {"loss.classification": "vfl", "loss.iou_floor": 1.0}
-    found = terms_of(name, torch.zeros(1, 4, 2), options, progress=progress)
-    assert found["classification"].item() == pytest.approx((targets + 5 * 0.75 / 4) / 3 * log(2), rel=1e-5)
-
-
-def test_boxes_without_overlap_teach_no_score_unless_held_up() -> None:
-    """FCOS from random weights: distances of 0 are boxes of 0, whose IoU is 0 and whose scores all shall fall."""
-    logits = torch.zeros(1, 4, 2, requires_grad=True)
-    nothing = torch.cat([ANCHORS[:, :2] + 16, ANCHORS[:, :2] + 16], 1)[None]
-    falls = {}
-    for floor in (0.0, 1.0):
-        options = {"loss.classification": "vfl", "loss.iou_floor": floor}
-        loss = terms_of(FCOS, logits, options, boxes=nothing, progress=0.0)["classification"]
-        (slope,) = torch.autograd.grad(loss, logits)
-        falls[floor] = (slope[0, :3, 0] > 0).tolist()
-    assert falls == {0.0: [True] * 3, 1.0: [False] * 3}
-
-
 # The better box of the first object lies 1/2 behind the worse one, and 1/4 behind the one of the other object. It
 # should be ahead of both by .8 - .6.
 WITHIN, ACROSS = 0.2 + 0.5, 0.2 + 0.25
@@ -395,7 +373,6 @@ def test_models_that_do_not_go() -> None:
         ({"loss.classification": "qfl"}, r"compute_loss: loss\.classification: "),
         ({"loss": "vfl"}, r"compute_loss: 'loss' is not section\.field"),
         ({"loss.rank": -1.0}, r"compute_loss: loss\.rank: "),
-        ({"loss.iou_floor": 0.5}, r"compute_loss: loss: iou_floor needs classification=vfl"),
     ],
 )
 def test_options_that_do_not_go(options: dict[str, Any], message: str) -> None:

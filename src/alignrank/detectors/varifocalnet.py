@@ -28,7 +28,6 @@ from alignrank.nn.csp import SCALES, CSPBackbone
 from alignrank.nn.deformable import DeformableConv, ModulatedConv, star_offsets, use_grid_sample
 from alignrank.nn.fpn import FPN
 from alignrank.nn.grid import cell_rows, grid_points
-from alignrank.plug.ranking import FloorConfig
 
 STRIDES = (8, 16, 32, 64, 128)
 # Upper end of the box sizes that a level is meant for; the last is twice the one before it. Distances are multiples.
@@ -86,13 +85,17 @@ class HeadConfig(Config):
     """Of the group norms."""
 
 
-class LossConfig(FloorConfig):
+class LossConfig(Config):
     """Kind and weights of the loss terms."""
 
     classification: Literal["vfl", "qfl", "focal", "ranksort"] = "vfl"
     """Class loss; `vfl` (varifocal) and `qfl` learn the IoU of the box as score."""
     iou_weighted: bool = True
     """The varifocal loss weighs a positive by its IoU."""
+    iou_floor: float = Field(default=0.0, ge=0, le=1)
+    """A positive's target is not below this at first, which falls to 0; 0: off. Of `vfl` and `qfl`."""
+    iou_floor_end: float = Field(default=0.5, gt=0, le=1)
+    """Share of the training after which that floor is 0."""
     normalizer: Literal["positives", "targets"] = "positives"
     """The class loss is divided by the number of positives, or by the sum of their targets, of `vfl` and `qfl`."""
     cls: float = Field(default=1.0, ge=0)

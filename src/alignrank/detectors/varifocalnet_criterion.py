@@ -59,7 +59,7 @@ class VarifocalNetCriterion:
             refined = predictions.boxes[image, point]
             weight = centreness_target(points, gt) if central else quality_of(refined, gt)
             parts["refine"] = loss.refine * _box_loss(refined, gt, weight, alone)
-        quality = class_targets(predictions, positives, floor=loss.floor(progress))
+        quality = class_targets(predictions, positives, floor=self._floor(progress))
         classes = class_loss(
             loss.classification,
             predictions.logits,
@@ -71,6 +71,10 @@ class VarifocalNetCriterion:
             count = shared_normalizer(at_least_float32(quality).sum(), alone=alone)
         parts["cls"] = loss.cls * classes / count
         return LossTerms(torch.stack(list(parts.values())).sum(), parts)
+
+    def _floor(self, progress: float) -> float:
+        """What a positive's target is at least: `loss.iou_floor` at first, 0 from `loss.iou_floor_end` on."""
+        return self.config.loss.iou_floor * max(1 - progress / self.config.loss.iou_floor_end, 0.0)
 
     def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
         """The assigned points of all images."""

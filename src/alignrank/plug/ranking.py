@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from alignrank.config import Config
 
@@ -71,20 +71,7 @@ class LossConfig(TermsConfig):
     """Unmatched queries are candidates of the object that they overlap most, if that IoU is higher."""
 
 
-class FloorConfig(Config):
-    """What a positive's class target is early in training: boxes without overlap would teach a score of 0."""
-
-    iou_floor: float = Field(default=0.0, ge=0, le=1)
-    """A positive's target is not below this at first, which falls to 0; 0: off. Of losses that learn an IoU."""
-    iou_floor_end: float = Field(default=0.5, gt=0, le=1)
-    """Share of the training after which that floor is 0."""
-
-    def floor(self, progress: float) -> float:
-        """progress: of the training, 0..1 -> what a target is at least then."""
-        return self.iou_floor * max(1 - progress / self.iou_floor_end, 0.0)
-
-
-class DenseLossConfig(TermsConfig, FloorConfig):
+class DenseLossConfig(TermsConfig):
     """Of a head that says something at every place: the places that an object is matched to are its candidates."""
 
     classification: Literal["library", "vfl"] = "library"
@@ -95,12 +82,6 @@ class DenseLossConfig(TermsConfig, FloorConfig):
     """Whom `rank` compares: candidates of one object, of different objects of a class in the whole batch, or both."""
     rank_across: Literal["all", "best"] = "all"
     """Which candidates `rank` compares with those of other objects: all, or the best-scored one of each object."""
-
-    @model_validator(mode="after")
-    def _has_targets(self) -> DenseLossConfig:
-        if self.iou_floor and self.classification == "library":
-            raise ValueError("iou_floor needs classification=vfl, which learns an IoU")
-        return self
 
     @property
     def is_off(self) -> bool:

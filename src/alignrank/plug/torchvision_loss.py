@@ -39,8 +39,8 @@ def compute_loss(model: Any, **options: Any) -> RankedLoss:
     and `rank`, too. `del model.head.compute_loss` gives the library's back.
 
     Of a training's progress it knows what is said to it: set `progress` (0 to 1, at first 1: all counts in full) of
-    the returned function for the fading in of `loss.align` and `loss.rank` and the fall of `loss.iou_floor`. As the
-    library, each process computes alone. Raises InputError for another model or unknown options.
+    the returned function for the fading in of `loss.align` and `loss.rank`. As the library, each process computes
+    alone. Raises InputError for another model or unknown options.
     """
     from torchvision.models.detection import FCOS, RetinaNet
 
@@ -113,8 +113,7 @@ class RankedLoss:
     def _varifocal(self, logits: Tensor, found: Candidates, place: Tensor, matched: list[Tensor]) -> Tensor:
         """Divided as the library's class loss is: by the batch's positives, in RetinaNet by those of each image."""
         quality = torch.zeros_like(logits)
-        held = found.quality.clamp(min=self.config.floor(self.progress))
-        quality[found.images, place, found.labels] = held.to(quality.dtype)
+        quality[found.images, place, found.labels] = found.quality.to(quality.dtype)
         ignored = getattr(self.head.classification_head, "BETWEEN_THRESHOLDS", None)
         if ignored is None:
             return class_loss("vfl", logits, quality) / max(1, len(place))
