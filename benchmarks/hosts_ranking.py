@@ -126,7 +126,7 @@ ROWS = {
 RUNS_OF = [f"{data}/{row}" for row, data in product(ROWS, SETS) if data in ROWS[row].sets]
 COLUMNS = {
     "ap": "AP", "ap50": "AP50", "ap75": "AP75", "lrp": "oLRP", "rank.spearman_true_class_mean": "true boxes",
-    "rank.misranked": "mis-ranked", "rank.ap_lost_ranking": "AP lost to ranking",
+    "rank.misranked": "mis-ranked", "rank.ap_lost_between": "lost between",
 }  # fmt: skip
 
 
@@ -161,7 +161,10 @@ def run(named: str, seed: int, threads: int) -> dict[str, Any]:
     data, out = SHARED / "data" / named.partition("/")[0], folder(named, seed)
     about = trained(out, data, seed, threads, words_of(named))
     measured(out, "val", data, threads, ["--max-dets", "100"], weights="last")
-    return figures(judged(named, seed)) | about
+    found = judged(named, seed)
+    named_values = zip(found.inputs.names, found.spearman_true, strict=True)
+    by_class = {name: None if value is None else round(value, 4) for name, value in named_values}
+    return figures(found) | {"spearman_true_by_class": by_class} | about
 
 
 def missing(row: Row) -> str:
