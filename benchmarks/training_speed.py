@@ -138,7 +138,7 @@ def train_ours(spec: dict[str, Any]) -> None:
                 )  # fmt: skip
                 trainer.should_stop = True
 
-    fitting.Recorder = lambda plan, averaged: StopWatch()  # type: ignore[assignment,misc]
+    fitting.Recorder = lambda plan, averaged, log: StopWatch()  # type: ignore[assignment,misc]
     splits = read(spec["data"]).splits()
     recipe = load_recipe("yolov8-n", num_classes=len(splits["train"].classes), overrides=spec["settings"])
     out, device = Path(spec["result"]).parent, torch.device("cpu")
