@@ -13,7 +13,7 @@ import torch.distributed as dist
 import transformers
 from safetensors.torch import load_file
 from squares import write_squares
-from tiny_forms import HOSTS, tiny_form
+from tiny_forms import HOSTS, distinct_recipes, tiny_form
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision_hosts import write_published
@@ -34,6 +34,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in HOS
 CASES["ranking"] = (TRANSFORMERS, {"rank.loss": "gcl", "rank.matching_cost": True, "loss.align": 1.0, "loss.rank": 2.0})
 LISTS_AND_PAIRS = {"loss.classification": "vfl", "loss.align": 1.0, "loss.rank": 2.0, "loss.rank_scope": "both"}
 CASES["lists and pairs of fcos"] = ("torchvision/fcos_resnet50_fpn", LISTS_AND_PAIRS)
+EVERY_HOST = [name for name in distinct_recipes() if "/" in name]
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in EVERY_HOST if name not in HOSTED}
 OPTIONS = {"train.precision": "fp32", "train.schedule": "constant", "train.warmup_epochs": 0.0, "train.ema_decay": 0.5}
 
 
@@ -100,9 +102,20 @@ def test_a_run_of_torchvision_goes_on(tmp_path: Path, capsys: pytest.CaptureFixt
     assert {"cls", "box", "proposals_cls", "proposals_box"} <= parts_of(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY_HOST)
+def test_every_host_goes_on(name: str, tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "squares", num_train=4, num_val=2)
+    form = {key: value for key, value in tiny_form(name).items() if not key.startswith("train")}
+    trained(name, data, tmp_path / "whole", 2, form)
+    trained(name, data, tmp_path / "stopped", 1, form)
+    resumed(tmp_path / "stopped")
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
 def gradients(case: str, images: Tensor, targets: list[Targets], *, parallel: bool) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    name, options = CASES[case]
+    name, options = (CASES | OTHERS)[case]
     built = load_recipe(name, num_classes=3, overrides=tiny_form(name) | options).build()
     model = built.model.double().train()
     for module in model.modules():
@@ -125,21 +138,24 @@ def scene() -> tuple[Tensor, list[Targets]]:
     return torch.rand(4, 3, 64, 64, generator=generator), targets
 
 
-def _work(rank: int, meeting: str, folder: str) -> None:
+def _work(rank: int, meeting: str, folder: str, cases: list[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     images, targets = scene()
-    found = {case: gradients(case, images[rank::2], targets[rank::2], parallel=True) for case in CASES}
+    found = {case: gradients(case, images[rank::2], targets[rank::2], parallel=True) for case in cases}
     if rank == 0:
         torch.save(found, Path(folder) / "gradients.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize(
+    "cases", [pytest.param([*CASES], id="some"), pytest.param([*OTHERS], id="others", marks=pytest.mark.slow)]
+)
+def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(cases: list[str], tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_work, (str(tmp_path / "meeting"), str(tmp_path), cases), nprocs=2)
     of_all = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    for case in CASES:
+    for case in cases:
         found, expected = of_all[case], gradients(case, *scene(), parallel=False)
         assert set(found) == set(expected)
         for name, gradient in expected.items():
