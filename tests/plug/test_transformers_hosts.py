@@ -205,16 +205,16 @@ def test_state_dicts_and_folders_go_in_both_ways(tmp_path: Path) -> None:
     other.load_state_dict(model.state_dict(), strict=True)
     assert equal(outputs(other), outputs(model))
     model.save_pretrained(tmp_path)
-    read = RTDetrForObjectDetection.from_pretrained(tmp_path)
+    # Copied: weights in a mapped file lie at any address, and where they are not aligned kernels round differently.
+    read = copy.deepcopy(RTDetrForObjectDetection.from_pretrained(tmp_path))
     assert not fine_of(read)
-    # Weights lie elsewhere in memory when they are read: kernels may add in another order.
-    torch.testing.assert_close(outputs(read), outputs(remove_fine(copy.deepcopy(model))), atol=1e-5, rtol=1e-5)
+    assert equal(outputs(read), outputs(remove_fine(copy.deepcopy(model))))
     # Only those: the library writes some of its own under names of older releases.
     weights = {key: value for key, value in load_file(tmp_path / "model.safetensors").items() if ".fine." in key}
     missing, unexpected = add_fine(read).load_state_dict(weights, strict=False)
     assert not unexpected
     assert not any(".fine." in key for key in missing)
-    torch.testing.assert_close(outputs(read), outputs(model), atol=1e-5, rtol=1e-5)
+    assert equal(outputs(read), outputs(model))
 
 
 @detectors
