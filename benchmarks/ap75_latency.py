@@ -10,26 +10,26 @@ not in it: NMS-free outputs have it inside.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sets_and_seeds
 from matplotlib.figure import Figure
+from paired import ROOT
+from sets_and_seeds import NEW, NMS, NMS_FREE, SETS
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+LATENCIES = ROOT / "benchmarks" / "results" / "latency.json"
 IMAGE = ROOT / "docs" / "images" / "ap75_latency.png"
-SETS = ("bloodcells", "aerialcars", "nuclei")
 # (row, output, row of the latencies, what the picture calls it)
 SHOWN = (
-    ("alignrank-n, consensus loss", "NMS-free, consensus", "alignrank-n", "alignrank-n"),
-    ("alignrank-n, consensus loss, no refinement", "NMS-free, consensus", "alignrank-n-suppression", "no refinement"),
-    ("alignrank-n", "NMS-free", "alignrank-n-alone", "alignrank-n without consensus"),
-    ("yolov8-n", "NMS", "yolov8-n", "yolov8-n, NMS"),
-    ("yolov10-n", "NMS-free", "yolov10-n", "yolov10-n"),
-    ("Ultralytics yolov8n", "NMS", "yolov8n", "Ultralytics YOLOv8n, NMS"),
-    ("Ultralytics yolo26n", "NMS-free", "yolo26n", "Ultralytics YOLO26n"),
-    ("Ultralytics yolo26n", "NMS", "yolo26n-raw", "Ultralytics YOLO26n, NMS"),
+    (NEW, f"{NMS_FREE}, consensus", "alignrank-n", "alignrank-n"),
+    (f"{NEW}, no refinement", f"{NMS_FREE}, consensus", "alignrank-n-suppression", "no refinement"),
+    ("alignrank-n", NMS_FREE, "alignrank-n-alone", "alignrank-n without consensus"),
+    ("yolov8-n", NMS, "yolov8-n", "yolov8-n, NMS"),
+    ("yolov10-n", NMS_FREE, "yolov10-n", "yolov10-n"),
+    ("Ultralytics yolov8n", NMS, "yolov8n", "Ultralytics YOLOv8n, NMS"),
+    ("Ultralytics yolo26n", NMS_FREE, "yolo26n", "Ultralytics YOLO26n"),
+    ("Ultralytics yolo26n", NMS, "yolo26n-raw", "Ultralytics YOLO26n, NMS"),
 )
 
 
@@ -42,8 +42,8 @@ def mean_over_sets(rows: dict[str, Any], row: str, output: str) -> float | None:
 
 
 def main() -> None:
-    rows = json.loads((RESULTS / "sets_and_seeds.json").read_text())["rows"]
-    latencies = json.loads((RESULTS / "latency.json").read_text())["n"]["runtimes"]["ort"]["rows"]
+    rows = json.loads(sets_and_seeds.RESULTS.read_text())["rows"]
+    latencies = json.loads(LATENCIES.read_text())["n"]["runtimes"]["ort"]["rows"]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for row, output, model, name in SHOWN:

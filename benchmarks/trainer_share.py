@@ -23,6 +23,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import training_speed
 from paired import ROOT, SHARED, commit
 from rank_detr_cost import in_turn
 
@@ -69,10 +70,7 @@ class InTurn(L.Callback):
 def measured(name: str, precision: str, rounds: int) -> dict[str, Any]:
     """The bare loop's seconds over the trainer's."""
     splits = read(str(DATA)).splits()
-    settings = {
-        "train.epochs": 100, "train.batch": 16, "train.imgsz": 320, "train.optimizer": "adamw", "train.cache": "ram",
-        "train.precision": precision, "augment.multi_scale": 0.0, "augment.plain_epochs": 0,
-    }  # fmt: skip
+    settings = training_speed.OURS | {"train.precision": precision}
     recipe = load_recipe(name, num_classes=len(splits["train"].classes), overrides=settings)
     turns = InTurn(rounds)
     with tempfile.TemporaryDirectory() as folder:

@@ -142,13 +142,8 @@ class TorchvisionHost(nn.Module):
         self.register_buffer("std", torch.tensor(transform.image_std).view(1, 3, 1, 1), persistent=False)
         if part.pretrained:
             self._load(config)
-            return
-        if part.architecture == "fcos_resnet50_fpn":
-            # Its distances end in a ReLU and begin around 0: a side that falls below it first never learns again, and
-            # whole trainings end without boxes. FCOS itself has exp(0) = 1 stride there.
-            nn.init.ones_(self.host.head.regression_head.bbox_reg.bias)
-        if part.backbone_weights:
-            load_weights(self.host.backbone.body, "its backbone", Path(part.backbone_weights))
+        else:
+            self._begin(part)
 
     def denoising_queries(self, targets: Sequence[Targets], sizes: Tensor, generator: torch.Generator) -> Truth:
         """What `forward` takes as `denoising`: objects among which two-stage detectors sample proposals."""
@@ -164,6 +159,15 @@ class TorchvisionHost(nn.Module):
             return dense(self.host, inputs, self.channels)
         truth = None if denoising is None else truth_of(denoising.targets, x, self.channels)
         return two_stages(self.host, inputs, self.channels, truth, 0 if denoising is None else denoising.seed)
+
+    def _begin(self, part: TorchvisionPart) -> None:
+        """Random weights, but for the backbone's where a file has them."""
+        if part.architecture == "fcos_resnet50_fpn":
+            # Its distances end in a ReLU and begin around 0: a side that falls below it first never learns again, and
+            # whole trainings end without boxes. FCOS itself has exp(0) = 1 stride there.
+            nn.init.ones_(self.host.head.regression_head.bbox_reg.bias)
+        if part.backbone_weights:
+            load_weights(self.host.backbone.body, "its backbone", Path(part.backbone_weights))
 
     def _load(self, config: TorchvisionConfig) -> None:
         part = config.model
