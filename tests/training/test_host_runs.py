@@ -113,16 +113,21 @@ def test_every_host_goes_on(name: str, tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
+def dtype_of(name: str) -> torch.dtype:
+    """The loss of D-FINE makes float32 whatever it gets."""
+    return torch.float32 if name.startswith("transformers/dfine") else torch.float64
+
+
 def gradients(case: str, images: Tensor, targets: list[Targets], *, parallel: bool) -> dict[str, Tensor]:
     torch.manual_seed(0)
     name, options = (CASES | OTHERS)[case]
     built = load_recipe(name, num_classes=3, overrides=tiny_form(name) | options).build()
-    model = built.model.double().train()
+    model = built.model.to(dtype_of(name)).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     network = DistributedDataParallel(model) if parallel else model
-    predictions: Predictions = network(images.double())
+    predictions: Predictions = network(images.to(dtype_of(name)))
     built.criterion(predictions, targets).total.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
@@ -159,6 +164,8 @@ def test_gradients_of_two_processes_are_those_of_one_with_twice_the_batch(cases:
         found, expected = of_all[case], gradients(case, *scene(), parallel=False)
         assert set(found) == set(expected)
         for name, gradient in expected.items():
+            double = gradient.dtype == torch.float64
             torch.testing.assert_close(
-                found[name], gradient, rtol=1e-5, atol=1e-7, msg=lambda text, at=(case, name): f"{at}: {text}"
-            )
+                found[name], gradient, rtol=1e-5 if double else 1e-3, atol=1e-7 if double else 1e-5,
+                msg=lambda text, at=(case, name): f"{at}: {text}",
+            )  # fmt: skip
