@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+import yaml
 from hosted_detectors import assert_saved_as_ours_it_says
 from hub_server import Hub, opened_hub
 from PIL import Image
@@ -243,12 +244,24 @@ def settings_of_pictures() -> tuple[Any, ...]:
     return recipe.train.imgsz, recipe.data.fit, recipe.data.antialias
 
 
-def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_answers(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence at once, that says who does not answer and what else would do; nothing of the hub's client."""
     hub.close()
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client asks again, later and later
-    with pytest.raises(InputError, match=rf"{HUB} could not be fetched: .*model\.pretrained=FOLDER$") as caught:
-        Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
-    assert "\n" not in str(caught.value)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub's client asks again, later and later"))
+    source, out = tmp_path / "street.png", tmp_path / "found"
+    Image.new("RGB", (64, 64)).save(source)
+    words = ["alignrank", "predict", "--model", "transformers/rtdetr-r18", str(source), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"PekingU/rtdetr_r18vd_coco_o365 could not be fetched: {hub.at} cannot be reached (" in line
+    assert line.endswith("model.pretrained=FOLDER (predict, val and track: --pretrained FOLDER)")
+    assert not out.exists()
 
 
 def test_a_broken_download_goes_on(hub: Hub) -> None:
@@ -290,6 +303,39 @@ def test_verbs_fetch_a_recipe_s_published_weights(
     assert found == json.loads(json.dumps(expected.to_dict()))
 
 
+def test_verbs_take_a_folder_in_place_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = tmp_path / "published", write_squares(tmp_path / "data", num_val=2, classes=NAMES)
+    write_published(folder)
+    published = ["--model", "transformers/rtdetr-r18", "--pretrained", folder]
+    detector = Detector("transformers/rtdetr-r18", pretrained=folder)
+    picture = data / "images" / "val0.png"
+    words = ["predict", *published, picture, "--out", tmp_path / "found", "--conf", 0.01]
+    (entry,) = said_by(words, monkeypatch, capsys)["images"]
+    (expected,) = detector.predict(str(picture), conf=0.01, imgsz=64, device="cpu")
+    assert entry["scores"]
+    assert entry["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-6)
+    found = said_by(["val", *published, "--data", data], monkeypatch, capsys)
+    assert found == json.loads(json.dumps(detector.val(str(data), imgsz=64, device="cpu").to_dict()))
+    recipe = tmp_path / "mine.yaml"  # a recipe that names the folder itself
+    recipe.write_text(
+        yaml.safe_dump(load_recipe("transformers/rtdetr-r18", overrides={"model.pretrained": str(folder)}).to_dict())
+    )
+    assert published_model(str(recipe)).classes == NAMES
+
+
+@pytest.mark.parametrize("verb", [["predict", "street.png"], ["val", "--data", "data"], ["track", "street.mp4"]])
+def test_a_folder_is_for_models(
+    verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["alignrank", *verb, "--weights", "x.safetensors", "--pretrained", "folder"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "alignrank: --pretrained: is for --model\n"
+
+
 def test_what_the_hub_has_not(hub: Hub) -> None:
     (hub.folder(HUB) / "model.safetensors").rename(hub.folder(HUB) / "pytorch_model.bin")
     with pytest.raises(InputError, match=rf"{HUB} could not be fetched: there is no model\.safetensors in it; give a"):
@@ -303,7 +349,7 @@ def test_no_network() -> None:
     for ask in (lambda: Detector(name, pretrained="hub"), lambda: published_model(name)):
         with pytest.raises(InputError, match=message) as caught:
             ask()
-        assert str(caught.value).endswith("config.json and model.safetensors instead: model.pretrained=FOLDER")
+        assert "give a local folder with config.json and model.safetensors instead: " in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

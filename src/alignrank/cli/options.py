@@ -46,6 +46,9 @@ PublishedModel = Annotated[
         autocompletion=published_recipes,
     ),
 ]
+Pretrained = Annotated[
+    str | None, typer.Option(help="of --model: a folder with its published files, in place of the hub")
+]
 Nms = Annotated[bool, typer.Option("--nms", help="one-to-many output and NMS, also where the model needs none")]
 Agnostic = Annotated[bool, typer.Option("--agnostic", help="one object, one class: suppression across classes")]
 Consensus = Annotated[
@@ -77,23 +80,27 @@ MaxDets = Annotated[int | None, typer.Option(min=1, help="boxes per image at mos
 Device = Annotated[str, typer.Option(help=DEVICE_HELP, autocompletion=one_of("auto", "cpu", "cuda", "mps"))]
 
 
-def check_subject(verb: str, weights: str | None, model: str | None) -> None:
-    """Raises InputError unless one of --weights and --model is given, and there is such a file or recipe."""
+def check_subject(verb: str, weights: str | None, model: str | None, pretrained: str | None = None) -> None:
+    """Raises InputError unless one of --weights and --model is given, and there is such a file or recipe; and for
+    --pretrained without --model.
+    """
     if (weights is None) == (model is None):
         raise InputError(f"{verb}: give --weights or --model, one of them")
     if model is not None:
         check_recipe(model, "command line")
+    elif pretrained is not None:
+        raise InputError("--pretrained: is for --model")
     if weights is not None:
         weights_file(weights)
 
 
-def weights_or_published(weights: str | None, model: str | None) -> Path | Checkpoint:
-    """The one of --weights and --model that `check_subject` has seen; what is published is fetched."""
+def weights_or_published(weights: str | None, model: str | None, pretrained: str | None) -> Path | Checkpoint:
+    """The one of --weights and --model that `check_subject` has seen; what is published is fetched or in a folder."""
     if weights is not None:
         return Path(weights)
     from alignrank.weights.published import published_model
 
-    return published_model(str(model))
+    return published_model(str(model), pretrained)
 
 
 def refuse_overrides(weights: str | None, overrides: Sequence[str] | None) -> None:

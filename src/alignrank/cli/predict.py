@@ -18,6 +18,7 @@ from alignrank.cli.options import (
     Nms,
     Overlap,
     PredictConf,
+    Pretrained,
     PublishedModel,
     Rect,
     RunnableOrModel,
@@ -37,6 +38,7 @@ def predict(
     ],
     weights: RunnableOrModel = None,
     model: PublishedModel = None,
+    pretrained: Pretrained = None,
     conf: PredictConf = None,
     iou: Iou = None,
     classes: Classes = None,
@@ -59,7 +61,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Detect objects in images and videos; writes pictures, predictions.json and predictions.csv."""
-    check_subject("predict", weights, model)
+    check_subject("predict", weights, model, pretrained)
     if engine == "local" and (workers is not None or column is not None):
         raise InputError(f"--{'column' if workers is None else 'workers'}: is for --engine ray")
     from alignrank.contracts import WantedThresholds
@@ -71,7 +73,7 @@ def predict(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
         rect=rect, batch=batch, keep_images=pictures, tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
-    subject = weights_or_published(weights, model)
+    subject = weights_or_published(weights, model, pretrained)
     selection = SelectionOptions(nms, agnostic, consensus, tta)
     if engine == "ray":
         from alignrank.inference.ray_engine import predict_to_parquet

@@ -18,6 +18,7 @@ from alignrank.cli.options import (
     Nms,
     Overlap,
     PredictConf,
+    Pretrained,
     PublishedModel,
     Rect,
     RunnableOrModel,
@@ -36,6 +37,7 @@ def track(
     ],
     weights: RunnableOrModel = None,
     model: PublishedModel = None,
+    pretrained: Pretrained = None,
     tracker: Annotated[str, choice("bytetrack", "ocsort", "sort")] = "bytetrack",
     low: Annotated[float, typer.Option(min=0, max=1, help="score from which on an object goes on with a track")] = 0.1,
     memory: Annotated[float, typer.Option(min=0, help="seconds for which a lost object is waited for")] = 1.0,
@@ -61,7 +63,7 @@ def track(
     as_json: Json = False,
 ) -> None:
     """Follow objects through videos; writes drawn videos, predictions.json and .csv with ids, and MOT text."""
-    check_subject("track", weights, model)
+    check_subject("track", weights, model, pretrained)
     from alignrank.contracts import WantedThresholds
     from alignrank.inference.options import PredictOptions, TrackOptions
     from alignrank.inference.to_folder import predict_to_folder
@@ -74,7 +76,7 @@ def track(
         tracking=TrackOptions(tracker, low, memory, confirm),
     )  # fmt: skip
     result = predict_to_folder(
-        sources, weights_or_published(weights, model), options, out=out, device=device,
+        sources, weights_or_published(weights, model, pretrained), options, out=out, device=device,
         selection=SelectionOptions(nms, agnostic, consensus, tta), collect=as_json,
     )  # fmt: skip
     if as_json:

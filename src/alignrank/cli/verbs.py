@@ -33,6 +33,7 @@ from alignrank.cli.options import (
     Nms,
     Overlap,
     Overrides,
+    Pretrained,
     PublishedModel,
     Rect,
     RunnableOrModel,
@@ -149,6 +150,7 @@ def val(
     data: Data,
     weights: RunnableOrModel = None,
     model: PublishedModel = None,
+    pretrained: Pretrained = None,
     split: Split = "val",
     imgsz: Imgsz = None,
     rect: Rect = None,
@@ -170,7 +172,7 @@ def val(
     as_json: Json = False,
 ) -> None:
     """Evaluate weights: COCO's 12 figures, oLRP, ranking before and after NMS, by class; plots and an HTML report."""
-    check_subject("val", weights, model)
+    check_subject("val", weights, model, pretrained)
     from alignrank.contracts import WantedThresholds
     from alignrank.evaluation.options import ValOptions
     from alignrank.evaluation.tables import say_figures
@@ -182,7 +184,9 @@ def val(
         batch=batch, nms=nms, oracle=oracle, agnostic=agnostic, consensus=consensus, tta=tta,
         tiling=Tiling.of(tile, overlap),
     )  # fmt: skip
-    metrics = val_to_folder(weights_or_published(weights, model), data, options, split=split, out=out, device=device)
+    metrics = val_to_folder(
+        weights_or_published(weights, model, pretrained), data, options, split=split, out=out, device=device
+    )
     say_figures({"value": metrics})
     if as_json:
         print_json(metrics.to_dict())

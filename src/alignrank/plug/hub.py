@@ -46,15 +46,36 @@ def offline() -> bool:
 def fetch(repository: str, file: str, revision: str | None = None) -> Path:
     """A file in the client's cache, fetched where it is not there or has changed. Raises NotFetched."""
     quiet_client()
-    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, hf_hub_url
 
     try:
+        if not offline() and not _is_cached(repository, file, revision):
+            _check_reach(hf_hub_url(repository, file, revision=revision))
         return Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # of the client, of what it is built on, of the system
-        known = try_to_load_from_cache(repository, file, revision=revision) if _may_be_cached(error) else None
-        if known is _CACHED_NO_EXIST:
+        if _nobody_answered(error) and _is_cached(repository, file, revision) is False:
             raise NotFetched(f"there is no {file} in it", absent=True) from None
         raise NotFetched(reason_of(error, file, revision), absent=_is_absent(error)) from None
+
+
+class _Unreachable(Exception):
+    """Why nobody answers."""
+
+
+def _check_reach(address: str) -> None:
+    """Raises _Unreachable where nobody answers: a download would try for half a minute, with a line for each time.
+
+    What else may be wrong, the download says.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(address)
+    except (HfHubHTTPError, FileMetadataError):
+        return
+    except Exception as error:
+        raise _Unreachable(f"{constants.ENDPOINT} cannot be reached ({first_line(error)})") from None
 
 
 def reason_of(error: Exception, file: str = "", revision: str | None = None) -> str:
@@ -69,6 +90,8 @@ def reason_of(error: Exception, file: str = "", revision: str | None = None) -> 
         return f"there is no revision {revision!r} of it"
     if _is_absent(error):
         return f"there is no {file} in it"
+    if _nobody_answered(error) and offline():
+        return f"there is no {file} in the cache of the hub's client"
     said = getattr(error, "server_message", None)
     return " ".join(said.split())[:200] if isinstance(said, str) and said else first_line(error)
 
@@ -94,8 +117,16 @@ def _is_absent(error: Exception) -> bool:
     return isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
 
 
-def _may_be_cached(error: Exception) -> bool:
-    """Whether nobody could be asked: the cache may know that there is no such file."""
+def _nobody_answered(error: Exception) -> bool:
+    """Whether there was no connection, or nobody was asked."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    return isinstance(error, LocalEntryNotFoundError)
+    return isinstance(error, _Unreachable | LocalEntryNotFoundError)
+
+
+def _is_cached(repository: str, file: str, revision: str | None) -> bool | None:
+    """Whether the client's cache has the file; None where it does not know, either, whether there is such a file."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repository, file, revision=revision)
+    return None if known is None else known is not _CACHED_NO_EXIST

@@ -21,7 +21,8 @@ HUB = "hub"
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSOR = "preprocessor_config.json"
 _OPTION = "model.pretrained"
-_OTHERWISE = "give a local folder with config.json and model.safetensors instead: model.pretrained=FOLDER"
+AS_FOLDER = "model.pretrained=FOLDER (predict, val and track: --pretrained FOLDER)"
+_OTHERWISE = f"give a local folder with config.json and model.safetensors instead: {AS_FOLDER}"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 

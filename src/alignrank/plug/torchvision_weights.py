@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from alignrank.errors import InputError, first_line
-from alignrank.plug.published import HUB, refuse_pickles
+from alignrank.plug.published import AS_FOLDER, HUB, refuse_pickles
 from alignrank.terminal.progress import say
 from alignrank.version import __version__
 
 _OPTION = "model.pretrained"
-_OTHERWISE = "give a local folder or file with its state dict as safetensors instead: model.pretrained=FOLDER"
+_OTHERWISE = f"give a local folder or file with its state dict as safetensors instead: {AS_FOLDER}"
 _DIGEST = re.compile(r"-([0-9a-f]{8,64})\.pth")
 _TIMEOUT = 30.0
 _CHUNK = 1 << 20

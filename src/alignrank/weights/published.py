@@ -10,7 +10,7 @@ from typing import Any
 
 from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
-from alignrank.plug.published import Published
+from alignrank.plug.published import HUB, Published
 from alignrank.weights.checkpoint import Checkpoint
 from alignrank.weights.coco_names import COCO_IDS, COCO_NAMES
 from alignrank.weights.recipe import Recipe, load_recipe
@@ -44,12 +44,15 @@ def published(
     return Checkpoint(model.state_dict(), found.without_pretrained(), wanted, {}, Path(recipe.name))
 
 
-def published_model(name: str, where: str = "--model") -> Checkpoint:
-    """The detector that a recipe's authors have published, from the hub. Raises InputError for recipes without one."""
-    overrides = {"model.pretrained": "hub"}
+def published_model(name: str, pretrained: str | None = None, where: str = "--model") -> Checkpoint:
+    """The detector that a recipe's authors have published. pretrained: `hub`, or what is read in its place, as in the
+    recipe; None: what the recipe says, else the hub. Raises InputError for recipes without one.
+    """
     recipe = load_recipe(name, where=where)
     if DETECTORS[recipe.detector].published is None:
         raise InputError(f"{where}: {name} has no published weights; train it, then give --weights")
+    architecture: Any = recipe.architecture
+    overrides = {"model.pretrained": pretrained or architecture.model.pretrained or HUB}
     found = published(load_recipe(name, overrides=overrides, where=where), overrides)
     assert found is not None
     return found
