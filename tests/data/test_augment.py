@@ -263,14 +263,15 @@ def test_clip_worked() -> None:
             [3.0, 3.0, 4.0, 9.0],
         ]
     )
-    cut, kept = clip(boxes, (0, 0, 10, 10))
+    cut, kept = clip(boxes, torch.tensor([0.0, 0, 10, 10]))
     assert kept.tolist() == [True, True, False, False, False, True]
     assert cut.tolist() == [[1, 1, 5, 5], [5, 0, 10, 10], [3, 3, 4, 9]]
     # Objects 100 px long of which 9 and 11 px are left: less and more than MIN_VISIBLE.
     assert MIN_VISIBLE == 0.1
     long = torch.tensor([[11.0, 0.0, 111.0, 10.0], [9.0, 0.0, 109.0, 10.0]])
-    assert clip(long, (0, 0, 20, 10))[1].tolist() == [False, True]
-    assert clip(torch.zeros(0, 4), (0, 0, 10, 10))[0].shape == (0, 4)
+    assert clip(long, torch.tensor([0.0, 0, 20, 10]))[1].tolist() == [False, True]
+    assert clip(long, torch.tensor([[0.0, 0, 30, 10], [0, 0, 10, 10]]))[1].tolist() == [True, False]  # one each
+    assert clip(torch.zeros(0, 4), torch.tensor([0.0, 0, 10, 10]))[0].shape == (0, 4)
 
 
 def test_mixup_is_a_mean_with_all_objects() -> None:

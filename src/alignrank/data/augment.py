@@ -112,7 +112,7 @@ class _Scenes:
         place = middle_x - own_width / 2, middle_y - own_height / 2
         if self.fit.corner:
             place = right * width, down * height
-        return _joined(canvas, [_paste(canvas, own, zoom, place, (0, 0, width, height), self.fit)])
+        return _with_objects(canvas, [_paste(canvas, own, zoom, place, (0, 0, width, height), self.fit)])
 
     def _mosaic(
         self, canvas: Tensor, first: Picture, zoom: float, middle: tuple[float, float], rng: np.random.Generator
@@ -122,14 +122,26 @@ class _Scenes:
         meet_x, meet_y = (float(v) for v in rng.uniform(-0.5, 0.5, 2))
         x, y = round(middle[0] + meet_x * width * zoom), round(middle[1] + meet_y * height * zoom)
         others = self.partners(rng, 3)
-        placed = []
+        parts = []
         for corner, own in enumerate([first, *(self.pictures[index] for index in others)]):
             own_height, own_width = zoomed(shape_of(own.pixels), zoom)
             right, below = corner % 2 == 1, corner >= 2
             place = x if right else x - own_width, y if below else y - own_height
             quadrant = (x if right else 0, y if below else 0, width if right else x, height if below else y)
-            placed.append(_paste(canvas, own, zoom, place, quadrant, self.fit))
-        return _joined(canvas, placed)
+            parts.append(_paste(canvas, own, zoom, place, quadrant, self.fit))
+        return _with_objects(canvas, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a canvas shows of a picture: where its boxes lie there, times `scale` (x,y) and plus `offset` (x,y), in px;
+    of them the `window` (x0,y0,x1,y1) is seen.
+    """
+
+    picture: Picture
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+    window: tuple[float, float, float, float]
 
 
 def _paste(
@@ -139,8 +151,8 @@ def _paste(
     place: tuple[float, float],
     window: tuple[int, int, int, int],
     fit: Fit,
-) -> Picture:
-    """Paste the zoomed picture at `place` (left, top) where the window (x0,y0,x1,y1) shows it; its visible objects."""
+) -> _Part | None:
+    """Paste the zoomed picture at `place` (left, top) where the window (x0,y0,x1,y1) shows it; None: nowhere."""
     left, top = (round(v) for v in place)
     shape = shape_of(picture.pixels)
     height, width = zoomed(shape, zoom)
@@ -148,17 +160,22 @@ def _paste(
     x1 = min(left + width, window[2], canvas.shape[-1])
     y1 = min(top + height, window[3], canvas.shape[-2])
     if x0 >= x1 or y0 >= y1:
-        return Picture(canvas, picture.boxes[:0], picture.labels[:0])
+        return None
     resized = resize(picture.pixels, (height, width), fit)
     canvas[:, y0:y1, x0:x1] = resized[:, y0 - top : y1 - top, x0 - left : x1 - left]
-    boxes = picture.boxes * picture.boxes.new_tensor([width / shape[1], height / shape[0]] * 2)
-    boxes = boxes + boxes.new_tensor([left, top] * 2)
-    boxes, kept = clip(boxes, (x0, y0, x1, y1))
-    return Picture(canvas, boxes, picture.labels[kept])
+    return _Part(picture, (width / shape[1], height / shape[0]), (left, top), (x0, y0, x1, y1))
 
 
-def _joined(canvas: Tensor, pictures: Sequence[Picture]) -> Picture:
-    return Picture(canvas, torch.cat([p.boxes for p in pictures]), torch.cat([p.labels for p in pictures]))
+def _with_objects(canvas: Tensor, parts: Sequence[_Part | None]) -> Picture:
+    """The canvas with what is visible of the parts' objects, all at once: a call costs more than what it computes."""
+    shown = [part for part in parts if part is not None]
+    if not shown:
+        return Picture(canvas, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    places = torch.tensor([[*part.scale * 2, *part.offset * 2, *part.window] for part in shown])
+    places = places.repeat_interleave(torch.tensor([len(part.picture.boxes) for part in shown]), 0)
+    scale, offset, window = places.split(4, 1)
+    boxes, kept = clip(torch.cat([part.picture.boxes for part in shown]) * scale + offset, window)
+    return Picture(canvas, boxes, torch.cat([part.picture.labels for part in shown])[kept])
 
 
 def _mix(a: Picture, b: Picture, weight: float) -> Picture:

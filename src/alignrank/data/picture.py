@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 # A cropped box stays an object if it keeps this share of its area and this many pixels on each side.
@@ -22,11 +23,11 @@ class Picture:
     labels: Tensor
 
 
-def clip(boxes: Tensor, window: tuple[float, float, float, float]) -> tuple[Tensor, Tensor]:
-    """Boxes cut to a window (x0,y0,x1,y1); those with enough left, and the mask [T] that chose them."""
+def clip(boxes: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes cut to a window [4] (x0,y0,x1,y1), or to one each [T,4]; those with enough left, the mask [T] of them."""
     whole = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    low, high = boxes.new_tensor(window[:2] * 2), boxes.new_tensor(window[2:] * 2)
-    cut = boxes.maximum(low).minimum(high)
+    low, high = window[..., :2], window[..., 2:]
+    cut = boxes.maximum(torch.cat([low, low], -1)).minimum(torch.cat([high, high], -1))
     side = cut[:, 2:] - cut[:, :2]
     # An object that was tiny before may stay so: only what the cut took away counts.
     long_enough = (side >= MIN_SIDE).all(1) | (cut == boxes).all(1)

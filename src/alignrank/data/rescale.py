@@ -51,7 +51,7 @@ def _cut(picture: Picture, size: InputSize, rng: np.random.Generator) -> Picture
         window.append((first, max(round(begin + part), first + 1)))
     (top, bottom), (left, right) = window
     shape = zoomed((bottom - top, right - left), factor)
-    boxes, kept = clip(picture.boxes, (left, top, right, bottom))
+    boxes, kept = clip(picture.boxes, picture.boxes.new_tensor([left, top, right, bottom]))
     boxes = boxes - boxes.new_tensor([left, top] * 2)
     cut = Picture(picture.pixels[:, top:bottom, left:right], boxes, picture.labels[kept])
     return _resized(cut, shape, size.fit)

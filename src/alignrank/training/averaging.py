@@ -21,6 +21,7 @@ class AveragedWeights(L.Callback):
         self.updates = 0
         self.model: nn.Module | None = None
         self._restored: dict[str, Tensor] | None = None
+        self._paired: tuple[nn.Module, list[tuple[Tensor, Tensor]]] | None = None
         self._seen_step = 0
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -28,6 +29,7 @@ class AveragedWeights(L.Callback):
         if self._restored is not None:
             self.model.load_state_dict(self._restored)
             self._restored = None
+        self._paired = None
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._seen_step = trainer.global_step  # restored by now, unlike when the fit begins
@@ -45,12 +47,19 @@ class AveragedWeights(L.Callback):
         assert self.model is not None
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, current = _distinct(self.model), _distinct(model)
-        floating = [(a, c) for a, c in zip(averaged, current, strict=True) if a.is_floating_point()]
+        pairs = self._pairs(model)
+        floating = [(a, c) for a, c in pairs if a.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in floating], [c.to(a.dtype) for a, c in floating], 1 - decay)
-        for a, c in zip(averaged, current, strict=True):
+        for a, c in pairs:
             if not a.is_floating_point():
                 a.copy_(c)
+
+    def _pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Tensors of the average and of `model`. Listed once, since that takes twice as long as to average them."""
+        assert self.model is not None
+        if self._paired is None or self._paired[0] is not model:
+            self._paired = model, list(zip(_distinct(self.model), _distinct(model), strict=True))
+        return self._paired[1]
 
     def state_dict(self) -> dict[str, Any]:
         assert self.model is not None
@@ -64,4 +73,4 @@ class AveragedWeights(L.Callback):
 def _distinct(model: nn.Module) -> list[Tensor]:
     """The tensors of its state, each once: heads that layers share have several names."""
     named = model.state_dict(keep_vars=True).values()
-    return [tensor.detach() for tensor in {id(tensor): tensor for tensor in named}.values()]
+    return list({id(tensor): tensor for tensor in named}.values())
