@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 from paired import ROOT, alignrank, commit
 
+from alignrank.cores import limit_spinning
+
 RESULTS = ROOT / "benchmarks" / "results" / "cpu_shares.json"
 THREADS = 2
 FILES = {
@@ -182,7 +184,9 @@ CHILDREN = {"eager": eager, "exported": exported, "profiled": profiled, "peak": 
 def child(what: str, **spec: Any) -> dict[str, Any]:
     """What a function of CHILDREN says, in a process of its own."""
     words = [sys.executable, __file__, "--child", json.dumps([what, spec])]
-    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    environment = dict(os.environ)
+    limit_spinning(environment)  # as the command line does
+    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return said
 
