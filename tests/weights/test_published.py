@@ -214,6 +214,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_loopback: None) -
 
 
 OF_HUB = {"model.hub": HUB}
+OTHERWISE = "model.pretrained=FOLDER (predict, val and track: --pretrained FOLDER)"
 
 
 def test_the_hub_s_files_are_fetched_once(hub: Hub) -> None:
@@ -250,6 +251,9 @@ def test_nobody_answers(
     """One sentence at once, that says who does not answer and what else would do; nothing of the hub's client."""
     hub.close()
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub's client asks again, later and later"))
+    with pytest.raises(InputError, match=rf"{HUB} could not be fetched: .*{re.escape(OTHERWISE)}$") as caught:
+        Detector("transformers/rtdetr-r18", pretrained="hub", **OF_HUB)
+    assert "\n" not in str(caught.value)
     source, out = tmp_path / "street.png", tmp_path / "found"
     Image.new("RGB", (64, 64)).save(source)
     words = ["alignrank", "predict", "--model", "transformers/rtdetr-r18", str(source), "--out", str(out)]
@@ -260,7 +264,7 @@ def test_nobody_answers(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"PekingU/rtdetr_r18vd_coco_o365 could not be fetched: {hub.at} cannot be reached (" in line
-    assert line.endswith("model.pretrained=FOLDER (predict, val and track: --pretrained FOLDER)")
+    assert line.endswith(OTHERWISE)
     assert not out.exists()
 
 
@@ -349,7 +353,7 @@ def test_no_network() -> None:
     for ask in (lambda: Detector(name, pretrained="hub"), lambda: published_model(name)):
         with pytest.raises(InputError, match=message) as caught:
             ask()
-        assert "give a local folder with config.json and model.safetensors instead: " in str(caught.value)
+        assert str(caught.value).endswith(f"config.json and model.safetensors instead: {OTHERWISE}")
         assert "\n" not in str(caught.value)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from alignrank.errors import first_line
 
@@ -46,24 +47,22 @@ def offline() -> bool:
 def fetch(repository: str, file: str, revision: str | None = None) -> Path:
     """A file in the client's cache, fetched where it is not there or has changed. Raises NotFetched."""
     quiet_client()
-    from huggingface_hub import hf_hub_download, hf_hub_url
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+    known: Any = None
     try:
-        if not offline() and not _is_cached(repository, file, revision):
+        known = try_to_load_from_cache(repository, file, revision=revision)
+        if not isinstance(known, str) and not offline():
             _check_reach(hf_hub_url(repository, file, revision=revision))
         return Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # of the client, of what it is built on, of the system
-        if _nobody_answered(error) and _is_cached(repository, file, revision) is False:
+        if known is _CACHED_NO_EXIST and _nobody_answered(error):
             raise NotFetched(f"there is no {file} in it", absent=True) from None
         raise NotFetched(reason_of(error, file, revision), absent=_is_absent(error)) from None
 
 
-class _Unreachable(Exception):
-    """Why nobody answers."""
-
-
 def _check_reach(address: str) -> None:
-    """Raises _Unreachable where nobody answers: a download would try for half a minute, with a line for each time.
+    """Raises NotFetched where nobody answers: a download would try for half a minute, with a line for each time.
 
     What else may be wrong, the download says.
     """
@@ -75,7 +74,7 @@ def _check_reach(address: str) -> None:
     except (HfHubHTTPError, FileMetadataError):
         return
     except Exception as error:
-        raise _Unreachable(f"{constants.ENDPOINT} cannot be reached ({first_line(error)})") from None
+        raise NotFetched(f"{constants.ENDPOINT} cannot be reached ({first_line(error)})") from None
 
 
 def reason_of(error: Exception, file: str = "", revision: str | None = None) -> str:
@@ -121,12 +120,4 @@ def _nobody_answered(error: Exception) -> bool:
     """Whether there was no connection, or nobody was asked."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    return isinstance(error, _Unreachable | LocalEntryNotFoundError)
-
-
-def _is_cached(repository: str, file: str, revision: str | None) -> bool | None:
-    """Whether the client's cache has the file; None where it does not know, either, whether there is such a file."""
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-
-    known = try_to_load_from_cache(repository, file, revision=revision)
-    return None if known is None else known is not _CACHED_NO_EXIST
+    return isinstance(error, NotFetched | LocalEntryNotFoundError)
