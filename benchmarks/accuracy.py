@@ -14,10 +14,11 @@ import contextlib
 import io
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
+
+from machine import processor
 
 from alignrank.metrics import evaluate
 
@@ -39,6 +40,7 @@ ROWS = {
     "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET],
     "alignrank-n-aerialcars": [
         "--model", "alignrank-n", *AERIALCARS, "--epochs", "60", "loss.consensus=0", "head.consensus_iou=0",
+        "head.refine=true",
     ],
 }  # fmt: skip
 
@@ -95,7 +97,7 @@ def run(row: str, seed: int) -> dict[str, object]:
         "command": results["command"],
         "commit": results["commit"],
         "device": results["device"],
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "precision": results["precision"],
         "torch": results["torch"],
         "seed": seed,

@@ -16,15 +16,14 @@ import numpy as np
 import sets_and_seeds
 from matplotlib.figure import Figure
 from paired import ROOT
-from sets_and_seeds import NEW, NMS, NMS_FREE, SETS
+from sets_and_seeds import NEW, NMS, NMS_FREE, REFINED, SETS
 
 LATENCIES = ROOT / "benchmarks" / "results" / "latency.json"
 IMAGE = ROOT / "docs" / "images" / "ap75_latency.png"
 # (row, output, row of the latencies, what the picture calls it)
 SHOWN = (
     (NEW, f"{NMS_FREE}, consensus", "alignrank-n", "alignrank-n"),
-    (f"{NEW}, no refinement", f"{NMS_FREE}, consensus", "alignrank-n-suppression", "no refinement"),
-    ("alignrank-n", NMS_FREE, "alignrank-n-alone", "alignrank-n without consensus"),
+    (REFINED, f"{NMS_FREE}, consensus", "alignrank-n-refined", "with refinement"),
     ("yolov8-n", NMS, "yolov8-n", "yolov8-n, NMS"),
     ("yolov10-n", NMS_FREE, "yolov10-n", "yolov10-n"),
     ("Ultralytics yolov8n", NMS, "yolov8n", "Ultralytics YOLOv8n, NMS"),

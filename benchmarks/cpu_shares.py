@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from machine import processor
 from paired import ROOT, alignrank, commit
 
 from alignrank.cores import limit_spinning
@@ -227,7 +227,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="alignrank-shares-") as folder:
             found = measured(weights, options.data, options.imgsz, options.rounds, Path(folder))
         command = f"python benchmarks/cpu_shares.py --weights {weights} --data {options.data} --imgsz {options.imgsz}"
-        device = f"cpu ({platform.processor() or platform.machine()}, {THREADS} threads)"
+        device = f"cpu ({processor()}, {THREADS} threads)"
         table[f"{weights.name} {options.imgsz}"] = found | {"command": command, "commit": commit(), "device": device}
         options.out.write_text(json.dumps(table, indent=1) + "\n")
         print(weights.name, json.dumps(found, indent=1), flush=True)

@@ -24,7 +24,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +37,7 @@ import torch
 from filelock import FileLock
 from growth_figure import draw
 from growth_steps import METRIC_ROWS, memory_of, seconds_of, step_of
+from machine import processor
 from paired import ROOT, commit
 from training_speed import Clock
 
@@ -105,7 +105,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "commit": commit() + ("-dirty" if changed else ""),
         "device": f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)",
-        "processor": platform.processor() or platform.machine(), "torch": torch.__version__, "numpy": np.__version__,
+        "processor": processor(), "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip
 
 

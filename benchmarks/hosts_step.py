@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from machine import processor
 from paired import ROOT, commit
 from rank_detr_cost import in_turn
 from torch.utils.data import DataLoader
@@ -162,7 +162,7 @@ def main() -> None:
     for name in arguments.models:
         found = measured(name, arguments.rounds)
         command = f"python benchmarks/hosts_step.py --models {name} --rounds {arguments.rounds}"
-        about = {"bound": BOUND, "command": command, "commit": commit(), "device": platform.processor()}
+        about = {"bound": BOUND, "command": command, "commit": commit(), "device": processor()}
         table[name] = found | about | {"torch": torch.__version__, "threads": torch.get_num_threads()}
         RESULTS.write_text(json.dumps(table, indent=1) + "\n")
         print(f"{name}: {found['ratio']} {found['quartiles']} of {found['seconds'][0]} s", flush=True)

@@ -32,6 +32,7 @@ from statistics import median
 from typing import Any
 
 from latency_eager import Answering, answer_ours, peers_program
+from machine import processor
 from training_speed import FOREIGN_LIMIT, ROOT, ULTRALYTICS, Clock, ultralytics_python
 
 SIDE, THREADS, WARMUP, CLASSES = 640, 2, 5, [str(label) for label in range(80)]
@@ -75,10 +76,11 @@ def randomize(model: Any, images: Any) -> None:
 def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Row -> recipe and overrides."""
     name, fusionless, sampleless = f"alignrank-{size}", {"head.fusion": False}, {"head.sampling": "none"}
+    refined = {"head.refine": True}
     variants: dict[str, dict[str, Any]] = {
-        "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless,
+        "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless | refined,
         "-dense": {"head.sampling": "dense"}, "-alone": {"head.consensus_iou": 0.0},
-        "-quality": {"head.quality": 0.5}, "-suppression": {"head.refine": False},
+        "-refined": refined, "-quality": refined | {"head.quality": 0.5},
     }  # fmt: skip
     rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}
@@ -259,7 +261,6 @@ def main() -> None:
     wanted = options.rows or ours + peers
     references = [peers[0], f"alignrank-{size}-base", f"alignrank-{size}"]
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
     python, versions = peers_python(), {name: version(name) for name in ("alignrank", "torch", "numpy", *EXPORTERS)}
     origin = {
         "command": " ".join(["python", "benchmarks/latency.py", *sys.argv[1:]]),
@@ -267,7 +268,7 @@ def main() -> None:
     }
     about: dict[str, Any] = {
         **origin,
-        "device": f"cpu ({cpu}, {os.cpu_count()} cores, {THREADS} threads)",
+        "device": f"cpu ({processor()}, {os.cpu_count()} cores, {THREADS} threads)",
         "versions": versions | {"openvino": OPENVINO, "ultralytics": ULTRALYTICS},
     }
     with tempfile.TemporaryDirectory(prefix="alignrank-latency-") as folder:

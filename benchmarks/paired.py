@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 from intervals import Array, differences, kept
+from machine import processor
 
 from alignrank.metrics import Diagnosis, read_inputs
 
@@ -50,7 +50,7 @@ def trained(out: Path, data: Path, seed: int, threads: int, words: Sequence[str]
         "ap_by_epoch": [round(epoch["val/ap"], 4) for epoch in history if "val/ap" in epoch],
         "minutes": round(results["seconds"] / 60, 1),
         **{key: results[key] for key in ("command", "commit", "device", "precision", "torch")},
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "seed": seed,
     }
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from machine import processor
 from paired import ROOT, commit
 
 from alignrank.contracts import Batch, Frame, Targets
@@ -155,7 +155,7 @@ def main() -> None:
         table[name] = found | {"bound": BOUNDS[name], "command": command, "commit": commit()}
         print(name, table[name], flush=True)
         table |= {
-            "device": f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)",
+            "device": f"cpu ({processor()}, {torch.get_num_threads()} threads)",
             "torch": torch.__version__,
         }
         RESULTS.write_text(json.dumps(table, indent=1) + "\n")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import processor
 from paired import ROOT, SHARED
 
 from alignrank.training.state import last_state, progress_of
@@ -108,7 +108,7 @@ def main() -> None:
         length = time.monotonic() - begun
         expected, results = outcome(whole), json.loads((whole / "results.json").read_text())
         table |= {key: results[key] for key in ("commit", "device", "torch")}
-        table["processor"] = platform.processor() or platform.machine()
+        table["processor"] = processor()
         start(*COMMAND, "--out", f"{folder}/twice").wait()
         table["twice_equal"] = equal(expected, outcome(Path(folder, "twice")))
         for number in range(arguments.kills):

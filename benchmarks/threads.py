@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from paired import ROOT, commit
 
 from alignrank.data.digits import build
@@ -138,7 +138,7 @@ def main() -> None:
         "command": f"python benchmarks/threads.py --before {arguments.before} --rounds {arguments.rounds}",
         "commit": commit(),
         "before": arguments.before,
-        "device": f"cpu ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)",
+        "device": f"cpu ({processor()}, {os.cpu_count()} cores)",
         "torch": torch.__version__,
         "training": " ".join(["alignrank train", *TRAIN, *FIXED]) + f" on {NUM_TRAIN} scenes of digits",
         "startup": medians(startup),

@@ -28,6 +28,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from machine import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
 CACHE = Path(os.environ.get("ALIGNRANK_BENCH_CACHE", Path.home() / ".cache" / "alignrank-bench"))
@@ -221,11 +223,10 @@ def main() -> None:
     full = len(read(data).splits()["train"]) // BATCH
     python = ultralytics_python()
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip("\t: ")
     about = {
         "command": " ".join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
-        "device": f"cpu ({cpu}, {os.cpu_count()} cores, {threads} threads)",
+        "device": f"cpu ({processor()}, {os.cpu_count()} cores, {threads} threads)",
         "versions": {name: version(name) for name in PACKAGES} | {"ultralytics": ULTRALYTICS},
         "settings": {"alignrank": OURS, "ultralytics": THEIRS},
     }

@@ -26,10 +26,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "fusion": {"head.sampling": "none"},
     "dense": {"head.sampling": "dense"},
     "dense alone": {"head.sampling": "dense", "head.fusion": False},
-    "topk": {"head.sampling": "topk"},
-    "topk alone": {"head.sampling": "topk", "head.fusion": False},
+    "topk": {"head.refine": True},
+    "topk alone": {"head.refine": True, "head.fusion": False},
     "suppression": {"head.refine": False},
-    "quality": {"head.quality": 0.5},
+    "quality": {"head.refine": True, "head.quality": 0.5},
 }
 TARGETS = [
     Targets(torch.tensor([[4.0, 4.0, 40.0, 60.0], [20.0, 30.0, 90.0, 62.0]]), torch.tensor([0, 2])),
@@ -159,7 +159,7 @@ def test_one_to_one_does_not_teach_the_rest() -> None:
 
 def test_refined_scores_teach_features_but_not_the_head() -> None:
     """What the refinement gets wrong is said to the sampled maps, not to the head whose scores it corrects."""
-    built = tiny({})
+    built = tiny(FORMS["topk"])
     with torch.no_grad():
         built.model.refinement.logits.weight.fill_(0.1)
     predictions = built.model.train()(pictures())
@@ -289,7 +289,8 @@ def test_consensus_changes_evaluation_only() -> None:
 
 def test_ranking_terms_of_both_outputs() -> None:
     """Alignment and pairs for one-to-many and refined scores; none before the fade-in; weights scale them."""
-    built = tiny({"loss.align": 0.5, "loss.rank": 0.2, "loss.cls": 1.0, "loss.fade_start": 0.2, "loss.fade_end": 0.6})
+    options = {"loss.align": 0.5, "loss.rank": 0.2, "loss.cls": 1.0, "loss.fade_start": 0.2, "loss.fade_end": 0.6}
+    built = tiny(FORMS["topk"] | options)
     predictions = built.model.train()(pictures())
     whole = built.criterion(predictions, TARGETS)
     ranking = {"align", "rank", "quality_align", "quality_rank"}

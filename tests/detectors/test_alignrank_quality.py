@@ -29,7 +29,7 @@ TARGETS = [
 
 def tiny(**head: Any) -> Built:
     torch.manual_seed(0)
-    overrides = {"model.size": "t"} | {f"head.{key}": value for key, value in head.items()}
+    overrides = {"model.size": "t", "head.refine": True} | {f"head.{key}": value for key, value in head.items()}
     return load_recipe("alignrank-n", num_classes=3, overrides=overrides).build()
 
 
@@ -262,12 +262,12 @@ def test_export(consensus: float, agnostic: bool, tmp_path: Path) -> None:
 
 
 def test_the_one_to_many_output_is_deployed_without_it() -> None:
-    overrides = {"model.size": "t", "head.quality": 0.5, "postprocess.nms": True}
+    overrides = {"model.size": "t", "head.refine": True, "head.quality": 0.5, "postprocess.nms": True}
     model = load_recipe("alignrank-n", num_classes=3, overrides=overrides).build().model.eval()
     assert model.deploy().quality is None
 
 
-@pytest.mark.parametrize("other", [{"head.sampling": "none"}, {"head.sampling": "dense"}, {"head.refine": False}])
+@pytest.mark.parametrize("other", [{"head.sampling": "none"}, {"head.sampling": "dense"}, {"head.refine": False}, {}])
 def test_it_needs_refined_scores(other: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"head: quality .* needs sampling=topk and refine=true"):
         load_recipe("alignrank-n", num_classes=3, overrides={"head.quality": 0.5, **other})

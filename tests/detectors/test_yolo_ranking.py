@@ -149,7 +149,7 @@ def test_scopes_without_weights_change_nothing() -> None:
 def test_refined_scores_are_ranked_before_suppression() -> None:
     """Of `alignrank`, beside the dense ones; consensus teaches the refinement's scores. The network is the same."""
     # Boxes of an untrained network differ little in quality.
-    tiny = {"model.size": "t", "loss.delta": 0.0, "loss.consensus": 0.0}
+    tiny = {"model.size": "t", "head.refine": True, "loss.delta": 0.0, "loss.consensus": 0.0}
     options = tiny | {"loss.rank_scope": "both", "loss.align_scope": "class", "loss.consensus": 0.5}
     generator = torch.Generator().manual_seed(0)
     images, corner = torch.rand(2, 3, 96, 96, generator=generator), torch.rand(6, 2, generator=generator) * 50

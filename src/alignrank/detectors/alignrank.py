@@ -3,9 +3,9 @@
 Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design is ours. With `head.sampling=none`,
 `head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
 
-The NMS-free output chooses its best `head.candidates` cells first, and decodes only these. Without refinement they are
-those of a one-to-one head (YOLOv10). With `head.sampling=topk` they are the one-to-many head's: the refinement, trained
-one-to-many, corrects their scores, then the suppression, trained one-to-one, lowers those of duplicates.
+The NMS-free output chooses its best `head.candidates` cells first, and decodes only these. With `head.sampling=topk`
+they are the one-to-many head's: the refinement, where it is on, corrects their scores, trained one-to-many; then the
+suppression, trained one-to-one, lowers those of duplicates. Else they are those of a one-to-one head (YOLOv10).
 
 Shape letters: B images, A points over all levels, K chosen points, C classes, R bins, D width.
 """
@@ -46,7 +46,7 @@ class AlignRankHeadConfig(HeadConfig):
     """The parts' switches and sizes."""
 
     sampling: Literal["none", "dense", "topk"] = "topk"
-    """`dense` augments every cell's feature from other scales, `topk` refines the scores of the best cells."""
+    """`dense` augments every cell's feature from other scales; `topk` takes the best cells, and `refine` theirs."""
     fusion: bool = True
     """Gated fusion of the levels in both directions (BCDM)."""
     width: int = Field(default=32, ge=4, le=8192, multiple_of=4)
@@ -58,15 +58,15 @@ class AlignRankHeadConfig(HeadConfig):
     experts: int = Field(default=4, ge=1, le=64)
     """Kernels that a dynamic convolution of the fusion mixes."""
     candidates: int = Field(default=300, ge=1, le=10_000)
-    """Best cells that `topk` refines, and that the NMS-free output decodes."""
+    """Best cells that `topk` takes, and that the NMS-free output decodes."""
     duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
     """Overlap with a better candidate above which one of `topk` is a duplicate."""
-    refine: bool = True
-    """`topk` looks at its cells again, at sampled places; false: their scores stay, and only duplicates are lowered."""
+    refine: bool = False
+    """`topk` looks at its cells again, at sampled places; else their scores stay, and only duplicates are lowered."""
     consensus_iou: float = Field(default=0.0, ge=0, lt=1)
-    """In evaluation, overlap above which refined candidates enter the mean that a kept box becomes; 0: off."""
+    """In evaluation, overlap above which candidates enter the mean that a kept box becomes; 0: off."""
     quality: float = Field(default=0.0, ge=0, le=4)
-    """Refined scores are multiplied by this power of how well the box is expected to fit; 0: off."""
+    """With `refine`, scores are multiplied by this power of how well the box is expected to fit; 0: off."""
 
     @model_validator(mode="after")
     def _quality_is_of_refined_cells(self) -> AlignRankHeadConfig:
@@ -109,7 +109,7 @@ class Refinement(nn.Module):
 class AlignRank(nn.Module):
     """images [B,3,H,W] float 0..1, sides multiples of 32 -> Predictions.
 
-    Training: the main predictions are one-to-one, of all cells of the one-to-one head or of the K refined cells;
+    Training: the main predictions are one-to-one, of all cells of the one-to-one head or of the K best cells;
     the auxiliary `one_to_many` beside them. Evaluation: `output` says which; the one-to-one output has
     K = min(candidates, A) points for each image, best first before refinement, the one-to-many output all A.
     """
