@@ -1,10 +1,11 @@
-"""How long the first contact takes: `models`, a mistyped name, and `predict` of one image against a bare script.
+"""What the first contact takes: `models`, a mistyped name, and a first prediction against a bare script's.
 
     python benchmarks/startup.py                          # this checkout
     python benchmarks/startup.py --before /tmp/before     # and a checkout of an earlier commit, in turn with it
 
 The bare script imports torch, loads a traced network of the same weights, opens the picture with Pillow, resizes it
-and runs the network: nothing else can be left out. All run in fresh processes with one thread, in turn, ROUNDS times.
+and runs the network: nothing else can be left out. `Detector` does the same with alignrank in Python; `predict` on the
+command line writes its results and a picture besides. All run in fresh processes with one thread, in turn.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import processor
 from paired import ROOT, commit
 from PIL import Image
 
@@ -38,6 +38,11 @@ pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float().div_(2
 with torch.no_grad():
     outputs = network(pixels)
 print([tuple(x.shape) for x in outputs])
+"""
+DETECTOR = """
+import sys
+import alignrank
+print(len(alignrank.Detector.load(sys.argv[1]).predict(sys.argv[2])))
 """
 
 
@@ -70,13 +75,15 @@ def prepared(folder: Path) -> tuple[Path, Path, Path]:
     return picture, weights, traced
 
 
-def timed(command: list[str], source: Path, folder: Path) -> tuple[float, float]:
-    """(wall, CPU) seconds of a process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(source / "src")}
-    before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
-    wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def taken(command: list[str], source: Path, folder: Path) -> dict[str, float]:
+    """Seconds of the clock and of the processor, and the most memory in MB, of a process."""
+    environment, begun = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(source / "src")}, time.perf_counter()
+    with (folder / "said.txt").open("w") as said:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)  # unlike getrusage, of this child alone
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - begun
+    return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "mb": used.ru_maxrss / 1024}
 
 
 def main() -> None:
@@ -90,37 +97,40 @@ def main() -> None:
         folder = Path(name)
         picture, weights, traced = prepared(folder)
         (folder / "bare.py").write_text(BARE.format(side=SIDE))
+        (folder / "detector.py").write_text(DETECTOR)
         python, program = sys.executable, [sys.executable, "-m", "alignrank"]
         commands = {
             "models": [*program, "models"],
             "mistyped name": [*program, "train", "--model", "yolo8-n", "--data", "digits"],
+            "Detector": [python, "detector.py", str(weights), str(picture)],
             "predict": [*program, "predict", "--weights", str(weights), str(picture), "--device", "cpu"],
         }
-        rows: dict[str, list[tuple[float, float]]] = {}
+        rows: dict[str, list[dict[str, float]]] = {}
         for number in range(arguments.rounds + 1):
-            bare = timed([python, "bare.py", str(traced), str(picture)], ROOT, folder)
+            bare = taken([python, "bare.py", str(traced), str(picture)], ROOT, folder)
             found = {"bare script": bare} | {
-                f"{what}, {when}": timed(command, source, folder)
+                f"{what}, {when}": taken(command, source, folder)
                 for what, command in commands.items()
                 for when, source in sources.items()
             }
             if number:  # the first fills the caches of files
                 for key, value in found.items():
                     rows.setdefault(key, []).append(value)
-    medians = {key: [statistics.median(column) for column in zip(*values, strict=True)] for key, values in rows.items()}
+    medians = {
+        row: {kind: statistics.median(one[kind] for one in found) for kind in found[0]} for row, found in rows.items()
+    }
+    bare = medians["bare script"]
     table = {
         "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit(),
         "before": None if arguments.before is None else commit(arguments.before),
         "torch": torch.__version__,
-        "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores, one thread)",
+        "device": f"cpu ({processor()}, {os.cpu_count()} cores, one thread)",
         "rounds": arguments.rounds,
-        "seconds": {key: {"wall": round(wall, 3), "cpu": round(cpu, 3)} for key, (wall, cpu) in medians.items()},
-        "predict_over_bare": {
-            when: {
-                "wall": round(medians[f"predict, {when}"][0] / medians["bare script"][0], 3),
-                "cpu": round(medians[f"predict, {when}"][1] / medians["bare script"][1], 3),
-            }
+        "medians": {row: {kind: round(value, 3) for kind, value in found.items()} for row, found in medians.items()},
+        "over_bare": {
+            f"{what}, {when}": {kind: round(medians[f"{what}, {when}"][kind] / bare[kind], 3) for kind in bare}
+            for what in ("Detector", "predict")
             for when in sources
         },
     }
