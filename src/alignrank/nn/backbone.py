@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alignrank.errors import InputError, first_line, nearest
+from alignrank.nn.conv import DepthwiseConv2d
 from alignrank.nn.csp import PyramidPooling, Scale
 
 STRIDES = (8, 16, 32)
@@ -57,6 +58,7 @@ class TimmPyramid(nn.Module):
         if not timm.is_model(name):
             raise InputError(f"model.backbone: timm has no model {name!r}; {nearest(name, timm.list_models())[:200]}")
         body = _features(name, pretrained, drop_path, strides)
+        DepthwiseConv2d.take_over(body)
         self.channels: tuple[int, ...] = tuple(body.feature_info.channels())
         settings = body.pretrained_cfg
         self.body: nn.Module = timm.layers.freeze_batch_norm_2d(body) if norm == "frozen" else body

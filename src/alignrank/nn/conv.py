@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from alignrank.boxes import outside_autocast
+
 # YOLO's batch norm: slow statistics for the small batches of detection training.
 BN_EPS, BN_MOMENTUM = 1e-3, 0.03
 
@@ -33,6 +35,27 @@ class SiLU(nn.SiLU):
         return silu(x, inplace=self.inplace and not x.requires_grad)
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """One filter per channel, in float32 where a CPU would compute the gradient in bf16 slowly: of a stride or of a
+    kernel above 3x3 it takes 3 to 36 times as long there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        slow = max(self.stride) > 1 or max(self.kernel_size) > 3
+        if not slow or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with outside_autocast(x):
+            y = super().forward(x.float())
+        return y.to(torch.get_autocast_dtype("cpu"))
+
+    @classmethod
+    def take_over(cls, network: nn.Module) -> None:
+        """In place: all of another library's network that have one filter per channel become of this class."""
+        for module in network.modules():
+            if type(module) is nn.Conv2d and 1 < module.groups == module.in_channels == module.out_channels:
+                module.__class__ = cls
+
+
 class ConvNormAct(nn.Module):
     """Conv2d (same padding, no bias) + BatchNorm + SiLU, or no activation. Of an even kernel with stride 2 the padding
     halves the map as well.
@@ -49,7 +72,8 @@ class ConvNormAct(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        conv = DepthwiseConv2d if 1 < groups == in_channels == out_channels else nn.Conv2d
+        self.conv = conv(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(out_channels, eps=BN_EPS, momentum=BN_MOMENTUM)
         self.act: nn.Module = SiLU() if act else nn.Identity()
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alignrank.allocator import keep_freed_memory
 from alignrank.contracts import Batch
 from alignrank.data.augment import resize_batch
 from alignrank.data.letterbox import shape_of
@@ -43,6 +44,8 @@ class TrainingModule(L.LightningModule):
         # Lightning gives each of several processes its share of the affinity; it knows no container's quota.
         if self.plan.threads is not None:
             torch.set_num_threads(self.plan.threads)
+        if self.plan.device.type == "cpu":
+            keep_freed_memory()
 
     def train_dataloader(self) -> Any:
         plan = self.plan
