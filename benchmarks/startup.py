@@ -18,16 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from machine import processor
 from paired import ROOT, commit
 from PIL import Image
 
 RESULTS = ROOT / "benchmarks" / "results" / "startup.json"
 SIDE = 640
+FILES = "w.safetensors", "w.pt", "picture.jpg"
 BARE = """
 import sys
 import numpy as np, torch
@@ -46,8 +48,10 @@ print(len(alignrank.Detector.load(sys.argv[1]).predict(sys.argv[2])))
 """
 
 
-def prepared(folder: Path) -> tuple[Path, Path, Path]:
-    """A picture, weights of yolov8-n as trained weights are saved, and the same network traced."""
+def prepare(folder: Path) -> None:
+    """Write a picture, weights of yolov8-n as trained weights are saved, and the same network traced."""
+    import torch
+
     from alignrank.weights import checkpoint
     from alignrank.weights.deployed import deploy
     from alignrank.weights.recipe import load_recipe
@@ -55,7 +59,7 @@ def prepared(folder: Path) -> tuple[Path, Path, Path]:
     torch.manual_seed(0)
     recipe = load_recipe("yolov8-n", num_classes=80)
     names = [str(label) for label in range(80)]
-    weights, traced, picture = folder / "w.safetensors", folder / "w.pt", folder / "picture.jpg"
+    weights, traced, picture = (folder / name for name in FILES)
     checkpoint.save(weights, recipe.build().model.state_dict(), recipe=recipe, classes=names, metrics={})
     network = deploy(weights, "cpu").network
 
@@ -72,7 +76,6 @@ def prepared(folder: Path) -> tuple[Path, Path, Path]:
         torch.jit.trace(Outputs().eval(), torch.zeros(1, 3, SIDE, SIDE), check_trace=False).save(str(traced))
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)).save(picture)
-    return picture, weights, traced
 
 
 def taken(command: list[str], source: Path, folder: Path) -> dict[str, float]:
@@ -95,7 +98,11 @@ def main() -> None:
     sources = {"after": ROOT} | ({"before": arguments.before.resolve()} if arguments.before else {})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        picture, weights, traced = prepared(folder)
+        # The children's memory is counted from the parent's, which must be small, without PyTorch.
+        preparing = get_context("spawn").Process(target=prepare, args=(folder,))
+        preparing.start()
+        preparing.join()
+        weights, traced, picture = (folder / name for name in FILES)
         (folder / "bare.py").write_text(BARE.format(side=SIDE))
         (folder / "detector.py").write_text(DETECTOR)
         python, program = sys.executable, [sys.executable, "-m", "alignrank"]
@@ -124,7 +131,7 @@ def main() -> None:
         "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit(),
         "before": None if arguments.before is None else commit(arguments.before),
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "device": f"cpu ({processor()}, {os.cpu_count()} cores, one thread)",
         "rounds": arguments.rounds,
         "medians": {row: {kind: round(value, 3) for kind, value in found.items()} for row, found in medians.items()},

@@ -35,7 +35,7 @@ LAYERS = [
     {"drawing"},
     {"class_names", "fonts"},
     {"files", "folders", "device", "input_size", "terminal"},
-    {"extras", "arguments", "cores", "allocator"},
+    {"extras", "arguments", "cores", "allocator", "imports"},
     {"errors", "version"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

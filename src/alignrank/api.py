@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from alignrank.arguments import number, place, switch, whole
 from alignrank.class_names import distinct_names
 from alignrank.errors import InputError, nearest
+from alignrank.imports import collecting_later
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +46,10 @@ class Detector:
             overrides |= {"model.pretrained": str(place("pretrained", pretrained))}
         self._name, self._overrides = str(place("model", model)), overrides
         check_recipe(self._name, "Detector")
-        from alignrank.weights.published import published
-        from alignrank.weights.recipe import load_recipe
-        from alignrank.weights.untrained import NUMBERED_CLASSES
+        with collecting_later():
+            from alignrank.weights.published import published
+            from alignrank.weights.recipe import load_recipe
+            from alignrank.weights.untrained import NUMBERED_CLASSES
 
         self._wanted_classes = None if classes is None else distinct_names(classes)
         self.classes: tuple[str, ...] = self._wanted_classes or NUMBERED_CLASSES
@@ -67,8 +69,9 @@ class Detector:
         where it is not the latest); also an exported file, which can `predict`, `val` and `benchmark`, and has neither
         `recipe` nor `model`.
         """
-        from alignrank.weights import checkpoint
-        from alignrank.weights.catalog import is_exported
+        with collecting_later():
+            from alignrank.weights import checkpoint
+            from alignrank.weights.catalog import is_exported
 
         detector, path = cls.__new__(cls), place("weights", path)
         if is_exported(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ from alignrank.errors import (
     nearest,
     printable,
 )
+from alignrank.imports import OBJECTS
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -45,6 +47,7 @@ OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
     limit_spinning(os.environ)
+    gc.set_threshold(OBJECTS)
     try:
         with _unwinding_when_terminated():
             code = _run()
