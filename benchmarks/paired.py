@@ -115,8 +115,12 @@ class Rows:
 
     def draws(self, row: str, seed: int, folder: Path, judged: Callable[[], Diagnosis]) -> Array | None:
         """Of the detections in `folder`, kept in a folder beside the table; None where neither is here."""
+        return kept(self.place_of_draws(row, seed), folder / "detections.json", judged)
+
+    def place_of_draws(self, row: str, seed: int) -> Path:
+        """Where they are kept."""
         name = re.sub(r"[^a-z0-9.]+", "_", row.lower())
-        return kept(self.path.with_suffix("") / f"{name}-seed{seed}.npz", folder / "detections.json", judged)
+        return self.path.with_suffix("") / f"{name}-seed{seed}.npz"
 
     def seeds(self, *rows: str) -> list[int]:
         """Those that all of these rows have."""
