@@ -194,10 +194,10 @@ def test_optimizer_follows_both() -> None:
     assert seen == [pytest.approx([0.1 * f, 0.2 * f]) for f in [1.0] * 8 + [0.1] * 3 + [0.01]]
 
 
-@pytest.mark.parametrize("name", ["vfnet-r50", "alignrank-n"])
-def test_of_a_detector(name: str) -> None:
+@pytest.mark.parametrize(("name", "options"), [("vfnet-r50", {}), ("alignrank-n", {"head.refine": True})])
+def test_of_a_detector(name: str, options: dict[str, Any]) -> None:
     """All its parameters, each once; kernels and matrices decay, norms and biases do not; sampling offsets are slow."""
-    model = build_detector(name, 3, **tiny_form(name)).model
+    model = build_detector(name, 3, **tiny_form(name), **options).model
     found = rates(model, settings(bias_lr=2.0))
     assert set(found) == {key for key, _ in model.named_parameters()}
     slow = set()

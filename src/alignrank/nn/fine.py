@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, normalize, pad, scaled_dot_product_attention
 
 from alignrank.boxes import at_least_float32, outside_autocast
-from alignrank.nn.conv import ConvNormAct, DepthwiseConv2d
+from alignrank.nn.conv import ConvNormAct
 
 Variant = Literal["paper", "equations", "prerelease"]
 Pooling = Literal["avg", "max", "depthwise"]
@@ -52,7 +52,7 @@ class Pool(nn.Module):
         self.kernel, self.kind = kernel, kind
         self.depthwise: nn.Conv2d | None = None
         if kind == "depthwise" and kernel > 1:
-            self.depthwise = DepthwiseConv2d(channels, channels, kernel, kernel, groups=channels, bias=False)
+            self.depthwise = nn.Conv2d(channels, channels, kernel, kernel, groups=channels, bias=False)
             nn.init.constant_(self.depthwise.weight, 1 / kernel**2)  # begins as the mean
 
     def forward(self, x: Tensor) -> Tensor:
