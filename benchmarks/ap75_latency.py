@@ -33,13 +33,12 @@ SHOWN = (
 
 def mean_over_sets(table: Rows, row: str, output: str) -> float | None:
     """AP75; None where a set is missing."""
-    means = []
+    rows, means = table.read()["rows"], []
     for data in SINGLE_CHANGES:
         name = f"{data}/{row}"
-        entries = table.read()["rows"].get(name, {})
         of_seeds = [
             entry["outputs"][output]["ap75"]
-            for seed, entry in entries.items()
+            for seed, entry in rows.get(name, {}).items()
             if table.place_of_draws(f"{name}/{output}", int(seed)).exists()
         ]
         if not of_seeds:
