@@ -12,7 +12,7 @@ from alignrank.errors import InputError, first_line
 from alignrank.export import onnx
 from alignrank.export.files import ABOUT, about_of, text_of
 from alignrank.export.graph import Array, Opened, Subject
-from alignrank.export.int8 import CONVOLUTIONS
+from alignrank.export.int8 import JOINED
 from alignrank.extras import require
 
 EXTRA = "openvino"
@@ -30,7 +30,7 @@ def write(subject: Subject, path: Path) -> None:
         onnx.write(subject.in_full(), graph)
         about = subject.about()
         if subject.options.int8:
-            about |= onnx.quantize_file(graph, subject.calibration, CONVOLUTIONS)
+            about |= onnx.quantize_file(graph, subject.calibration, JOINED)
         model = openvino.convert_model(graph)
         model.set_rt_info(text_of(about), ABOUT)
         openvino.save_model(model, path, compress_to_fp16=subject.options.half)
