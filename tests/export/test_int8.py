@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import alignrank
 from alignrank.contracts import Selection
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import letterbox
-from alignrank.errors import InputError
-from alignrank.export import int8, parity
+from alignrank.errors import ExportError, InputError
+from alignrank.export import formats, int8, parity
 from alignrank.export.onnx import quantize_file
 from alignrank.input_size import InputSize
 
@@ -44,24 +45,20 @@ def in_full(detector: alignrank.Detector, tmp_path_factory: pytest.TempPathFacto
     return detector.export("onnx", out=tmp_path_factory.mktemp("int8") / "full.onnx", check=False)
 
 
-def quantized(
-    in_full: Path, data: Path, path: Path, monkeypatch: pytest.MonkeyPatch, inverted: float
-) -> alignrank.Detector:
-    monkeypatch.setattr(int8, "INVERTED", inverted)
+def quantized(in_full: Path, data: Path, path: Path, allowed: float) -> alignrank.Detector:
     shutil.copy(in_full, path)
     pictures = [torch.from_numpy(decode(path)).permute(2, 0, 1) for path in sorted((data / "images").glob("train*"))]
     images = [letterbox(picture, InputSize(64, rect=False))[0][None].numpy() / np.float32(255) for picture in pictures]
-    written = quantize_file(path, images, int8.CHAINS)
+    written = quantize_file(path, images, int8.CHAINS, allowed=allowed)
     assert written == {"int8": json.dumps(about(path))}
     return alignrank.Detector.load(path)
 
 
 @pytest.fixture(scope="module")
 def all_parts(in_full: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of which no part is sensitive."""
+    """A file of which every part is in 8 bits."""
     path = tmp_path_factory.mktemp("int8") / "all.onnx"
-    with pytest.MonkeyPatch.context() as patch:
-        quantized(in_full, data, path, patch, 1.0)
+    quantized(in_full, data, path, 1.0)
     return path
 
 
@@ -76,19 +73,14 @@ def kinds(path: Path) -> list[str]:
 
 
 def test_all_parts_or_none(
-    detector: alignrank.Detector,
-    in_full: Path,
-    data: Path,
-    all_parts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    detector: alignrank.Detector, in_full: Path, data: Path, all_parts: Path, tmp_path: Path
 ) -> None:
-    """Where every part is sensitive the file says what the weights say; where none is, every convolution is in 8 bits
-    and the order stays nearly that of the weights.
+    """Where nothing may be inverted, and less, the file says what the weights say; where all may be, every convolution
+    is in 8 bits and the order stays nearly that of the weights.
     """
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     expected = detector.predict(picture, conf=0.1, rect=False)[0]
-    kept = quantized(in_full, data, tmp_path / "kept.onnx", monkeypatch, -1.0).predict(picture, conf=0.1)[0]
+    kept = quantized(in_full, data, tmp_path / "kept.onnx", -1.0).predict(picture, conf=0.1)[0]
     torch.testing.assert_close(kept.scores, expected.scores, atol=1e-4, rtol=0)
     assert "QuantizeLinear" not in kinds(tmp_path / "kept.onnx")
     small = alignrank.Detector.load(all_parts).predict(picture, conf=0.1)[0]
@@ -99,17 +91,16 @@ def test_all_parts_or_none(
     torch.testing.assert_close(small.scores[:5], first, atol=0.1, rtol=0)
 
 
-def test_the_worst_part_stays_first(
-    in_full: Path, data: Path, all_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worst_part_stays_first(in_full: Path, data: Path, all_parts: Path, tmp_path: Path) -> None:
     """A budget just below what all parts invert together: one after the other is put back, the worst one first, until
     the rest keeps to it.
     """
     everything = about(all_parts)
-    assert everything["alone"] == {} and everything["kept"] == []
+    assert everything["alone"] == {}
+    assert everything["kept"] == []
     budget = everything["inverted"] * 0.99
     assert budget > 0
-    quantized(in_full, data, tmp_path / "some.onnx", monkeypatch, budget)
+    quantized(in_full, data, tmp_path / "some.onnx", budget)
     written = about(tmp_path / "some.onnx")
     alone, kept = written["alone"], written["kept"]
     assert {"model.backbone.stem", "model.neck.top_down4"} <= set(alone)
@@ -136,7 +127,7 @@ def test_the_gate_has_its_own_tolerance(
     detector: alignrank.Detector, data: Path, all_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of some parts in 8 bits passes, and tells how far it is off; OpenVINO has other operators in them."""
-    monkeypatch.setattr(int8, "INVERTED", about(all_parts)["inverted"] / 2)
+    monkeypatch.setattr(formats, "INVERTED", (about(all_parts)["inverted"] / 2,))
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
     written = json.loads(Path(f"{path}.parity.json").read_text())
     assert written["precision"] == "int8"
@@ -147,6 +138,29 @@ def test_the_gate_has_its_own_tolerance(
     path = detector.export("openvino", int8=True, data=data, out=tmp_path / "m.xml")
     assert "FakeQuantize" in path.read_text() or "Convert" in path.read_text()
     assert json.loads(Path(f"{path}.parity.json").read_text())["precision"] == "int8"
+
+
+def test_once_more_with_less(
+    detector: alignrank.Detector,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the gate refuses is written again with less in 8 bits; the last refusal is the answer."""
+    monkeypatch.setattr(formats, "INVERTED", (1.0, -1.0))
+    refusing = replace(parity.TOLERANCES["int8"], inversions=1e-9)
+    monkeypatch.setitem(parity.TOLERANCES, "int8", refusing)
+    path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
+    said = capsys.readouterr().err
+    assert said.count("pairs of detections are ranked the other way round") == 1
+    assert said.count("once more, with more parts in 32 bits") == 1
+    assert len(about(path)["kept"]) == len(about(path)["alone"])
+    assert json.loads(Path(f"{path}.parity.json").read_text())["inversions"] == 0
+    monkeypatch.setattr(formats, "INVERTED", (1.0,))
+    with pytest.raises(ExportError, match=r"ranked the other way round.*; not written"):
+        detector.export("onnx", int8=True, data=data, out=tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_what_cannot_be_asked(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:

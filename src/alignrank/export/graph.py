@@ -98,8 +98,8 @@ class ShippedGraph(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is exported: the graph, the size of its input, how to read its outputs. calibration: images [1,3,H,W] as the
-    network takes them, for 8 bits.
+    """What is exported: the graph, the size of its input, how to read its outputs. For 8 bits calibration: images
+    [1,3,H,W] as the network takes them; inverted: share of the pairs of detections that may come in the other order.
     """
 
     graph: ExportGraph
@@ -109,6 +109,7 @@ class Subject:
     recipe: str
     options: ExportOptions
     calibration: Sequence[Array] = ()
+    inverted: float = 0.0
 
     @property
     def example(self) -> Tensor:

@@ -29,20 +29,18 @@ JOINED = ("Conv", "Add", "Concat", "MaxPool")
 CHAINS = ("Conv", "Mul", "Sigmoid", "Add", "Concat", "MaxPool", "Resize", "Split", "Slice")
 # A part is what has the first components of a module's path in common: model.backbone.stage3, model.head.box.
 DEPTH = 3
-# Share of the pairs of detections that all parts together may invert. With a .02 for each part, 1 to 10 of 13 to 17 parts
-# stayed in 32 bits, which cost the time that 8 bits save and no AP that could be seen (docs/lab-log.md, 2026-11-30).
-INVERTED = 0.08
 # Of the images with which ranges are found.
 MEASURED = 16
 KEY = "int8"
 
 
-def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:
+def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str], *, allowed: float) -> Any:
     """The ONNX model with operators of `kinds` in 8 bits; its metadata `int8` is JSON: {inverted: share of the pairs of
     detections, kept: the parts in 32 bits, the worst first, alone: {part: share that it inverts if no other is in 8
     bits}, of all parts if any was kept}.
 
-    images: [1,3,H,W] float32 each, as the network takes them. What comes before and behind the network stays.
+    images: [1,3,H,W] float32 each, as the network takes them. allowed: share of the pairs that may be inverted. What
+    comes before and behind the network stays.
     """
     ranges, parts = _ranges(model, images, kinds), _parts(model)
     measured = images[:MEASURED]
@@ -55,7 +53,7 @@ def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:
     small, inverted = tried([*parts])
     alone: dict[str, float] = {}
     kept: list[str] = []
-    if inverted > INVERTED:
+    if inverted > allowed:
         with steps("measuring what 8 bits do to each part", len(parts)) as advance:
             for name in parts:
                 alone[name] = tried([name])[1]
@@ -63,7 +61,7 @@ def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str]) -> Any:
         for name in sorted(alone, key=lambda name: alone[name], reverse=True):
             kept.append(name)
             small, inverted = tried([name for name in parts if name not in kept])
-            if inverted <= INVERTED:
+            if inverted <= allowed:
                 break
     about = {"inverted": round(inverted, 5), "kept": kept, "alone": {n: round(share, 5) for n, share in alone.items()}}
     small.metadata_props.add(key=KEY, value=json.dumps(about))
