@@ -45,11 +45,15 @@ def in_full(detector: alignrank.Detector, tmp_path_factory: pytest.TempPathFacto
     return detector.export("onnx", out=tmp_path_factory.mktemp("int8") / "full.onnx", check=False)
 
 
-def quantized(in_full: Path, data: Path, path: Path, allowed: float) -> alignrank.Detector:
+def quantized(
+    in_full: Path, data: Path, path: Path, allowed: float = int8.INVERTED, spared: int = 0
+) -> alignrank.Detector:
     shutil.copy(in_full, path)
     pictures = [torch.from_numpy(decode(path)).permute(2, 0, 1) for path in sorted((data / "images").glob("train*"))]
     images = [letterbox(picture, InputSize(64, rect=False))[0][None].numpy() / np.float32(255) for picture in pictures]
-    written = quantize_file(path, images, int8.CHAINS, allowed=allowed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8, "INVERTED", allowed)
+        written = quantize_file(path, images, int8.CHAINS, spared=spared)
     assert written == {"int8": json.dumps(about(path))}
     return alignrank.Detector.load(path)
 
@@ -107,6 +111,8 @@ def test_the_worst_part_stays_first(in_full: Path, data: Path, all_parts: Path, 
     assert 0 < len(kept) < len(alone)
     assert kept == sorted(alone, key=lambda name: -alone[name])[: len(kept)]
     assert written["inverted"] <= budget
+    quantized(in_full, data, tmp_path / "three.onnx", 1.0, spared=3)
+    assert about(tmp_path / "three.onnx")["kept"] == sorted(alone, key=lambda name: -alone[name])[:3]
     assert kinds(tmp_path / "some.onnx").count("QuantizeLinear") < kinds(all_parts).count("QuantizeLinear")
 
 
@@ -127,7 +133,7 @@ def test_the_gate_has_its_own_tolerance(
     detector: alignrank.Detector, data: Path, all_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of some parts in 8 bits passes, and tells how far it is off; OpenVINO has other operators in them."""
-    monkeypatch.setattr(formats, "INVERTED", (about(all_parts)["inverted"] / 2,))
+    monkeypatch.setattr(int8, "INVERTED", about(all_parts)["inverted"] / 2)
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
     written = json.loads(Path(f"{path}.parity.json").read_text())
     assert written["precision"] == "int8"
@@ -147,17 +153,18 @@ def test_once_more_with_less(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What the gate refuses is written again with less in 8 bits; the last refusal is the answer."""
-    monkeypatch.setattr(formats, "INVERTED", (1.0, -1.0))
+    """What the gate refuses is written again with more parts in 32 bits; the last refusal is the answer."""
+    monkeypatch.setattr(formats, "SPARED", (0, 1, 99))
+    monkeypatch.setattr(int8, "INVERTED", 1.0)
     refusing = replace(parity.TOLERANCES["int8"], inversions=1e-9)
     monkeypatch.setitem(parity.TOLERANCES, "int8", refusing)
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
     said = capsys.readouterr().err
-    assert said.count("pairs of detections are ranked the other way round") == 1
-    assert said.count("once more, with more parts in 32 bits") == 1
+    assert said.count("pairs of detections are ranked the other way round (") == 2
+    assert said.count("; once more, with more parts in 32 bits\n") == 2
     assert len(about(path)["kept"]) == len(about(path)["alone"])
     assert json.loads(Path(f"{path}.parity.json").read_text())["inversions"] == 0
-    monkeypatch.setattr(formats, "INVERTED", (1.0,))
+    monkeypatch.setattr(formats, "SPARED", (0,))
     with pytest.raises(ExportError, match=r"ranked the other way round.*; not written"):
         detector.export("onnx", int8=True, data=data, out=tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()

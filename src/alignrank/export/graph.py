@@ -99,7 +99,7 @@ class ShippedGraph(nn.Module):
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is exported: the graph, the size of its input, how to read its outputs. For 8 bits calibration: images
-    [1,3,H,W] as the network takes them; inverted: share of the pairs of detections that may come in the other order.
+    [1,3,H,W] as the network takes them; spared: parts of the network that stay in 32 at least.
     """
 
     graph: ExportGraph
@@ -109,7 +109,7 @@ class Subject:
     recipe: str
     options: ExportOptions
     calibration: Sequence[Array] = ()
-    inverted: float = 0.0
+    spared: int = 0
 
     @property
     def example(self) -> Tensor:

@@ -86,15 +86,15 @@ def write(subject: Subject, path: Path) -> None:
     if subject.options.half:
         halve(exported)
     if subject.options.int8:
-        exported = quantized(exported, subject.calibration, CHAINS, allowed=subject.inverted)
+        exported = quantized(exported, subject.calibration, CHAINS, spared=subject.spared)
     _write(path, exported.SerializeToString())
 
 
-def quantize_file(path: Path, images: Sequence[Array], kinds: Sequence[str], *, allowed: float) -> dict[str, str]:
+def quantize_file(path: Path, images: Sequence[Array], kinds: Sequence[str], *, spared: int = 0) -> dict[str, str]:
     """In place, see `int8.quantized`; returns what its metadata says of that."""
     import onnx
 
-    model = quantized(onnx.load(path), images, kinds, allowed=allowed)
+    model = quantized(onnx.load(path), images, kinds, spared=spared)
     onnx.save(model, path)
     return {entry.key: entry.value for entry in model.metadata_props if entry.key == KEY}
 

@@ -30,7 +30,7 @@ def write(subject: Subject, path: Path) -> None:
         onnx.write(subject.in_full(), graph)
         about = subject.about()
         if subject.options.int8:
-            about |= onnx.quantize_file(graph, subject.calibration, JOINED, allowed=subject.inverted)
+            about |= onnx.quantize_file(graph, subject.calibration, JOINED, spared=subject.spared)
         model = openvino.convert_model(graph)
         model.set_rt_info(text_of(about), ABOUT)
         openvino.save_model(model, path, compress_to_fp16=subject.options.half)
