@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from alignrank.class_names import class_labels
-from alignrank.drawing import color, draw_boxes, readable
 from alignrank.errors import InputError
 from alignrank.extras import optional
 from alignrank.terminal.progress import warn
@@ -221,6 +220,8 @@ class Detections:
         return file.getvalue()
 
     def _drawn(self, *, enlarge: bool = False) -> Array:
+        from alignrank.drawing import color, draw_boxes, readable
+
         boxes, labels, scores = (values.cpu().numpy() for values in (self.boxes, self.labels, self.scores))
         if self.ids is None:
             return draw_boxes(self._image(), boxes, labels, self.names, scores, enlarge=enlarge)

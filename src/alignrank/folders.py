@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import filelock
-
 from alignrank.arguments import place
 from alignrank.errors import InputError
 
@@ -112,6 +110,8 @@ def make_folder(path: Path, option: str) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder belongs to this process until the end, however that comes. Raises InputError if it is another's."""
+    import filelock
+
     path = folder / LOCK_FILE
     lock = filelock.FileLock(path, timeout=0)
     try:

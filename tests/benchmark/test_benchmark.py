@@ -55,7 +55,7 @@ def test_files_and_the_table(result: dict[str, Any]) -> None:
     folder = Path(result["out"])
     assert json.loads((folder / "benchmark.json").read_text())["engines"] == result["engines"]
     assert Image.open(folder / "benchmark.png").width > 500
-    with console.capture() as captured:
+    with console().capture() as captured:
         say_benchmark(result)
     assert "eager" in captured.get()
     assert "yolov8-n at 64 px, batch 1" in captured.get()

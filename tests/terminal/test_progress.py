@@ -201,7 +201,9 @@ class Stream(io.StringIO):
 def test_bars_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     """Without one there are lines, also where FORCE_COLOR, as in CI, makes rich believe otherwise."""
     stream = Stream(terminal)
-    monkeypatch.setattr(progress, "console", Console(file=stream, force_terminal=True, width=100, highlight=False))
+    console = Console(file=stream, force_terminal=True, width=100, highlight=False)
+    monkeypatch.setattr(progress, "console", lambda: console)
+    monkeypatch.setattr(sys, "stderr", stream)
     with shown(Work("training", 4)) as work:
         work.advance("epoch 1")
         with steps("validating", 2) as advance:

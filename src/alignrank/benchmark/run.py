@@ -154,7 +154,7 @@ def say_benchmark(result: dict[str, Any]) -> None:
             *(f"{row['parts_ms'][part]:.1f}" for part in PARTS), ", ".join(speed),
             "-" if memory is None else f"{memory:.0f}",
         )  # fmt: skip
-    console.print(table)
+    console().print(table)
     height, width = result["picture"]
     say(
         f"{result['recipe']} at {result['imgsz']} px, batch {batches[0]}, {result['device']}, {result['threads']} "

@@ -92,7 +92,7 @@ def _say_problem(problem: Problem) -> None:
         lines.append(f"  and {problem.count - MAX_SHOWN:,} more")
     for line in lines:
         # Text, not markup: names of files hold brackets.
-        console.print(Text(line, style=style), soft_wrap=True)
+        console().print(Text(line, style=style), soft_wrap=True)
 
 
 def _printable(text: str) -> str:

@@ -16,8 +16,8 @@ def say_field(result: Mapping[str, Any]) -> None:
     if result["tokens"]:
         tables.append(_tokens(result["tokens"]))
     for table in tables:
-        console.print(table)
-        console.print()
+        console().print(table)
+        console().print()
 
 
 def _levels(result: Mapping[str, Any]) -> Table:

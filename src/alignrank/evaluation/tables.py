@@ -68,8 +68,8 @@ def say_figures(metrics: Mapping[str, Metrics], comparison: Comparison | None = 
     if comparison is not None:
         tables += [detection_errors_table(comparison.detection_errors), gains_table(comparison.gains)]
     for table in tables:
-        console.print(table)
-        console.print()
+        console().print(table)
+        console().print()
     for name, values in metrics.items():
         for line in _lines(values):
             say(line if len(metrics) == 1 else f"{name}: {line}")
@@ -82,8 +82,8 @@ def say_layers(result: Mapping[str, Any]) -> None:
         of = row["metrics"]
         figures = (of["ap"], of["ap50"], of["ap75"], of["lrp"], of["rank"]["spearman"])
         table.add_row(str(row["layer"]), *map(shown, figures), f"{row['detections']:,}")
-    console.print(table)
-    console.print()
+    console().print(table)
+    console().print()
     for line in _cost_lines(result["cost"]):
         say(line)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from alignrank.contracts import Predictions
 from alignrank.errors import InputError, nearest
 from alignrank.export.described import Described, described
-from alignrank.export.formats import FORMATS
 from alignrank.export.graph import Opened
 from alignrank.input_size import ImageSize
 from alignrank.weights.catalog import is_exported
@@ -116,6 +115,8 @@ def open_exported(path: Path, device: str | torch.device = "auto") -> ExportedFi
     """Raises InputError for files that cannot be run, are not alignrank's or are damaged, for missing runtimes, and for
     devices but the processor.
     """
+    from alignrank.export.formats import FORMATS
+
     check_device(device)
     if not path.exists():
         raise InputError(f"weights: no file {path}")

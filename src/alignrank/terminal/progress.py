@@ -6,35 +6,37 @@ whenever nothing has been said for SILENCE seconds.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol, TypeVar
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from functools import cache
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from alignrank.errors import printable
 from alignrank.terminal.notebook import NotebookBar, display_of_notebook
 from alignrank.terminal.works import Teller, Work
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False)
 
 # Seconds without a line, of all work together, after which the innermost work under way says how far it is.
 SILENCE = 30.0
 # Seconds from one drawing of a notebook's bar to the next.
 REDRAW = 1.0
 _last_line = time.monotonic()
+
+
+@cache
+def console() -> Console:
+    """Rich's, of stderr. Rich takes a twentieth of a first prediction to import, which often has nothing to say."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 def say(message: str) -> None:
@@ -49,7 +51,7 @@ def warn(message: str) -> None:
 
 def _print(message: str, style: str | None = None) -> None:
     global _last_line
-    console.print(printable(message), style=style, markup=False, soft_wrap=True)
+    console().print(printable(message), style=style, markup=False, soft_wrap=True)
     _last_line = time.monotonic()
 
 
@@ -65,6 +67,15 @@ class _Bars:
     """On a terminal: a bar for each work, which vanishes with it."""
 
     def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self._tasks: dict[Work, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -73,7 +84,7 @@ class _Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
+            console=console(),
             transient=True,
         )
 
@@ -114,7 +125,8 @@ def _log() -> Teller:
 
 
 def _face() -> _Face:
-    if console.is_terminal and not console.is_dumb_terminal and console.file.isatty():
+    # What rich takes for a terminal by the environment alone, such as a log in colour, shows no bars.
+    if sys.stderr is not None and sys.stderr.isatty() and console().is_terminal and not console().is_dumb_terminal:
         return _Bars()
     display = display_of_notebook()
     return _log() if display is None else _Notebook(display)

@@ -103,7 +103,7 @@ def joined() -> Iterator[Group | None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     except RuntimeError as error:
         raise TrainingError(f"the processes do not reach each other ({first_line(error)})") from None
-    console.quiet = group.rank > 0
+    console().quiet = group.rank > 0
     try:
         yield group
         if group.rank == 0:
@@ -114,7 +114,7 @@ def joined() -> Iterator[Group | None]:
                 group.tell(2 if isinstance(error, InputError) else 1)
         raise
     finally:
-        console.quiet = False
+        console().quiet = False
         dist.destroy_process_group()
 
 

@@ -108,4 +108,4 @@ def say_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         weights = f"{row['weights']} ({row['licence']})" if row["licence"] else row["weights"]
         table.add_row(row["name"], f"{row['parameters'] / 1e6:.2f}", f"{row['flops'] / 1e9:.1f}", weights)
-    console.print(table)
+    console().print(table)
