@@ -94,6 +94,29 @@ def test_predict_loads_pytorch_and_little_else(tmp_path: Path) -> None:
     assert not modules & HEAVY
 
 
+PREDICTED = """
+import json, sys
+import alignrank
+found = alignrank.Detector.load(sys.argv[1]).predict(sys.argv[2], conf=0)
+print(json.dumps([len(found[0]), sorted(sys.modules)]))
+"""
+
+
+def test_a_prediction_in_python_draws_and_says_nothing(tmp_path: Path) -> None:
+    """Nor does it lock a folder or write another format, and what these need is not imported."""
+    recipe = load_recipe("yolov8-n", num_classes=2, overrides={"model.size": "t", "train.imgsz": 64})
+    weights, image = tmp_path / "w.safetensors", tmp_path / "image.png"
+    checkpoint.save(weights, recipe.build().model.state_dict(), recipe=recipe, classes=["a", "b"], metrics={})
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(image)
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICTED, str(weights), str(image)],
+        capture_output=True, text=True, env=environment(), check=True,
+    )  # fmt: skip
+    count, modules = json.loads(done.stdout)
+    assert count > 0
+    assert not {"rich", "filelock", "PIL.ImageDraw", "alignrank.export.formats", *HEAVY} & set(modules)
+
+
 def test_extras_are_those_of_the_project() -> None:
     for extra, wanted in declared_extras().items():
         found = extras.requirements(extra)

@@ -1,7 +1,7 @@
 """An ONNX file with weights and activations of 8 bits, but for the parts that the order of its detections needs.
 
 Static, by ONNX Runtime's own tools: ranges of activations from the user's images, a scale for each channel of weights.
-Which parts stay in 32 bits is measured: the worst of them, each alone in 8 bits, until the rest keep the order.
+Which parts stay in 32 bits is measured: the worst ones, as each is alone in 8 bits, until the rest keep the order.
 """
 
 from __future__ import annotations
