@@ -15,15 +15,15 @@ import numpy as np
 import sets_and_seeds
 from matplotlib.figure import Figure
 from paired import ROOT, Rows
-from sets_and_seeds import NEW, NMS, NMS_FREE, REFINED, SINGLE_CHANGES
+from sets_and_seeds import NMS, NMS_FREE, PLAIN, RECIPE, REFINED, SINGLE_CHANGES
 
 LATENCIES = ROOT / "benchmarks" / "results" / "latency.json"
 IMAGE = ROOT / "docs" / "images" / "ap75_latency.png"
 # (row, output, row of the latencies, what the picture calls it)
 SHOWN = (
-    (NEW, f"{NMS_FREE}, consensus", "alignrank-n", "alignrank-n"),
+    (RECIPE, f"{NMS_FREE}, consensus", "alignrank-n", "alignrank-n"),
     (REFINED, f"{NMS_FREE}, consensus", "alignrank-n-refined", "with refinement"),
-    ("yolov8-n", NMS, "yolov8-n", "yolov8-n, NMS"),
+    (PLAIN, NMS, "yolov8-n", "yolov8-n, NMS"),
     ("yolov10-n", NMS_FREE, "yolov10-n", "yolov10-n"),
     ("Ultralytics yolov8n", NMS, "yolov8n", "Ultralytics YOLOv8n, NMS"),
     ("Ultralytics yolo26n", NMS_FREE, "yolo26n", "Ultralytics YOLO26n"),
