@@ -30,17 +30,18 @@ NEAR = Path(os.path.relpath(SHARED, ROOT))  # runs start in ROOT, so that record
 BLOODCELLS = ["--data", str(NEAR / "data" / "bloodcells"), "--imgsz", "320", "--batch", "16"]
 AERIALCARS = ["--data", str(NEAR / "data" / "aerialcars"), "--imgsz", "320", "--batch", "16"]
 MOBILENET = ["model.backbone=timm:mobilenetv2_100"]
+RATE = "train.lr=0.0015"  # of the recipes when the rows were run
 ROWS = {
-    "yolov8-n": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "60"],
+    "yolov8-n": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "60", RATE],
     "yolov10-n": ["--model", "yolov10-n", *BLOODCELLS, "--epochs", "60"],
     "yolov8-n-mobilenetv2-pretrained": [
-        "--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET, "model.frozen_norm=true",
+        "--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET, "model.frozen_norm=true", RATE,
         f"model.pretrained={NEAR / 'weights' / 'mobilenetv2_100.safetensors'}",
     ],
-    "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET],
+    "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET, RATE],
     "alignrank-n-aerialcars": [
         "--model", "alignrank-n", *AERIALCARS, "--epochs", "60", "loss.consensus=0", "head.consensus_iou=0",
-        "head.refine=true",
+        "head.refine=true", RATE,
     ],
 }  # fmt: skip
 

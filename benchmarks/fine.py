@@ -64,8 +64,9 @@ class Row:
     judged: str = ""
 
 
-YOLO_NUCLEI = ["--model", "yolov8-n", "--imgsz", "320", "--batch", "16", "--epochs", "20", "train.val_every=2"]
-YOLO_CARS = ["--model", "yolov8-n", "--imgsz", "320", "--batch", "16", "--epochs", "30", "train.val_every=3"]
+YOLO = ["--model", "yolov8-n", "--imgsz", "320", "--batch", "16", "train.lr=0.0015"]
+YOLO_NUCLEI = [*YOLO, "--epochs", "20", "train.val_every=2"]
+YOLO_CARS = [*YOLO, "--epochs", "30", "train.val_every=3"]
 FCOS_NUCLEI = [
     *("--model", "fcos-r50", "--imgsz", "256", "--batch", "16", "--epochs", "9", "train.milestones=[7,8]"),
     *("train.optimizer=adamw", "train.lr=0.001", "train.bias_lr=1.0", "train.clip_norm=10.0", "train.val_every=2"),

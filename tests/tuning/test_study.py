@@ -72,7 +72,7 @@ def test_a_real_study_leaves_a_recipe_that_trains(squares: Path, tmp_path: Path)
     assert printed == json.loads((out / "results.json").read_text())
     assert printed["counts"] == {"complete": 2}
     first = printed["trials"][0]
-    assert (first["values"]["train.lr"], first["values"]["train.optimizer"]) == (0.0015, "adamw")  # the recipe's own
+    assert (first["values"]["train.lr"], first["values"]["train.optimizer"]) == (0.003, "adamw")  # the recipe's own
     assert {row["values"]["train.optimizer"] for row in printed["trials"]} <= {"adamw", "sgd"}
     assert all(isinstance(row["values"]["train.epochs"], int) for row in printed["trials"])
     assert "augment.mosaic" not in first["values"]
@@ -245,7 +245,7 @@ def test_the_trial_of_a_dead_process(
     result = tune(squares, trials=2, out=tmp_path / "moved", **OPTIONS)
     assert result["counts"] == counts
     assert trained.numbers == numbers
-    assert result["trials"][0]["values"]["train.lr"] == 0.0015
+    assert result["trials"][0]["values"]["train.lr"] == 0.003
     assert not list((tmp_path / "moved" / "trials").glob("*.lock"))
 
 
