@@ -64,6 +64,7 @@ class Row:
     judged: str = ""
 
 
+# The rate is that of the recipe when the rows were run.
 YOLO = ["--model", "yolov8-n", "--imgsz", "320", "--batch", "16", "train.lr=0.0015"]
 YOLO_NUCLEI = [*YOLO, "--epochs", "20", "train.val_every=2"]
 YOLO_CARS = [*YOLO, "--epochs", "30", "train.val_every=3"]

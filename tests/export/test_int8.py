@@ -111,6 +111,8 @@ def test_the_worst_part_stays_first(in_full: Path, data: Path, all_parts: Path, 
     assert 0 < len(kept) < len(alone)
     assert kept == sorted(alone, key=lambda name: -alone[name])[: len(kept)]
     assert written["inverted"] <= budget
+    quantized(in_full, data, tmp_path / "fewer.onnx", 1.0, spared=len(kept) - 1)
+    assert about(tmp_path / "fewer.onnx")["inverted"] > budget
     quantized(in_full, data, tmp_path / "three.onnx", 1.0, spared=3)
     assert about(tmp_path / "three.onnx")["kept"] == sorted(alone, key=lambda name: -alone[name])[:3]
     assert kinds(tmp_path / "some.onnx").count("QuantizeLinear") < kinds(all_parts).count("QuantizeLinear")
@@ -133,11 +135,15 @@ def test_the_gate_has_its_own_tolerance(
     detector: alignrank.Detector, data: Path, all_parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of some parts in 8 bits passes, and tells how far it is off; OpenVINO has other operators in them."""
-    monkeypatch.setattr(int8, "INVERTED", about(all_parts)["inverted"] / 2)
+    budget = about(all_parts)["inverted"] / 2
+    monkeypatch.setattr(int8, "INVERTED", budget)
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
     written = json.loads(Path(f"{path}.parity.json").read_text())
     assert written["precision"] == "int8"
-    assert 0 < len(about(path)["kept"]) < len(about(path)["alone"])
+    alone, kept = about(path)["alone"], about(path)["kept"]
+    assert 0 < len(kept) < len(alone)
+    assert kept == sorted(alone, key=lambda name: -alone[name])[: len(kept)]
+    assert about(path)["inverted"] <= budget
     assert written["score_difference"] > parity.TOLERANCES["fp32"].scores
     assert written["inversions"] <= parity.TOLERANCES["int8"].inversions * written["pairs"]
     pytest.importorskip("openvino")

@@ -43,7 +43,8 @@ class Tolerance:
     ap: float
 
 
-# By the precision of the weights. 32 bits: the last digits, and one in a hundred for what no tie explains but nearly.
+# By the precision of the weights. 32 bits: the last digits, and one in a hundred for what no tie explains but nearly. 8
+# bits: pairs of nearly equal scores change places by the hundred at hardly any AP, so there AP decides.
 TOLERANCES = {
     "fp32": Tolerance(boxes=1e-3, scores=1e-4, differing=0.01, inversions=0.001, ap=0.001),
     "fp16": Tolerance(boxes=1e-2, scores=1e-2, differing=0.05, inversions=0.02, ap=0.005),
