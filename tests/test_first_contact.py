@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_weights import write_tiny_weights
 
 from alignrank import extras
+from alignrank.detectors import DETECTORS
 from alignrank.errors import InputError
 from alignrank.weights import checkpoint
 from alignrank.weights.recipe import load_recipe
@@ -104,7 +105,7 @@ print(json.dumps([len(found[0]), sorted(sys.modules)]))
 
 
 def test_a_prediction_in_python_draws_and_says_nothing(tmp_path: Path) -> None:
-    """Nor does it lock a folder or write another format, and what these need is not imported."""
+    """Nor does it lock a folder, write another format or make another architecture: what these need is not imported."""
     weights, image = write_tiny_weights(tmp_path / "w.safetensors"), tmp_path / "image.png"
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(image)
     done = subprocess.run(
@@ -114,6 +115,8 @@ def test_a_prediction_in_python_draws_and_says_nothing(tmp_path: Path) -> None:
     count, modules = json.loads(done.stdout)
     assert count > 0
     assert not {"rich", "filelock", "PIL.ImageDraw", "alignrank.export.formats", *HEAVY} & set(modules)
+    networks = {"alignrank.detectors." + name for name in DETECTORS} | {"alignrank.detectors.detr"}
+    assert networks & set(modules) == {"alignrank.detectors.yolo"}
 
 
 def test_extras_are_those_of_the_project() -> None:

@@ -1,12 +1,14 @@
 """The table of architectures, the one place where configuration, network, criterion and postprocess meet.
 
-Imports are written out. A criterion is imported when it is asked for: prediction and export know no losses.
+Imports are written out, and made when they are asked for: a first prediction waits for one architecture, not for all,
+and prediction and export know no losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,17 +16,6 @@ from torch import Tensor
 
 from alignrank.config import Config
 from alignrank.contracts import Batch, Built, Criterion, Postprocess, Predictions
-from alignrank.detectors import (
-    alignrank,
-    deformable_detr,
-    dino,
-    reppoints,
-    retinanet,
-    torchvision_host,
-    transformers_host,
-    varifocalnet,
-    yolo,
-)
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.plug.published import Published
 
@@ -98,31 +89,92 @@ def _nms(config: Any) -> Postprocess:
     return NonMaximumSuppression(config.postprocess)
 
 
-DETECTORS: dict[str, Detector] = {
-    "alignrank": Detector(alignrank.AlignRankConfig, alignrank.AlignRank, _yolo_criterion, alignrank.postprocess),
-    "deformable_detr": Detector(
-        deformable_detr.DeformableDetrConfig, deformable_detr.DeformableDetr, _set_criterion, _top_k
-    ),
-    "dino": Detector(dino.DinoConfig, dino.Dino, _set_criterion, _top_k),
-    "reppoints": Detector(reppoints.RepPointsConfig, reppoints.RepPoints, _reppoints_criterion, _nms),
-    "retinanet": Detector(retinanet.RetinaNetConfig, retinanet.RetinaNet, _retinanet_criterion, _nms),
-    "torchvision": Detector(
-        torchvision_host.TorchvisionConfig,
-        torchvision_host.TorchvisionHost,
-        _torchvision_criterion,
-        _nms,
-        torchvision_host.of_published,
-    ),
-    "transformers": Detector(
-        transformers_host.TransformersConfig,
-        transformers_host.TransformersHost,
-        _transformers_criterion,
-        _top_k,
-        transformers_host.of_published,
-    ),
-    "varifocalnet": Detector(varifocalnet.VarifocalNetConfig, varifocalnet.VarifocalNet, _varifocalnet_criterion, _nms),
-    "yolo": Detector(yolo.YoloConfig, yolo.Yolo, _yolo_criterion, yolo.postprocess),
-}
+def _alignrank() -> Detector:
+    from alignrank.detectors.alignrank import AlignRank, AlignRankConfig, postprocess
+
+    return Detector(AlignRankConfig, AlignRank, _yolo_criterion, postprocess)
+
+
+def _deformable_detr() -> Detector:
+    from alignrank.detectors.deformable_detr import DeformableDetr, DeformableDetrConfig
+
+    return Detector(DeformableDetrConfig, DeformableDetr, _set_criterion, _top_k)
+
+
+def _dino() -> Detector:
+    from alignrank.detectors.dino import Dino, DinoConfig
+
+    return Detector(DinoConfig, Dino, _set_criterion, _top_k)
+
+
+def _reppoints() -> Detector:
+    from alignrank.detectors.reppoints import RepPoints, RepPointsConfig
+
+    return Detector(RepPointsConfig, RepPoints, _reppoints_criterion, _nms)
+
+
+def _retinanet() -> Detector:
+    from alignrank.detectors.retinanet import RetinaNet, RetinaNetConfig
+
+    return Detector(RetinaNetConfig, RetinaNet, _retinanet_criterion, _nms)
+
+
+def _torchvision() -> Detector:
+    from alignrank.detectors.torchvision_host import TorchvisionConfig, TorchvisionHost, of_published
+
+    return Detector(TorchvisionConfig, TorchvisionHost, _torchvision_criterion, _nms, of_published)
+
+
+def _transformers() -> Detector:
+    from alignrank.detectors.transformers_host import TransformersConfig, TransformersHost, of_published
+
+    return Detector(TransformersConfig, TransformersHost, _transformers_criterion, _top_k, of_published)
+
+
+def _varifocalnet() -> Detector:
+    from alignrank.detectors.varifocalnet import VarifocalNet, VarifocalNetConfig
+
+    return Detector(VarifocalNetConfig, VarifocalNet, _varifocalnet_criterion, _nms)
+
+
+def _yolo() -> Detector:
+    from alignrank.detectors.yolo import Yolo, YoloConfig, postprocess
+
+    return Detector(YoloConfig, Yolo, _yolo_criterion, postprocess)
+
+
+class _Detectors(Mapping[str, Detector]):
+    """{name: architecture}, each imported when it is looked up."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Detector]]) -> None:
+        self._makers = {name: cache(maker) for name, maker in makers.items()}
+
+    def __getitem__(self, name: str) -> Detector:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers  # a Mapping's own would import it
+
+
+DETECTORS: Mapping[str, Detector] = _Detectors(
+    {
+        "alignrank": _alignrank,
+        "deformable_detr": _deformable_detr,
+        "dino": _dino,
+        "reppoints": _reppoints,
+        "retinanet": _retinanet,
+        "torchvision": _torchvision,
+        "transformers": _transformers,
+        "varifocalnet": _varifocalnet,
+        "yolo": _yolo,
+    }
+)
 
 
 def deployed(model: Any) -> Any:
