@@ -23,3 +23,23 @@ def test_the_users_choice_comes_back(wanted: bool) -> None:
         assert gc.isenabled() == wanted
     finally:
         gc.enable()
+
+
+def test_what_was_imported_counts_as_old() -> None:
+    gc.collect()
+    with collecting_later():
+        kept = [[number] for number in range(5_000)]
+    young = {id(held) for generation in (0, 1) for held in gc.get_objects(generation)}
+    assert not young & {id(held) for held in kept}
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_a_host_froze_stays_frozen() -> None:
+    try:
+        gc.freeze()
+        frozen = gc.get_freeze_count()
+        with collecting_later():
+            pass
+        assert gc.get_freeze_count() == frozen
+    finally:
+        gc.unfreeze()

@@ -29,6 +29,7 @@ from alignrank.cli.options import (
     weights_or_published,
 )
 from alignrank.errors import InputError
+from alignrank.imports import collecting_later
 from alignrank.input_size import read_size
 
 
@@ -64,10 +65,11 @@ def predict(
     check_subject("predict", weights, model, pretrained)
     if engine == "local" and (workers is not None or column is not None):
         raise InputError(f"--{'column' if workers is None else 'workers'}: is for --engine ray")
-    from alignrank.contracts import WantedThresholds
-    from alignrank.inference.options import PredictOptions
-    from alignrank.inference.windows import Tiling
-    from alignrank.weights.deployed import SelectionOptions
+    with collecting_later():
+        from alignrank.contracts import WantedThresholds
+        from alignrank.inference.options import PredictOptions
+        from alignrank.inference.windows import Tiling
+        from alignrank.weights.deployed import SelectionOptions
 
     options = PredictOptions(
         thresholds=WantedThresholds(conf, iou, max_dets), classes=classes or None, imgsz=read_size(imgsz),
