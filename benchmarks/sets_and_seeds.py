@@ -15,8 +15,7 @@ The protocol, set before the first run:
 - Added later, before their own first run, on the same sets and seeds: the two losses together, after these alone on
   bloodcells; the new one without refinement, on all sets, after seed 0 of it with, whose refinement is worth AP .001,
   .001 and .010 (put out in the trained networks); of today's recipe what can be left out (`no ...`), on all sets, after
-  seed 2 of it, which is behind `yolov8-n` on two of them; `wide boxes`, which has no fusion in their place and learns
-  depthwise convolutions at four times the rate, on all sets, after short trainings on aerialcars (docs/lab-log.md).
+  seed 2 of it, which is behind `yolov8-n` on two of them.
 - Choices (which changes stay, and their constants) are made on bloodcells alone. Overlaps of consensus are set here: .7
   inside of alignrank, .75 behind NMS.
 - A row has outputs, each evaluated on the same weights. Differences are of one output of one row and one of another, by
@@ -87,7 +86,6 @@ NMS, NMS_FREE = "NMS", "NMS-free"
 REFINED = "alignrank-n, consensus loss"
 NEW = f"{REFINED}, no refinement"
 RECIPE, PLAIN = f"{NEW}, rate .003", "yolov8-n, rate .003"
-WIDER = f"{RECIPE}, wide boxes"
 CONSENSUS = {NMS: 0.75, NMS_FREE: 0.7}
 OURS = {NMS_FREE: [], NMS: ["--nms"]}
 MERGED = {
@@ -109,7 +107,6 @@ class Row:
 
 # alignrank-n as it was at the first run: since then its recipe has a consensus, no refinement, and twice the rate.
 BEFORE = ("loss.consensus=0", "head.consensus_iou=0", "head.refine=true", "train.lr=0.0015")
-LEAN = ("head.fusion=false", "head.box_width=64", "train.depthwise_lr=4")
 TODAY = ("loss.consensus=0.25", "head.refine=false", "train.lr=0.003")
 
 
@@ -138,7 +135,6 @@ ROWS = {
         *TODAY, "loss.consensus=0", "loss.align=0", "loss.rank=0", sets=tuple(SETS)
     ),
     f"{RECIPE}, no fusion": _changed(*TODAY, "head.fusion=false", sets=tuple(SETS)),
-    WIDER: _changed(*TODAY, *LEAN, sets=tuple(SETS)),
     PLAIN: Row("yolov8-n", ["train.lr=0.003"], AFTER_NMS),
 }
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
@@ -156,7 +152,7 @@ COMPARED = [
     *(((RECIPE, way), (NEW, way)) for way in OURS | MERGED),
     *(((row, way), (RECIPE, way)) for row in ROWS if row.startswith(f"{RECIPE}, ") for way in OURS | MERGED),
     ((PLAIN, NMS), ("yolov8-n", NMS)),
-    *(((row, f"{NMS_FREE}, consensus"), (PLAIN, NMS)) for row in (RECIPE, WIDER)),
+    ((RECIPE, f"{NMS_FREE}, consensus"), (PLAIN, NMS)),
     *(
         (one, peer)
         for one in (

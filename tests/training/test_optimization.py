@@ -10,7 +10,6 @@ from tiny_forms import tiny_form
 from torch import nn
 
 from alignrank.errors import InputError
-from alignrank.nn.conv import ConvNormAct, DepthwiseConv2d, depthwise
 from alignrank.training.optimizer import frozen_modules, parameter_groups, schedule
 from alignrank.weights.recipe import build_detector
 from alignrank.weights.settings import TrainConfig
@@ -150,16 +149,6 @@ def test_bias_rate() -> None:
     }
     assert rates(Net(), settings(bias_lr=2.0)) == expected(doubled)
     assert doubled["offsets.bias"] == (0.1, False)
-
-
-def test_depthwise_rate() -> None:
-    """Four times for filters of one channel, and not for their norms, their biases, or plain convolutions."""
-    model = nn.Sequential(ConvNormAct(4, 4, 3), depthwise(4), DepthwiseConv2d(4, 4, 3, groups=4))
-    found = rates(model, settings(depthwise_lr=4.0))
-    fast = {"1.conv.weight", "2.weight"}
-    assert {name: rate for name, (rate, _) in found.items()} == pytest.approx(
-        {name: 0.4 if name in fast else 0.1 for name, _ in model.named_parameters()}
-    )
 
 
 def test_backbone_rate() -> None:

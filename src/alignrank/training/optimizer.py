@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from alignrank.errors import InputError
-from alignrank.nn.conv import DepthwiseConv2d
 from alignrank.weights.settings import TrainConfig
 
 STEP = 0.1
@@ -36,26 +35,20 @@ def schedule(settings: TrainConfig, total: int) -> Callable[[int], float]:
 
 def parameter_groups(model: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
     """Weights decay; norms and biases do not. A timm backbone, or what the network calls `backbone_name`, learns at
-    `backbone_lr` of the rate, a bias that is not a norm's at `bias_lr` times the rate, a depthwise convolution at
-    `depthwise_lr` times it, and a module with a number `lr_factor` at that part of it.
-
-    AdamW moves every weight by about the rate. The 9 of a depthwise filter begin some 8 times as large as the 576 of a
-    plain one over 64 channels, and behind a norm only the change in parts of the weight counts.
+    `backbone_lr` of the rate, a bias that is not a norm's at `bias_lr` times the rate, and a module with a number
+    `lr_factor` at that part of it.
     """
     for module in frozen_modules(model, settings.freeze):
         module.requires_grad_(False)
-    modules = dict(model.named_modules())
-    factors = {name: module.lr_factor for name, module in modules.items() if hasattr(module, "lr_factor")}
-    depthwise = {f"{name}.weight" for name, module in modules.items() if isinstance(module, DepthwiseConv2d)}
+    factors = {name: module.lr_factor for name, module in model.named_modules() if hasattr(module, "lr_factor")}
     backbone = getattr(model, "backbone_name", "backbone.body")
-    norms = {name for name, module in modules.items() if isinstance(module, NORMS)}
+    norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             factor = settings.backbone_lr if name.startswith(backbone) else 1.0
             owner, _, kind = name.rpartition(".")
             factor *= factors.get(owner, 1.0)
-            factor *= settings.depthwise_lr if name in depthwise else 1.0
             factor *= settings.bias_lr if kind == "bias" and owner not in norms else 1.0
             groups[factor, parameter.ndim > 1].append(parameter)
     return [

@@ -51,8 +51,6 @@ class TrainConfig(Config):
     """Rate of a timm backbone, in parts of `lr`."""
     bias_lr: float = Field(default=1.0, gt=0, le=10)
     """Rate of biases other than norms', in parts of `lr`."""
-    depthwise_lr: float = Field(default=1.0, gt=0, le=10)
-    """Rate of depthwise convolutions, in parts of `lr`."""
     clip_norm: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     """Largest norm of the gradient; 0: as it comes."""
     accumulate: int = Field(default=1, ge=1, le=65_536)
