@@ -125,12 +125,23 @@ def allow_loopback(network_guard: Guard) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fixed_randomness() -> None:
-    """One thread (two processes share the machine's cores) and the same seeds before each test."""
+def fixed_randomness() -> Iterator[None]:
+    """One thread (two processes share the machine's cores) and the same seeds before each test, and behind it: what a
+    module's fixtures make, which are made before this one, doesn't depend on the tests that came before.
+    """
+    _start_alike()
+    yield
+    _start_alike()
+
+
+def _start_alike() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - for libraries that still use the global generator
     random.seed(0)
+
+
+_start_alike()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from alignrank.data.decode import decode
 from alignrank.data.letterbox import letterbox
 from alignrank.errors import ExportError, InputError
 from alignrank.export import formats, int8, parity
-from alignrank.export.onnx import quantize_file
 from alignrank.input_size import InputSize
 
 onnx = pytest.importorskip("onnx")
@@ -48,13 +46,12 @@ def in_full(detector: alignrank.Detector, tmp_path_factory: pytest.TempPathFacto
 def quantized(
     in_full: Path, data: Path, path: Path, allowed: float = int8.INVERTED, spared: int = 0
 ) -> alignrank.Detector:
-    shutil.copy(in_full, path)
     pictures = [torch.from_numpy(decode(path)).permute(2, 0, 1) for path in sorted((data / "images").glob("train*"))]
     images = [letterbox(picture, InputSize(64, rect=False))[0][None].numpy() / np.float32(255) for picture in pictures]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8, "INVERTED", allowed)
-        written = quantize_file(path, images, int8.CHAINS, spared=spared)
-    assert written == {"int8": json.dumps(about(path))}
+        model = int8.Quantizer(onnx.load(in_full), images, int8.CHAINS).quantized(spared=spared)
+    onnx.save(model, path)
     return alignrank.Detector.load(path)
 
 

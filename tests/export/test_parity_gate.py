@@ -89,6 +89,19 @@ def test_ties_at_the_end_of_a_full_list() -> None:
     assert parity(ours, theirs, candidates=every).differing == 2
 
 
+def test_what_stands_for_a_tie_at_the_end_has_a_place_of_its_own() -> None:
+    """In 8 bits a box 1 px off, with .1 more, would do for the one that the file left out for one with its score."""
+    ours = selection((0, 0.9, 0), (100, 0.6, 0), (50, 0.55, 0), (101, 0.5, 0))
+    theirs, limits = selection((0, 0.9, 0), (100, 0.6, 0), (50, 0.55, 0), (300, 0.5, 0)), Thresholds(0.001, 0.9, 4)
+    every = selection((0, 0.9, 0), (100, 0.6, 0), (50, 0.55, 0), (101, 0.5, 0), (300, 0.5, 0))
+    found = parity(ours, theirs, limits, "int8", every)
+    assert (found.differing, found.pairs, found.inversions) == (0, 3, 0)
+    assert (found.box_difference, found.score_difference) == (0.0, 0.0)
+    overtaken = selection((0, 0.9, 0), (100, 0.6, 0), (101, 0.56, 0), (50, 0.55, 0))
+    found = parity(ours, overtaken, limits, "int8", every)
+    assert (found.pairs, found.inversions) == (6, 1), "their own one, in another place"
+
+
 def test_half_precision_may_differ_more() -> None:
     theirs = selection((0.15, 0.895, 0), (100.15, 0.803, 1), (200.15, 0.5, 0))
     assert parity(OURS, theirs, precision="fp16").problem(TOLERANCES["fp16"]) is None

@@ -27,16 +27,19 @@ def picture(height: int, width: int) -> Any:
 
 @torch.no_grad()
 def said_by_the_library(folder: Path, images: list[Any], max_dets: int) -> list[dict[str, Tensor]]:
-    """One picture at a time, with the classes that the checkpoint's files name."""
+    """One picture at a time, with the classes that the checkpoint's files name. The network computes in 64 bits: in 32
+    D-FINE's scores of a picture alone and among others differ by 1.4e-6, and each from these by .9e-6.
+    """
     processor = AutoImageProcessor.from_pretrained(folder)
-    model = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    model = AutoModelForObjectDetection.from_pretrained(folder).eval().double()
     options = {"top_k": max_dets} if "Deformable" in type(processor).__name__ else {}
     found = []
     for image in images:
-        said = model(**processor(image, return_tensors="pt"))
-        found += processor.post_process_object_detection(
+        said = model(processor(image, return_tensors="pt")["pixel_values"].double())
+        (rows,) = processor.post_process_object_detection(
             said, threshold=LIMITS["conf"], target_sizes=[image.shape[:2]], **options
         )
+        found.append({name: value.float() if value.is_floating_point() else value for name, value in rows.items()})
     return found
 
 

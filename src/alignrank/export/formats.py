@@ -30,7 +30,8 @@ from alignrank.weights.untrained import of_recipe
 class Format:
     """suffix: of its file; beside: suffixes of files that belong to it. extra: what has its packages, "" for none.
     module: has `write(subject, path)` and `open_file(path)`, and where it can `first_difference_in(path, subject,
-    images)`. options: which of `dynamic`, `half` and `int8` it has. runs: whether it can be run here, and so compared.
+    images)`, with `int8` also `in_8_bits(subject)`. options: which of `dynamic`, `half` and `int8` it has. runs:
+    whether it can be run here, and so compared.
     """
 
     name: str
@@ -79,15 +80,16 @@ def export_weights(
     selection: SelectionOptions | None = None,
     out: str | Path | None = None,
     calibration: Callable[[InputSize], Sequence[Array]] = lambda size: (),
-    check: Callable[[Checkpoint, Subject, Path], object] = lambda loaded, subject, path: None,
+    check: Callable[[Checkpoint, Subject, Path, bool], object] = lambda loaded, subject, path, last: None,
 ) -> Path:
     """Write weights in another format, beside them or to `out`. Returns the path.
 
     weights: also the name of a recipe, for random ones; they go to RECIPE.SUFFIX in the working folder, and so do those
     that were fetched from the hub.
     calibration: gives images [1,3,H,W] as a network of that size takes them, for 8 bits.
-    check: is given the weights as exported, their graph and the file before that gets its name. Where it raises
-    ExportError, what that tells is left as FILE.parity.json, unless there is an earlier FILE, to which that belongs.
+    check: is given the weights as exported, their graph, the file before that gets its name, and whether it is the
+    last one to be tried. Where it raises ExportError for that, what it tells is left as FILE.parity.json, unless there
+    is an earlier FILE, to which that belongs.
     """
     if selection is not None and selection.tta:
         raise InputError("tta: is of predict and val; an exported file sees one image")
@@ -137,15 +139,20 @@ def export_weights(
     return path
 
 
-def _write(row: Format, subject: Subject, path: Path, check: Callable[[Subject, Path], object]) -> None:
+def _write(row: Format, subject: Subject, path: Path, check: Callable[[Subject, Path, bool], object]) -> None:
     """Checked. In 8 bits with ever more parts spared, until the check has nothing to say against the file."""
-    spared = [*SPARED] if subject.options.int8 else [0]
-    while True:
-        row.module.write(replace(subject, spared=spared.pop(0)), path)
+    if not subject.options.int8:
+        row.module.write(subject, path)
+        check(subject, path, True)
+        return
+    write = row.module.in_8_bits(subject)
+    for spared in SPARED:
+        last = spared == SPARED[-1]
+        write(path, spared)
         try:
-            check(subject, path)
+            check(subject, path, last)
         except ExportError as error:
-            if not spared:
+            if last:
                 raise
             warn(f"{str(error).partition('; not written')[0]}; once more, with more parts in 32 bits")
         else:

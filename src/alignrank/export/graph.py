@@ -98,8 +98,8 @@ class ShippedGraph(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is exported: the graph, the size of its input, how to read its outputs. For 8 bits calibration: images
-    [1,3,H,W] as the network takes them; spared: parts of the network that stay in 32 at least.
+    """What is exported: the graph, the size of its input, how to read its outputs. calibration, for 8 bits: images
+    [1,3,H,W] as the network takes them.
     """
 
     graph: ExportGraph
@@ -109,7 +109,6 @@ class Subject:
     recipe: str
     options: ExportOptions
     calibration: Sequence[Array] = ()
-    spared: int = 0
 
     @property
     def example(self) -> Tensor:

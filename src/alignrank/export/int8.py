@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,40 +38,60 @@ MEASURED = 16
 KEY = "int8"
 
 
-def quantized(model: Any, images: Sequence[Array], kinds: Sequence[str], *, spared: int = 0) -> Any:
-    """The ONNX model with operators of `kinds` in 8 bits; its metadata `int8` is JSON: {inverted: share of the pairs of
-    detections, kept: the parts in 32 bits, the worst first, alone: {part: share that it inverts if no other is in 8
-    bits}, of all parts if any was kept}.
+class Quantizer:
+    """Of an ONNX model, which stays as it is. What is measured of it once serves for every number of spared parts.
 
-    images: [1,3,H,W] float32 each, as the network takes them. spared: parts that stay in 32 bits at least. What comes
-    before and behind the network stays.
+    images: [1,3,H,W] float32 each, as the network takes them. kinds: of the operators in 8 bits. What comes before and
+    behind the network stays.
     """
-    ranges, parts = _ranges(model, images, kinds), _parts(model)
-    measured = images[:MEASURED]
-    expected = _outputs(model, measured)
 
-    def tried(names: Sequence[str]) -> tuple[Any, float]:
-        small = _in_8_bits(model, ranges, kinds, [node for name in names for node in parts[name]])
-        return small, _inversions(expected, _outputs(small, measured))
+    def __init__(self, model: Any, images: Sequence[Array], kinds: Sequence[str]) -> None:
+        self._model, self._kinds = model, kinds
+        self._ranges, self._parts = _ranges(model, images, kinds), _parts(model)
+        self._measured = images[:MEASURED]
+        self._expected = _outputs(model, self._measured)
 
-    small, inverted = tried([*parts])
-    alone: dict[str, float] = {}
-    kept: list[str] = []
-    if inverted > INVERTED or spared:
-        with steps("measuring what 8 bits do to each part", len(parts)) as advance:
-            for name in parts:
-                alone[name] = tried([name])[1]
+    def quantized(self, *, spared: int = 0) -> Any:
+        """The model in 8 bits; its metadata `int8` is JSON: {inverted: share of the pairs of detections, kept: the
+        parts in 32 bits, the worst first, alone: {part: share that it inverts if no other is in 8 bits}, of all parts
+        if any was kept}.
+
+        spared: parts that stay in 32 bits at least.
+        """
+        alone: dict[str, float] = {}
+        kept: list[str] = []
+        if not spared:
+            small, inverted = self._tried(self._parts)
+        if spared or inverted > INVERTED:
+            alone = self._alone
+            worst = sorted(alone, key=lambda name: alone[name], reverse=True)
+            for count in range(min(max(spared, 1), len(worst)), len(worst) + 1):
+                kept = worst[:count]
+                small, inverted = self._tried([name for name in self._parts if name not in kept])
+                if inverted <= INVERTED:
+                    break
+        shares = {name: round(share, 5) for name, share in alone.items()}
+        about = {"inverted": round(inverted, 5), "kept": kept, "alone": shares}
+        small.metadata_props.add(key=KEY, value=json.dumps(about))
+        count = len(self._parts)
+        say(f"8 bits in {count - len(kept)} of {count} parts; in 32 for the order's sake: {_listed(kept)}")
+        return small
+
+    @cached_property
+    def _alone(self) -> dict[str, float]:
+        """{part: share of the pairs that it inverts if no other is in 8 bits}."""
+        alone = {}
+        with steps("measuring what 8 bits do to each part", len(self._parts)) as advance:
+            for name in self._parts:
+                alone[name] = self._tried([name])[1]
                 advance()
-        worst = sorted(alone, key=lambda name: alone[name], reverse=True)
-        for count in range(min(max(spared, 1), len(worst)), len(worst) + 1):
-            kept = worst[:count]
-            small, inverted = tried([name for name in parts if name not in kept])
-            if inverted <= INVERTED:
-                break
-    about = {"inverted": round(inverted, 5), "kept": kept, "alone": {n: round(share, 5) for n, share in alone.items()}}
-    small.metadata_props.add(key=KEY, value=json.dumps(about))
-    say(f"8 bits in {len(parts) - len(kept)} of {len(parts)} parts; in 32 for the order's sake: {_listed(kept)}")
-    return small
+        return alone
+
+    def _tried(self, names: Iterable[str]) -> tuple[Any, float]:
+        """The model with these parts in 8 bits, and the share of the pairs that it inverts."""
+        nodes = [node for name in names for node in self._parts[name]]
+        small = _in_8_bits(self._model, self._ranges, self._kinds, nodes)
+        return small, _inversions(self._expected, _outputs(small, self._measured))
 
 
 def _listed(names: Sequence[str]) -> str:

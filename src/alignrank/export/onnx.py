@@ -5,7 +5,7 @@ Knows neither losses nor data. Shape letters: B images, A points, C classes, K s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from alignrank.export.graph import (
     subject_of,
 )
 from alignrank.export.half import halve
-from alignrank.export.int8 import CHAINS, KEY, quantized
+from alignrank.export.int8 import CHAINS, Quantizer
 from alignrank.export.session import session_of
 from alignrank.export.traced import onnx_program
 from alignrank.extras import require
@@ -64,7 +64,29 @@ def export_onnx(
 
 
 def write(subject: Subject, path: Path) -> None:
-    """As `export_onnx`, with all options."""
+    """As `export_onnx`, with all options but `int8`, which is of `in_8_bits`."""
+    exported = _checked(subject)
+    if subject.options.half:
+        halve(exported)
+    _write(path, exported.SerializeToString())
+
+
+def in_8_bits(subject: Subject) -> Callable[[Path, int], None]:
+    """What writes the subject in 8 bits to a path, a number of parts spared; may be called again with another number.
+
+    Raises as `write` does.
+    """
+    made = quantizer(subject, CHAINS)
+    return lambda path, spared: _write(path, made.quantized(spared=spared).SerializeToString())
+
+
+def quantizer(subject: Subject, kinds: Sequence[str]) -> Quantizer:
+    """Of the subject's ONNX model, which is checked. kinds: of the operators in 8 bits."""
+    return Quantizer(_checked(subject), subject.calibration, kinds)
+
+
+def _checked(subject: Subject) -> Any:
+    """The ONNX model (a protobuf) in 32 bits, with its metadata; that it says what the network says was seen."""
     require("export", *MODULES)
     graph, sizes = subject.graph, [subject.size.landscape]
     exported = _to_onnx(graph, sizes[0])
@@ -83,20 +105,7 @@ def write(subject: Subject, path: Path) -> None:
         with no_other_sides(graph):
             check_parity(graph, content, size=size)
     del exported.graph.output[len(graph.outputs) :]
-    if subject.options.half:
-        halve(exported)
-    if subject.options.int8:
-        exported = quantized(exported, subject.calibration, CHAINS, spared=subject.spared)
-    _write(path, exported.SerializeToString())
-
-
-def quantize_file(path: Path, images: Sequence[Array], kinds: Sequence[str], *, spared: int = 0) -> dict[str, str]:
-    """In place, see `int8.quantized`; returns what its metadata says of that."""
-    import onnx
-
-    model = quantized(onnx.load(path), images, kinds, spared=spared)
-    onnx.save(model, path)
-    return {entry.key: entry.value for entry in model.metadata_props if entry.key == KEY}
+    return exported
 
 
 def first_difference_in(path: Path, subject: Subject, images: Tensor) -> FirstDifference | None:

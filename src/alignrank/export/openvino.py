@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from alignrank.errors import InputError, first_line
 from alignrank.export import onnx
 from alignrank.export.files import ABOUT, about_of, text_of
 from alignrank.export.graph import Array, Opened, Subject
-from alignrank.export.int8 import JOINED
+from alignrank.export.int8 import JOINED, KEY
 from alignrank.extras import require
 
 EXTRA = "openvino"
@@ -23,17 +24,35 @@ SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 def write(subject: Subject, path: Path) -> None:
     """`path` and, with the suffix .bin, its weights. Raises InputError for missing packages, see also `onnx.write`."""
     require(EXTRA, *onnx.MODULES, "openvino")
-    import openvino
-
     with TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
         onnx.write(subject.in_full(), graph)
-        about = subject.about()
-        if subject.options.int8:
-            about |= onnx.quantize_file(graph, subject.calibration, JOINED, spared=subject.spared)
-        model = openvino.convert_model(graph)
-        model.set_rt_info(text_of(about), ABOUT)
-        openvino.save_model(model, path, compress_to_fp16=subject.options.half)
+        _convert(graph, path, subject.about(), half=subject.options.half)
+
+
+def in_8_bits(subject: Subject) -> Callable[[Path, int], None]:
+    """As `onnx.in_8_bits`."""
+    require(EXTRA, *onnx.MODULES, "openvino")
+    made = onnx.quantizer(subject.in_full(), JOINED)
+
+    def write(path: Path, spared: int) -> None:
+        model = made.quantized(spared=spared)
+        about = {entry.key: entry.value for entry in model.metadata_props if entry.key == KEY}
+        with TemporaryDirectory() as folder:
+            graph = Path(folder) / "model.onnx"
+            graph.write_bytes(model.SerializeToString())
+            _convert(graph, path, subject.about() | about)
+
+    return write
+
+
+def _convert(graph: Path, path: Path, about: dict[str, str], *, half: bool = False) -> None:
+    """An ONNX file."""
+    import openvino
+
+    model = openvino.convert_model(graph)
+    model.set_rt_info(text_of(about), ABOUT)
+    openvino.save_model(model, path, compress_to_fp16=half)
 
 
 def open_file(path: Path) -> Opened:

@@ -84,16 +84,18 @@ class Parity:
         the network's detections were selected from. ends: the file's list may end sooner, because fewer were.
         """
         ours, theirs = _rows(expected), _rows(actual)
-        partner, near = _partners(ours, theirs, tolerance)
+        partner, apart = _partners(ours, theirs, tolerance)
+        near = apart <= 1
         stays = near | _same_place(ours, theirs, partner, tolerance)
-        own = _partners(theirs, _rows(candidates), tolerance)[1]
+        stays &= ~_stands_at_end(ours, theirs, partner, apart)
+        own = _partners(theirs, _rows(candidates), tolerance)[1] <= 1
         first = slice(0, TOP)
         self.images += 1
         self.detections += len(ours.scores[first])
         at_end, stands = _ties(ours, theirs, tolerance, limits, ends=ends)
         missing = ~(near | at_end | (stands & own).any(1))
         at_end, stands = _ties(theirs, ours, tolerance, limits)
-        more = ~(_partners(theirs, ours, tolerance)[1] | at_end | (stands.any(1) & own))
+        more = ~((_partners(theirs, ours, tolerance)[1] <= 1) | at_end | (stands.any(1) & own))
         self.differing += int(missing[first].sum() + more[first].sum())
         # What stands in for a tie is another box, which has its own place in the order.
         found = (partner >= 0)[first] & (stays | missing)[first]
@@ -159,17 +161,19 @@ def _rows(selection: Selection) -> _Rows:
 
 
 def _partners(ours: _Rows, theirs: _Rows, tolerance: Tolerance) -> tuple[Array, Array]:
-    """[N] int, the one of theirs that is most alike, -1: none overlaps; [N] bool, whether it is within tolerance."""
+    """[N] int, the one of theirs that is most alike, -1: none overlaps; [N], its distance as a share of what is
+    tolerated.
+    """
     if not len(theirs.scores):
-        return np.full(len(ours.scores), -1), np.zeros(len(ours.scores), dtype=bool)
+        return np.full(len(ours.scores), -1), np.full(len(ours.scores), np.inf)
     apart = np.abs(ours.boxes[:, None] - theirs.boxes).max(-1) / (tolerance.boxes * _largest(ours.boxes)[:, None])
     apart = np.maximum(apart, np.abs(ours.scores[:, None] - theirs.scores) / tolerance.scores)
     apart[(ours.labels[:, None] != theirs.labels)] = np.inf
     best = apart.argmin(1)
     one = np.arange(len(best))
-    near = apart[one, best] <= 1
-    alike = near | ((_overlaps(ours.boxes, theirs.boxes)[one, best] > SAME) & np.isfinite(apart[one, best]))
-    return np.where(alike, best, -1), near
+    least = apart[one, best]
+    alike = (least <= 1) | ((_overlaps(ours.boxes, theirs.boxes)[one, best] > SAME) & np.isfinite(least))
+    return np.where(alike, best, -1), least
 
 
 def _same_place(ours: _Rows, theirs: _Rows, partner: Array, tolerance: Tolerance) -> Array:
@@ -179,6 +183,17 @@ def _same_place(ours: _Rows, theirs: _Rows, partner: Array, tolerance: Tolerance
     apart = np.abs(ours.boxes - theirs.boxes[partner]).max(-1, initial=0)
     same: Array = (partner >= 0) & (apart <= tolerance.boxes * _largest(ours.boxes))
     return same
+
+
+def _stands_at_end(ours: _Rows, theirs: _Rows, partner: Array, apart: Array) -> Array:
+    """[N] bool, which are as good as the last of theirs, and have the partner of another one of ours that is more like
+    it: their own was left out.
+    """
+    if not len(theirs.scores):
+        return np.zeros(len(partner), dtype=bool)
+    last = ours.scores <= theirs.scores[-1] + 2 * TOLERANCES["fp32"].scores
+    stands: Array = last & ((partner[:, None] == partner) & (apart < apart[:, None])).any(1)
+    return stands
 
 
 def _largest(boxes: Array) -> Array:

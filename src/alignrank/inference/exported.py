@@ -67,7 +67,7 @@ def export_checked(
     split = None if samples.data is None else _few(open_split(samples.data, samples.split))
     made: list[tuple[Parity, dict[str, object]]] = []
 
-    def check(loaded: Checkpoint, subject: Subject, path: Path) -> None:
+    def check(loaded: Checkpoint, subject: Subject, path: Path, last: bool) -> None:
         if samples.off:
             return
         if not row.runs:
@@ -82,6 +82,8 @@ def export_checked(
         try:
             parity.check(tolerance, row.name)
         except ExportError as error:
+            if not last:  # to say where it differs takes as long as to export
+                raise
             raise _located(error, row, subject, path, _two(split, exported.size), about | parity.to_dict()) from None
         made.append((parity, about))
 
