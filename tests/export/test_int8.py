@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from alignrank.contracts import Selection
 from alignrank.data.decode import decode
 from alignrank.data.letterbox import letterbox
 from alignrank.errors import ExportError, InputError
-from alignrank.export import formats, int8, parity
+from alignrank.export import first_difference, formats, int8, parity
+from alignrank.export import onnx as export
 from alignrank.input_size import InputSize
 
 onnx = pytest.importorskip("onnx")
@@ -156,12 +158,18 @@ def test_once_more_with_less(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What the gate refuses is written again with more parts in 32 bits; the last refusal is the answer."""
+    """What the gate refuses is written again with more parts in 32 bits, of one tracing; the last refusal is the
+    answer, and the only one that is looked into.
+    """
     monkeypatch.setattr(formats, "SPARED", (0, 1, 99))
     monkeypatch.setattr(int8, "INVERTED", 1.0)
     refusing = replace(parity.TOLERANCES["int8"], inversions=1e-9)
     monkeypatch.setitem(parity.TOLERANCES, "int8", refusing)
+    traced: list[str] = []
+    for module in (export, first_difference):
+        monkeypatch.setattr(module, "onnx_program", noted(module.onnx_program, traced, module.__name__))
     path = detector.export("onnx", int8=True, data=data, out=tmp_path / "m.onnx")
+    assert traced == [export.__name__]
     said = capsys.readouterr().err
     assert said.count("pairs of detections are ranked the other way round (") == 2
     assert said.count("; once more, with more parts in 32 bits\n") == 2
@@ -171,6 +179,17 @@ def test_once_more_with_less(
     with pytest.raises(ExportError, match=r"ranked the other way round.*; not written"):
         detector.export("onnx", int8=True, data=data, out=tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
+    assert traced[1:] == [export.__name__, first_difference.__name__]
+
+
+def noted(function: Callable[..., Any], calls: list[str], name: str) -> Callable[..., Any]:
+    """The function; each call adds the name to the list."""
+
+    def called(*arguments: Any) -> Any:
+        calls.append(name)
+        return function(*arguments)
+
+    return called
 
 
 def test_what_cannot_be_asked(detector: alignrank.Detector, data: Path, tmp_path: Path) -> None:
