@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from alignrank.data.letterbox import letterbox
 from alignrank.errors import ExportError, InputError
 from alignrank.export import first_difference, formats, int8, parity
 from alignrank.export import onnx as export
+from alignrank.export.options import ExportOptions
 from alignrank.input_size import InputSize
 
 onnx = pytest.importorskip("onnx")
@@ -52,8 +54,9 @@ def quantized(
     images = [letterbox(picture, InputSize(64, rect=False))[0][None].numpy() / np.float32(255) for picture in pictures]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8, "INVERTED", allowed)
-        model = int8.Quantizer(onnx.load(in_full), images, int8.CHAINS).quantized(spared=spared)
+        model, kept = int8.Quantizer(onnx.load(in_full), images, int8.CHAINS).quantized(spared=spared)
     onnx.save(model, path)
+    assert kept == len(about(path)["kept"])
     return alignrank.Detector.load(path)
 
 
@@ -180,6 +183,28 @@ def test_once_more_with_less(
         detector.export("onnx", int8=True, data=data, out=tmp_path / "other.onnx")
     assert not (tmp_path / "other.onnx").exists()
     assert traced[1:] == [export.__name__, first_difference.__name__]
+
+
+def test_no_file_is_tried_twice(tmp_path: Path) -> None:
+    """Of a network that needs three parts in 32 bits to keep the order, one or two spared would make the same file."""
+    tried: list[int] = []
+    last: list[bool] = []
+
+    def write(path: Path, spared: int) -> int:
+        tried.append(spared)
+        return max(spared, 3)
+
+    def check(subject: Any, path: Path, is_last: bool) -> None:
+        last.append(is_last)
+        raise ExportError("export: no")
+
+    row = replace(formats.FORMATS["onnx"], module=SimpleNamespace(in_8_bits=lambda subject: write))
+    subject: Any = SimpleNamespace(options=ExportOptions(int8=True))
+    with pytest.raises(ExportError, match="export: no"):
+        formats._write(row, subject, tmp_path / "m.onnx", check)
+    assert formats.SPARED == (0, 1, 2, 4, 8)
+    assert tried == [0, 4, 8]
+    assert last == [False, False, True]
 
 
 def noted(function: Callable[..., Any], calls: list[str], name: str) -> Callable[..., Any]:

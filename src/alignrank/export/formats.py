@@ -145,14 +145,14 @@ def _write(row: Format, subject: Subject, path: Path, check: Callable[[Subject, 
         row.module.write(subject, path)
         check(subject, path, True)
         return
-    write = row.module.in_8_bits(subject)
-    for spared in SPARED:
-        last = spared == SPARED[-1]
-        write(path, spared)
+    write, spared = row.module.in_8_bits(subject), [*SPARED]
+    while spared:
+        kept = write(path, spared.pop(0))
+        spared = [number for number in spared if number > kept]  # with less it would be the same file
         try:
-            check(subject, path, last)
+            check(subject, path, not spared)
         except ExportError as error:
-            if last:
+            if not spared:
                 raise
             warn(f"{str(error).partition('; not written')[0]}; once more, with more parts in 32 bits")
         else:

@@ -51,10 +51,10 @@ class Quantizer:
         self._measured = images[:MEASURED]
         self._expected = _outputs(model, self._measured)
 
-    def quantized(self, *, spared: int = 0) -> Any:
-        """The model in 8 bits; its metadata `int8` is JSON: {inverted: share of the pairs of detections, kept: the
-        parts in 32 bits, the worst first, alone: {part: share that it inverts if no other is in 8 bits}, of all parts
-        if any was kept}.
+    def quantized(self, *, spared: int = 0) -> tuple[Any, int]:
+        """The model in 8 bits, and how many of its parts are in 32. Its metadata `int8` is JSON: {inverted: share of
+        the pairs of detections, kept: the parts in 32 bits, the worst first, alone: {part: share that it inverts if no
+        other is in 8 bits}, of all parts if any was kept}.
 
         spared: parts that stay in 32 bits at least.
         """
@@ -75,7 +75,7 @@ class Quantizer:
         small.metadata_props.add(key=KEY, value=json.dumps(about))
         count = len(self._parts)
         say(f"8 bits in {count - len(kept)} of {count} parts; in 32 for the order's sake: {_listed(kept)}")
-        return small
+        return small, len(kept)
 
     @cached_property
     def _alone(self) -> dict[str, float]:

@@ -71,13 +71,18 @@ def write(subject: Subject, path: Path) -> None:
     _write(path, exported.SerializeToString())
 
 
-def in_8_bits(subject: Subject) -> Callable[[Path, int], None]:
-    """What writes the subject in 8 bits to a path, a number of parts spared; may be called again with another number.
-
-    Raises as `write` does.
+def in_8_bits(subject: Subject) -> Callable[[Path, int], int]:
+    """What writes the subject in 8 bits to a path, with that number of parts spared at least, and returns how many
+    were; may be called again with another number. Raises as `write` does.
     """
     made = quantizer(subject, CHAINS)
-    return lambda path, spared: _write(path, made.quantized(spared=spared).SerializeToString())
+
+    def write(path: Path, spared: int) -> int:
+        model, kept = made.quantized(spared=spared)
+        _write(path, model.SerializeToString())
+        return kept
+
+    return write
 
 
 def quantizer(subject: Subject, kinds: Sequence[str]) -> Quantizer:

@@ -30,18 +30,19 @@ def write(subject: Subject, path: Path) -> None:
         _convert(graph, path, subject.about(), half=subject.options.half)
 
 
-def in_8_bits(subject: Subject) -> Callable[[Path, int], None]:
+def in_8_bits(subject: Subject) -> Callable[[Path, int], int]:
     """As `onnx.in_8_bits`."""
     require(EXTRA, *onnx.MODULES, "openvino")
     made = onnx.quantizer(subject.in_full(), JOINED)
 
-    def write(path: Path, spared: int) -> None:
-        model = made.quantized(spared=spared)
+    def write(path: Path, spared: int) -> int:
+        model, kept = made.quantized(spared=spared)
         about = {entry.key: entry.value for entry in model.metadata_props if entry.key == KEY}
         with TemporaryDirectory() as folder:
             graph = Path(folder) / "model.onnx"
             graph.write_bytes(model.SerializeToString())
             _convert(graph, path, subject.about() | about)
+        return kept
 
     return write
 
