@@ -35,7 +35,7 @@ def said_by_the_library(folder: Path, images: list[Any], max_dets: int) -> list[
     options = {"top_k": max_dets} if "Deformable" in type(processor).__name__ else {}
     found = []
     for image in images:
-        said = model(processor(image, return_tensors="pt")["pixel_values"].double())
+        said = model(**processor(image, return_tensors="pt").to(torch.float64))
         (rows,) = processor.post_process_object_detection(
             said, threshold=LIMITS["conf"], target_sizes=[image.shape[:2]], **options
         )

@@ -73,8 +73,8 @@ class Quantizer:
         shares = {name: round(share, 5) for name, share in alone.items()}
         about = {"inverted": round(inverted, 5), "kept": kept, "alone": shares}
         small.metadata_props.add(key=KEY, value=json.dumps(about))
-        count = len(self._parts)
-        say(f"8 bits in {count - len(kept)} of {count} parts; in 32 for the order's sake: {_listed(kept)}")
+        parts = len(self._parts)
+        say(f"8 bits in {parts - len(kept)} of {parts} parts; in 32 for the order's sake: {_listed(kept)}")
         return small, len(kept)
 
     @cached_property
