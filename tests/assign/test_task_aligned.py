@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from alignrank.assign import Assignment, task_aligned
+from alignrank.assign import Assignment, aligned_pairs, task_aligned
 
 # A 16 x 16 image with stride 8: the points (4,4), (12,4), (4,12), (12,12).
 POINTS = torch.tensor([[4.0, 4.0], [12.0, 4.0], [4.0, 12.0], [12.0, 12.0]])
@@ -198,6 +198,18 @@ def test_padding_does_not_matter() -> None:
     second = task_aligned(**alone)
     assert torch.equal(first.foreground[1:], second.foreground)
     assert torch.equal(first.scores[1:], second.scores)
+
+
+def test_choices_of_the_same_pairs() -> None:
+    """One after the other they are what each alone is; no row of padding is looked at."""
+    inputs = scene()
+    said = (inputs[name] for name in ("scores", "boxes", "points"))
+    truth = tuple(inputs[name] for name in ("gt_labels", "gt_boxes", "gt_mask"))
+    pairs = aligned_pairs(*said, truth, alpha=0.5, beta=6.0, min_side=0.0)
+    same(pairs.best(1), task_aligned(**inputs, topk=1))
+    same(pairs.best(10), task_aligned(**inputs, topk=10))
+    same(pairs.best(1), task_aligned(**inputs, topk=1))
+    assert set(pairs.row.tolist()) == set(range(int(inputs["gt_mask"].sum())))
 
 
 def test_targets_are_bounded_by_overlap() -> None:

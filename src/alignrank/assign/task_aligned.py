@@ -3,8 +3,8 @@
 Differences from the paper: the overlap is CIoU clamped at 0, and the top k are taken even when fewer
 than k have a metric above 0 (those are positives with target score 0).
 
-Shape letters: B images, A points, C classes, T objects (padded), N pairs of an object and a point inside its box,
-R = B*T objects of all images.
+Shape letters: B images, A points, C classes, T objects (padded), R objects of all images (without padding), N pairs
+of an object and a point inside its box.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ EPS = 1e-9
 # Pairs of an object and a point looked at in one go, 16 MB for each array of numbers: 16 images with 1,000 objects each
 # have 134 million at 640 px.
 CHUNK = 1 << 22
+Truth = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(slots=True)
@@ -58,53 +59,95 @@ def task_aligned(
     candidate region of smaller objects to that many pixels. A point claimed twice goes to the object
     it overlaps most. Target scores are the metric, scaled so that an object's best equals its best overlap.
 
-    Costs time of B*T*A, and memory of N, a few per cent of that, beyond what `CHUNK` bounds.
+    Costs time of R*A, and memory of N, a few per cent of that, beyond what `CHUNK` bounds.
     """
-    num_images, num_points, _ = scores.shape
-    num_objects = gt_boxes.shape[1]
-    scores, boxes, gt_boxes = at_least_float32(scores), at_least_float32(boxes), at_least_float32(gt_boxes)
-    if num_objects == 0:
-        nothing = torch.zeros(num_images, num_points, dtype=torch.int64, device=scores.device)
-        return Assignment(nothing.bool(), nothing, nothing, torch.zeros_like(boxes), torch.zeros_like(scores))
+    truth = (gt_labels, gt_boxes, gt_mask)
+    return aligned_pairs(scores, boxes, points, truth, alpha=alpha, beta=beta, min_side=min_side).best(topk)
 
-    image, gt, point = _pairs_inside(points, gt_boxes, gt_mask, min_side)
+
+@torch.no_grad()
+def aligned_pairs(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    truth: Truth,
+    *,
+    alpha: float,
+    beta: float,
+    min_side: float,
+) -> AlignedPairs:
+    """What `task_aligned` chooses from, for more than one choice. Arguments as there, truth: labels, boxes, mask."""
+    gt_labels, gt_boxes, gt_mask = truth
+    scores, boxes, gt_boxes = at_least_float32(scores), at_least_float32(boxes), at_least_float32(gt_boxes)
+    objects = gt_mask.nonzero()
+    row, point = _pairs_inside(points, objects[:, 0], gt_boxes[gt_mask], min_side)
+    image, gt = objects[row].unbind(1)
     overlap = aligned_ciou(gt_boxes[image, gt], boxes[image, point]).clamp(min=0)
     metric = scores[image, point, gt_labels[image, gt]].pow(alpha) * overlap.pow(beta)
-    positive = _best_of_rows(metric, image * num_objects + gt, point, (num_images * num_objects, num_points), topk)
-
-    shape, place = (num_images, num_points), image * num_points + point
-    claims = torch.bincount(place[positive], minlength=num_images * num_points).view(shape)
-    most = overlap.new_zeros(num_images * num_points).scatter_reduce_(0, place, overlap, "amax")
-    winner = _first(gt, place, (overlap == most[place]) & (overlap > 0), shape)
-    gt_index = torch.where(claims > 1, winner, _first(gt, place, positive, shape))
-    foreground = claims > 0
-
-    images = torch.arange(num_images, device=scores.device)[:, None]
-    own = foreground.flatten()[place] & (gt == gt_index.flatten()[place])
-    own_metric, own_overlap = (_spread(values[own], place[own], shape) for values in (metric, overlap))
-    top_metric = _max_per_object(own_metric, gt_index, num_objects).gather(1, gt_index)
-    top_overlap = _max_per_object(own_overlap, gt_index, num_objects).gather(1, gt_index)
-    target = own_metric * top_overlap / (top_metric + EPS)
-
-    labels = gt_labels.gather(1, gt_index)
-    target_scores = torch.zeros_like(scores).scatter_(-1, labels[..., None], target[..., None])
-    return Assignment(foreground, gt_index, labels, gt_boxes[images, gt_index], target_scores)
+    return AlignedPairs(image, gt, row, point, overlap, metric, scores, gt_labels, gt_boxes, gt_mask)
 
 
-def _pairs_inside(points: Tensor, gt_boxes: Tensor, gt_mask: Tensor, min_side: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, object and point [N] int64 of every point inside an object's (widened) box, in this order."""
-    num_images, num_objects = gt_mask.shape
-    boxes, exists = gt_boxes.flatten(0, 1), gt_mask.flatten()
+@dataclass(frozen=True, slots=True)
+class AlignedPairs:
+    """image, object in it, row among all objects and point [N] int64 of the pairs, in this order; overlap and metric
+    [N]; and what they are of.
+    """
+
+    image: Tensor
+    gt: Tensor
+    row: Tensor
+    point: Tensor
+    overlap: Tensor
+    metric: Tensor
+    scores: Tensor
+    gt_labels: Tensor
+    gt_boxes: Tensor
+    gt_mask: Tensor
+
+    @torch.no_grad()
+    def best(self, topk: int) -> Assignment:
+        """Each object with its best `topk` points."""
+        gt, scores, overlap, metric = self.gt, self.scores, self.overlap, self.metric
+        num_images, num_points, _ = scores.shape
+        num_objects = self.gt_mask.shape[1]
+        if num_objects == 0:
+            nothing = torch.zeros(num_images, num_points, dtype=torch.int64, device=scores.device)
+            boxes = scores.new_zeros(num_images, num_points, 4)
+            return Assignment(nothing.bool(), nothing, nothing, boxes, torch.zeros_like(scores))
+        positive = _best_of_rows(metric, self.row, self.point, (int(self.gt_mask.sum()), num_points), topk)
+
+        shape, place = (num_images, num_points), self.image * num_points + self.point
+        claims = torch.bincount(place[positive], minlength=num_images * num_points).view(shape)
+        most = overlap.new_zeros(num_images * num_points).scatter_reduce_(0, place, overlap, "amax")
+        winner = _first(gt, place, (overlap == most[place]) & (overlap > 0), shape)
+        gt_index = torch.where(claims > 1, winner, _first(gt, place, positive, shape))
+        foreground = claims > 0
+
+        images = torch.arange(num_images, device=scores.device)[:, None]
+        own = foreground.flatten()[place] & (gt == gt_index.flatten()[place])
+        own_metric, own_overlap = (_spread(values[own], place[own], shape) for values in (metric, overlap))
+        top_metric = _max_per_object(own_metric, gt_index, num_objects).gather(1, gt_index)
+        top_overlap = _max_per_object(own_overlap, gt_index, num_objects).gather(1, gt_index)
+        target = own_metric * top_overlap / (top_metric + EPS)
+
+        labels = self.gt_labels.gather(1, gt_index)
+        target_scores = torch.zeros_like(scores).scatter_(-1, labels[..., None], target[..., None])
+        return Assignment(foreground, gt_index, labels, self.gt_boxes[images, gt_index], target_scores)
+
+
+def _pairs_inside(points: Tensor, images: Tensor, gt_boxes: Tensor, min_side: float) -> tuple[Tensor, Tensor]:
+    """Row and point [N] int64 of every point inside an object's (widened) box, in this order.
+
+    images [R] and gt_boxes [R,4] of the objects.
+    """
     step = max(CHUNK // max(points.shape[-2], 1), 1)
     rows, inside = [], []
-    for first in range(0, num_images * num_objects, step):
-        row = torch.arange(first, min(first + step, num_images * num_objects), device=boxes.device)
-        own = points if points.ndim == 2 else points[row // num_objects]
-        found, point = (_points_inside(own, boxes[row], min_side) & exists[row, None]).nonzero(as_tuple=True)
-        rows.append(found + first)
+    for first in range(0, max(len(images), 1), step):
+        own = points if points.ndim == 2 else points[images[first : first + step]]
+        row, point = _points_inside(own, gt_boxes[first : first + step], min_side).nonzero(as_tuple=True)
+        rows.append(row + first)
         inside.append(point)
-    every = torch.cat(rows)
-    return every // num_objects, every % num_objects, torch.cat(inside)
+    return torch.cat(rows), torch.cat(inside)
 
 
 def _points_inside(points: Tensor, gt_boxes: Tensor, min_side: float) -> Tensor:
@@ -129,7 +172,7 @@ def _best_of_rows(metric: Tensor, row: Tensor, point: Tensor, shape: tuple[int, 
     """
     num_rows, num_points = shape
     step = max(CHUNK // num_points, 1)
-    counts = torch.bincount(row, minlength=num_rows).split(step)
+    counts = torch.bincount(row, minlength=max(num_rows, 1)).split(step)
     sizes = torch.stack([count.sum() for count in counts]).tolist()
     chosen = []
     parts = zip(metric.split(sizes), (row % step).split(sizes), point.split(sizes), counts, strict=True)

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pad_sequence
 
-from alignrank.assign import Assignment, task_aligned
+from alignrank.assign import AlignedPairs, Assignment, aligned_pairs
+from alignrank.assign.task_aligned import Truth
 from alignrank.boxes import aligned_iou, xyxy_to_distances
 from alignrank.contracts import LossTerms, Predictions, Targets
 from alignrank.detectors.alignrank_quality import passed_share
@@ -64,7 +65,7 @@ class YoloCriterion:
         return faded(progress, self.config.loss.fade_start, self.config.loss.fade_end)
 
     def _one_to_many(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
-        assignment = self._assign(predictions, call.truth, self.config.assign.topk)
+        assignment = self._pairs(predictions, call.truth).best(self.config.assign.topk)
         parts = self._terms(predictions, assignment, call)
         if predictions.quality is not None:
             parts["iou"] = self.config.loss.quality * _quality_loss(predictions, assignment, call.alone)
@@ -74,32 +75,30 @@ class YoloCriterion:
 
     def _one_to_one(self, predictions: Predictions, call: _Call) -> dict[str, Tensor]:
         """Where duplicates of fixed boxes are suppressed, their scores before that are ordered instead."""
-        assignment = self._assign(predictions, call.truth, 1)
+        pairs = self._pairs(predictions, call.truth)
+        assignment = pairs.best(1)
         parts = self._terms(predictions, assignment, call)
         loss = self.config.loss
         if loss.rank and call.fade and not predictions.fixed_boxes:
-            wider = self._assign(predictions, call.truth, self.config.assign.topk)
+            wider = pairs.best(self.config.assign.topk)
             parts |= one_to_one_terms(predictions, assignment, wider, loss, fade=call.fade, alone=call.alone)
         return parts
 
     def positives(self, predictions: Predictions, targets: Sequence[Targets]) -> Positives:
         """Points that the main output is trained on."""
         one_to_one = self.config.head.dual and not self.config.postprocess.nms
-        assignment = self._assign(predictions, padded(targets), 1 if one_to_one else self.config.assign.topk)
+        assignment = self._pairs(predictions, padded(targets)).best(1 if one_to_one else self.config.assign.topk)
         image, point = assignment.foreground.nonzero(as_tuple=True)
         return image, point, assignment.labels[image, point], assignment.boxes[image, point]
 
-    def _assign(self, predictions: Predictions, truth: Truth, topk: int) -> Assignment:
+    def _pairs(self, predictions: Predictions, truth: Truth) -> AlignedPairs:
         assert predictions.points is not None
-        assert predictions.strides is not None
         config = self.config.assign
-        return task_aligned(
+        return aligned_pairs(
             predictions.logits.detach().sigmoid(),
             predictions.boxes.detach(),
             predictions.points,
-            predictions.strides,
-            *truth,
-            topk=topk,
+            truth,
             alpha=config.alpha,
             beta=config.beta,
             min_side=config.min_side,
@@ -168,9 +167,6 @@ def _quality_loss(predictions: Predictions, assignment: Assignment, alone: bool)
     raw = predictions.quality[image, point, 0]
     total = binary_cross_entropy_with_logits(raw, passed_share(iou).to(raw.dtype), reduction="sum")
     return total / shared_normalizer(total.new_tensor(float(len(image))), alone=alone)
-
-
-Truth = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
