@@ -86,6 +86,7 @@ NMS, NMS_FREE = "NMS", "NMS-free"
 REFINED = "alignrank-n, consensus loss"
 NEW = f"{REFINED}, no refinement"
 RECIPE, PLAIN = f"{NEW}, rate .003", "yolov8-n, rate .003"
+BOXES = f"{RECIPE}, box branches for fusion"
 CONSENSUS = {NMS: 0.75, NMS_FREE: 0.7}
 OURS = {NMS_FREE: [], NMS: ["--nms"]}
 MERGED = {
@@ -136,9 +137,7 @@ ROWS = {
     ),
     f"{RECIPE}, no fusion": _changed(*TODAY, "head.fusion=false", sets=tuple(SETS)),
     # As fast: what fusion costs pays for plain box branches, twice as wide.
-    f"{RECIPE}, box branches for fusion": _changed(
-        *TODAY, "head.fusion=false", "head.box_width=64", "head.separable_boxes=false", sets=tuple(SETS)
-    ),
+    BOXES: _changed(*TODAY, "head.fusion=false", "head.box_width=64", "head.separable_boxes=false", sets=tuple(SETS)),
     PLAIN: Row("yolov8-n", ["train.lr=0.003"], AFTER_NMS),
 }
 THEIRS = {"one_to_many": NMS, "nms_free": NMS_FREE}
@@ -156,7 +155,7 @@ COMPARED = [
     *(((RECIPE, way), (NEW, way)) for way in OURS | MERGED),
     *(((row, way), (RECIPE, way)) for row in ROWS if row.startswith(f"{RECIPE}, ") for way in OURS | MERGED),
     ((PLAIN, NMS), ("yolov8-n", NMS)),
-    ((RECIPE, f"{NMS_FREE}, consensus"), (PLAIN, NMS)),
+    *(((row, f"{NMS_FREE}, consensus"), (PLAIN, NMS)) for row in (RECIPE, BOXES)),
     *(
         (one, peer)
         for one in (
@@ -165,6 +164,7 @@ COMPARED = [
             (REFINED, f"{NMS_FREE}, consensus"),
             (NEW, f"{NMS_FREE}, consensus"),
             (RECIPE, f"{NMS_FREE}, consensus"),
+            (BOXES, f"{NMS_FREE}, consensus"),
         )
         for peer in (
             ("Ultralytics yolov8n", NMS),
