@@ -84,55 +84,58 @@ def aligned_pairs(
     image, gt = objects[row].unbind(1)
     overlap = aligned_ciou(gt_boxes[image, gt], boxes[image, point]).clamp(min=0)
     metric = scores[image, point, gt_labels[image, gt]].pow(alpha) * overlap.pow(beta)
-    return AlignedPairs(image, gt, row, point, overlap, metric, scores, gt_labels, gt_boxes, gt_mask)
+    num_images, num_points, _ = scores.shape
+    place = image * num_points + point
+    most = overlap.new_zeros(num_images * num_points).scatter_reduce_(0, place, overlap, "amax")
+    winner = _first(gt, place, (overlap == most[place]) & (overlap > 0), (num_images, num_points))
+    return AlignedPairs(gt, row, point, place, overlap, metric, winner, scores, (gt_labels, gt_boxes, gt_mask))
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedPairs:
-    """image, object in it, row among all objects and point [N] int64 of the pairs, in this order; overlap and metric
-    [N]; and what they are of.
+    """Of the pairs, sorted by row and point: object in its image, row among all objects, point, place among the points
+    of all images [N] int64; overlap and metric [N]. winner [B,A]: the object that a point overlaps most. And what they
+    are of.
     """
 
-    image: Tensor
     gt: Tensor
     row: Tensor
     point: Tensor
+    place: Tensor
     overlap: Tensor
     metric: Tensor
+    winner: Tensor
     scores: Tensor
-    gt_labels: Tensor
-    gt_boxes: Tensor
-    gt_mask: Tensor
+    truth: Truth
 
     @torch.no_grad()
     def best(self, topk: int) -> Assignment:
         """Each object with its best `topk` points."""
-        gt, scores, overlap, metric = self.gt, self.scores, self.overlap, self.metric
+        gt_labels, gt_boxes, gt_mask = self.truth
+        gt, place, scores = self.gt, self.place, self.scores
         num_images, num_points, _ = scores.shape
-        num_objects = self.gt_mask.shape[1]
+        num_objects = gt_mask.shape[1]
         if num_objects == 0:
             nothing = torch.zeros(num_images, num_points, dtype=torch.int64, device=scores.device)
             boxes = scores.new_zeros(num_images, num_points, 4)
             return Assignment(nothing.bool(), nothing, nothing, boxes, torch.zeros_like(scores))
-        positive = _best_of_rows(metric, self.row, self.point, (int(self.gt_mask.sum()), num_points), topk)
+        positive = _best_of_rows(self.metric, self.row, self.point, (int(gt_mask.sum()), num_points), topk)
 
-        shape, place = (num_images, num_points), self.image * num_points + self.point
+        shape = num_images, num_points
         claims = torch.bincount(place[positive], minlength=num_images * num_points).view(shape)
-        most = overlap.new_zeros(num_images * num_points).scatter_reduce_(0, place, overlap, "amax")
-        winner = _first(gt, place, (overlap == most[place]) & (overlap > 0), shape)
-        gt_index = torch.where(claims > 1, winner, _first(gt, place, positive, shape))
+        gt_index = torch.where(claims > 1, self.winner, _first(gt, place, positive, shape))
         foreground = claims > 0
 
         images = torch.arange(num_images, device=scores.device)[:, None]
         own = foreground.flatten()[place] & (gt == gt_index.flatten()[place])
-        own_metric, own_overlap = (_spread(values[own], place[own], shape) for values in (metric, overlap))
+        own_metric, own_overlap = (_spread(values[own], place[own], shape) for values in (self.metric, self.overlap))
         top_metric = _max_per_object(own_metric, gt_index, num_objects).gather(1, gt_index)
         top_overlap = _max_per_object(own_overlap, gt_index, num_objects).gather(1, gt_index)
         target = own_metric * top_overlap / (top_metric + EPS)
 
-        labels = self.gt_labels.gather(1, gt_index)
+        labels = gt_labels.gather(1, gt_index)
         target_scores = torch.zeros_like(scores).scatter_(-1, labels[..., None], target[..., None])
-        return Assignment(foreground, gt_index, labels, self.gt_boxes[images, gt_index], target_scores)
+        return Assignment(foreground, gt_index, labels, gt_boxes[images, gt_index], target_scores)
 
 
 def _pairs_inside(points: Tensor, images: Tensor, gt_boxes: Tensor, min_side: float) -> tuple[Tensor, Tensor]:
