@@ -136,7 +136,10 @@ ROWS = {
         *TODAY, "loss.consensus=0", "loss.align=0", "loss.rank=0", sets=tuple(SETS)
     ),
     f"{RECIPE}, no fusion": _changed(*TODAY, "head.fusion=false", sets=tuple(SETS)),
-    # As fast: what fusion costs pays for plain box branches, twice as wide.
+    # The branches 64 wide take more than what fusion costs (benchmarks/results/latency_boxes_amd.json), those of 32 less.
+    f"{RECIPE}, plain boxes for fusion": _changed(
+        *TODAY, "head.fusion=false", "head.separable_boxes=false", sets=tuple(SETS)
+    ),
     BOXES: _changed(*TODAY, "head.fusion=false", "head.box_width=64", "head.separable_boxes=false", sets=tuple(SETS)),
     PLAIN: Row("yolov8-n", ["train.lr=0.003"], AFTER_NMS),
 }
