@@ -76,11 +76,12 @@ def randomize(model: Any, images: Any) -> None:
 def our_rows(size: str) -> dict[str, tuple[str, dict[str, Any]]]:
     """Row -> recipe and overrides."""
     name, fusionless, sampleless = f"alignrank-{size}", {"head.fusion": False}, {"head.sampling": "none"}
-    refined = {"head.refine": True}
+    refined, plain = {"head.refine": True}, fusionless | {"head.separable_boxes": False}
     variants: dict[str, dict[str, Any]] = {
         "": {}, "-base": fusionless | sampleless, "-fusion": sampleless, "-sampling": fusionless | refined,
         "-dense": {"head.sampling": "dense"}, "-alone": {"head.consensus_iou": 0.0},
         "-refined": refined, "-quality": refined | {"head.quality": 0.5},
+        "-plain": plain, "-wide": plain | {"head.box_width": 64},
     }  # fmt: skip
     rows = {name + ending: (name, overrides) for ending, overrides in variants.items()}
     return rows | {other: (other, {}) for other in (f"yolov10-{size}", f"yolov8-{size}")}

@@ -26,8 +26,8 @@ The protocol, set before the first run:
   Commands from before name no option that a recipe did not have yet; those after name it at that value, which is the
   same.
 - Two machines can differ more than two seeds (docs/alignrank.md#chance). So of the rows that have draws, seeds 0 and 1
-  are one machine's (AMD), seed 2 is another's (Intel) and seed 3 a third one's (AMD): all of a difference is of one
-  machine.
+  are one machine's (AMD), seed 2 is another's (Intel), seeds 3 and 4 are a third one's (AMD): all of a difference is
+  of one machine.
 - The best peer is the one of Ultralytics' three outputs with the highest AP, as mean over the three sets.
 
 Two processes may run different rows; finished (row, seed) pairs are kept, interrupted ones resumed. Intervals come
@@ -136,7 +136,7 @@ ROWS = {
         *TODAY, "loss.consensus=0", "loss.align=0", "loss.rank=0", sets=tuple(SETS)
     ),
     f"{RECIPE}, no fusion": _changed(*TODAY, "head.fusion=false", sets=tuple(SETS)),
-    # The branches 64 wide take more than what fusion costs (benchmarks/results/latency_boxes_amd.json), those of 32 less.
+    # Plain box branches 64 wide take more time than fusion does (results/latency_boxes_amd.json), those of 32 less.
     f"{RECIPE}, plain boxes for fusion": _changed(
         *TODAY, "head.fusion=false", "head.separable_boxes=false", sets=tuple(SETS)
     ),
