@@ -13,7 +13,8 @@ Shape letters: B images, A points over all levels, K chosen points, C classes, R
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -160,8 +161,9 @@ class AlignRank(nn.Module):
             main = dense_predictions(self.one_to_one, [x.detach() for x in maps])
         else:
             assert many.distribution is not None
-            logits, distribution = many.logits.detach(), many.distribution.detach().flatten(2)
-            unsuppressed = self._chosen(sampled, logits.transpose(1, 2), distribution.transpose(1, 2)).predictions
+            logits, distribution = many.logits.detach(), many.distribution.detach()
+            bins_of = partial(features_at, distribution.flatten(2).transpose(1, 2))
+            unsuppressed = self._chosen(sampled, logits.transpose(1, 2), bins_of).predictions
             main = self.settle(unsuppressed)
             if self.refinement is not None:
                 main.auxiliary["unsuppressed"] = unsuppressed
@@ -172,7 +174,7 @@ class AlignRank(nn.Module):
         """What evaluation's one-to-one output is made from by `settle`. cells [B,K]: these, whatever their scores."""
         maps, sampled = self._maps(images)
         head = self.head if self.one_to_one is None else self.one_to_one
-        return self._chosen(sampled, columns(head.cls, maps), columns(head.box, maps), cells)
+        return self._chosen(sampled, columns(head.cls, maps), partial(head.box_of_cells, maps), cells)
 
     def settle(self, chosen: Predictions) -> Predictions:
         """Without duplicates, where the network suppresses them."""
@@ -201,14 +203,20 @@ class AlignRank(nn.Module):
         return maps, sampled
 
     def _chosen(
-        self, maps: Sequence[Tensor], logits: Tensor, distribution: Tensor, cells: Tensor | None = None
+        self,
+        maps: Sequence[Tensor],
+        logits: Tensor,
+        bins_of: Callable[[Tensor], Tensor],
+        cells: Tensor | None = None,
     ) -> Choice:
-        """logits [B,C,A] and distribution [B,4R,A] of all cells -> the best K, or `cells`, refined if that is on."""
+        """logits [B,C,A] of all cells, bins_of: cells [B,K] to their distribution [B,K,4R] -> the best K, or
+        `cells`, refined if that is on.
+        """
         best = logits.amax(1)
         if cells is None:
             cells = best.topk(min(self.candidates, best.shape[-1])).indices  # [B,K]
         chosen = features_at(logits, cells)
-        bins = features_at(distribution, cells).unflatten(-1, (4, -1))
+        bins = bins_of(cells).unflatten(-1, (4, -1))
         points, strides = (x[cells] for x in grid_points(maps, STRIDES))
         # The mean bin, as `expected_distances`; written out it is faster for few points in ONNX Runtime.
         shares = bins.softmax(-1)

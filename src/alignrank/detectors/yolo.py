@@ -18,6 +18,7 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from alignrank.boxes import at_least_float32, distances_to_xyxy, outside_autocast
 from alignrank.config import Config
@@ -25,6 +26,7 @@ from alignrank.contracts import Predictions
 from alignrank.detectors.class_weights import ClassWeights, check_kind
 from alignrank.detectors.postprocess import NonMaximumSuppression, TopK
 from alignrank.detectors.yolo_pyramid import ModelConfig, NeckConfig, build_pyramid
+from alignrank.nn.cells import patches_at
 from alignrank.nn.conv import ConvNormAct, depthwise, fold_norms
 from alignrank.nn.grid import cell_rows, grid_points
 
@@ -176,6 +178,30 @@ class DecoupledHead(nn.Module):
         logits = cell_rows([branch(x) for branch, x in zip(self.cls, maps, strict=True)])
         distances = cell_rows([branch(x) for branch, x in zip(self.box, maps, strict=True)])
         return logits, distances.unflatten(-1, (4, self.bins))
+
+    def box_of_cells(self, maps: Sequence[Tensor], cells: Tensor) -> Tensor:
+        """The distribution [B,K,4R] of cells [B,K] alone, as `forward` has it but for rounding. Most of a branch is its
+        last 3x3 convolution, which for the best few cells of an image is next to nothing.
+        """
+        entered = []
+        for branch, x in zip(self.box, maps, strict=True):
+            for layer in list(branch)[:-2]:  # type: ignore[call-overload]
+                x = layer(x)
+            entered.append(x)
+        patches, level = patches_at(entered, cells)
+        found = [_of_patches(branch[-2], branch[-1], patches) for branch in self.box]  # type: ignore[index]
+        chosen = found[0]
+        for number, other in enumerate(found[1:], 1):
+            chosen = torch.where(level == number, other, chosen)
+        return at_least_float32(chosen)
+
+
+def _of_patches(layer: ConvNormAct, last: nn.Conv2d, patches: Tensor) -> Tensor:
+    """patches [B,K,9D] as `patches_at` has them -> what the two say of the cells in their middle, [B,K,4R]."""
+    weight = layer.conv.weight.permute(0, 2, 3, 1).flatten(1)
+    found = linear(patches, weight, layer.conv.bias)
+    found = layer.act(layer.norm(found.flatten(0, 1)[..., None, None]).reshape_as(found))
+    return linear(found, last.weight.flatten(1), last.bias)
 
 
 def _box_entry(in_channels: int, width: int, separable: bool) -> list[nn.Module]:

@@ -1,0 +1,58 @@
+"""Chosen cells: what is around them, and what box branches say of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from alignrank.detectors.yolo import DecoupledHead
+from alignrank.nn.cells import patches_at
+from alignrank.weights.recipe import load_recipe
+
+SIDES = ((4, 6), (2, 3), (1, 2))  # of three levels: 24, 6 and 2 cells
+
+
+def test_patches_by_hand() -> None:
+    """A map that counts its cells from 1: a corner has zeros outside, the other level begins behind the first."""
+    first, second = torch.arange(1.0, 7).view(1, 1, 2, 3), torch.full((1, 1, 1, 1), 9.0)
+    patches, level = patches_at([first, second], torch.tensor([[0, 4, 6]]))
+    assert patches.tolist() == [[[0, 0, 0, 0, 1, 2, 0, 4, 5], [1, 2, 3, 4, 5, 6, 0, 0, 0], [0, 0, 0, 0, 9, 0, 0, 0, 0]]]
+    assert level.tolist() == [[[0], [0], [1]]]
+
+
+def test_patches_of_several_images_and_channels() -> None:
+    """By row, column and channel; each image has its own."""
+    torch.manual_seed(0)
+    maps, cells = [torch.rand(2, 5, 3, 4)], torch.tensor([[5, 0], [6, 11]])
+    patches, _ = patches_at(maps, cells)
+    around = maps[0][1, :, 0:3, 1:4]  # of cell 6: row 1, column 2
+    assert torch.equal(patches[1, 0], around.permute(1, 2, 0).flatten())
+    assert patches.shape == (2, 2, 45)
+
+
+def head(**options: object) -> tuple[DecoupledHead, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    overrides = {"model.size": "t", **options}
+    model = load_recipe("alignrank-n", num_classes=3, overrides=overrides).build().model
+    maps = [torch.randn(2, c, *side) for c, side in zip(model.neck.channels, SIDES, strict=True)]
+    model.head.train()(maps)  # norms that have seen data
+    return model.head.eval(), maps
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_a_cell_alone_is_the_cell_among_all(separable: bool) -> None:
+    """Every cell of every level, in any order, as `forward` has it."""
+    branches, maps = head(**{"head.separable_boxes": separable})
+    every = torch.stack([torch.randperm(32) for _ in range(2)])
+    with torch.no_grad():
+        _, dense = branches(maps)
+        alone = branches.box_of_cells(maps, every)
+    expected = dense.flatten(2).gather(1, every[..., None].expand(-1, -1, alone.shape[-1]))
+    assert_close(alone, expected)
+    assert expected.std(1).min() > 1e-3  # cells do differ
+
+
+def test_no_cell() -> None:
+    branches, maps = head()
+    assert branches.box_of_cells(maps, torch.zeros(2, 0, dtype=torch.long)).shape == (2, 0, 4 * branches.bins)
