@@ -27,7 +27,10 @@ RUNS = ROOT / "runs" / "ablation"
 EPOCHS = 60
 COMMON = ["--model", "alignrank-n", "--imgsz", "320", "--batch", "16", "--epochs", str(EPOCHS)]
 # As it was when the rows were run.
-BEFORE = ["loss.consensus=0", "head.consensus_iou=0", "head.refine=true", "train.lr=0.0015"]
+BEFORE = [
+    *("loss.consensus=0", "head.consensus_iou=0", "head.refine=true", "train.lr=0.0015"),
+    *("head.fusion=true", "head.box_width=32", "head.separable_boxes=true"),
+]
 NO_PARTS = ["head.sampling=none", "head.fusion=false"]
 ROWS = {
     "base": [*NO_PARTS, "loss.align=0.0", "loss.rank=0.0"],

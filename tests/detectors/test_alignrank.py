@@ -39,7 +39,8 @@ TARGETS = [
 
 def tiny(overrides: dict[str, Any], seed: int = 0) -> Built:
     torch.manual_seed(seed)
-    return load_recipe("alignrank-n", num_classes=3, overrides={"model.size": "t", **overrides}).build()
+    overrides = {"model.size": "t", "head.fusion": True} | overrides
+    return load_recipe("alignrank-n", num_classes=3, overrides=overrides).build()
 
 
 def pictures(batch: int = 2) -> Tensor:
