@@ -20,6 +20,8 @@ from alignrank.detectors.yolo import columns
 from alignrank.export.onnx import export_onnx
 from alignrank.weights.recipe import Recipe, load_recipe
 
+# Of the sizes s, m, l: fusion, and box branches that begin with a depthwise convolution.
+ALL_PARTS = {"model.size": "t", "head.fusion": True, "head.separable_boxes": True, "head.box_width": 32}
 OFF = {"head.sampling": "none", "head.fusion": False, "loss.align": 0.0, "loss.rank": 0.0}
 FORMS: dict[str, dict[str, Any]] = {
     "none": {"head.sampling": "none", "head.fusion": False},
@@ -39,7 +41,7 @@ TARGETS = [
 
 def tiny(overrides: dict[str, Any], seed: int = 0) -> Built:
     torch.manual_seed(seed)
-    overrides = {"model.size": "t", "head.fusion": True} | overrides
+    overrides = ALL_PARTS | overrides
     return load_recipe("alignrank-n", num_classes=3, overrides=overrides).build()
 
 

@@ -29,7 +29,8 @@ TARGETS = [
 
 def tiny(**head: Any) -> Built:
     torch.manual_seed(0)
-    overrides = {"model.size": "t", "head.refine": True} | {f"head.{key}": value for key, value in head.items()}
+    form = {"fusion": True, "separable_boxes": True, "box_width": 32, "refine": True}  # of the sizes s, m, l
+    overrides = {"model.size": "t"} | {f"head.{key}": value for key, value in (form | head).items()}
     return load_recipe("alignrank-n", num_classes=3, overrides=overrides).build()
 
 
