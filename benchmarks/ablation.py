@@ -19,18 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from intervals import Array, differences, drawn
-from paired import ROOT, SHARED, diagnosis, measured, trained
+from paired import BEFORE, ROOT, SHARED, diagnosis, measured, trained
 
 DATA = SHARED / "data" / "bloodcells"
 RESULTS = ROOT / "benchmarks" / "results" / "ablation.json"
 RUNS = ROOT / "runs" / "ablation"
 EPOCHS = 60
 COMMON = ["--model", "alignrank-n", "--imgsz", "320", "--batch", "16", "--epochs", str(EPOCHS)]
-# As it was when the rows were run.
-BEFORE = [
-    *("loss.consensus=0", "head.consensus_iou=0", "head.refine=true", "train.lr=0.0015"),
-    *("head.fusion=true", "head.box_width=32", "head.separable_boxes=true"),
-]
 NO_PARTS = ["head.sampling=none", "head.fusion=false"]
 ROWS = {
     "base": [*NO_PARTS, "loss.align=0.0", "loss.rank=0.0"],

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from machine import processor
+from paired import BEFORE
 
 from alignrank.metrics import evaluate
 
@@ -40,8 +41,7 @@ ROWS = {
     ],
     "yolov8-n-mobilenetv2-random": ["--model", "yolov8-n", *BLOODCELLS, "--epochs", "20", *MOBILENET, RATE],
     "alignrank-n-aerialcars": [
-        "--model", "alignrank-n", *AERIALCARS, "--epochs", "60", "loss.consensus=0", "head.consensus_iou=0",
-        "head.refine=true", RATE,
+        "--model", "alignrank-n", *AERIALCARS, "--epochs", "60", *BEFORE,
     ],
 }  # fmt: skip
 

@@ -21,6 +21,12 @@ from alignrank.metrics import Diagnosis, read_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ALIGNRANK_SHARED", ROOT.parent / "shared"))
+# alignrank-n as it was when its first rows were run: since then its recipe has a consensus, no refinement, twice the
+# rate, and box branches in the place of fusion.
+BEFORE = (
+    *("loss.consensus=0", "head.consensus_iou=0", "head.refine=true", "train.lr=0.0015"),
+    *("head.fusion=true", "head.box_width=32", "head.separable_boxes=true"),
+)
 
 
 def commit(root: Path = ROOT) -> str:

@@ -50,6 +50,7 @@ import peers
 from intervals import Array, change, differences
 from machine import processor
 from paired import (
+    BEFORE,
     ROOT,
     SHARED,
     Rows,
@@ -108,10 +109,6 @@ class Row:
     sets: Sequence[str] = tuple(SETS)
 
 
-# alignrank-n as it was at the first run: since then its recipe has a consensus, no refinement, twice the rate, and box
-# branches in the place of fusion.
-FUSED = ("head.fusion=true", "head.box_width=32", "head.separable_boxes=true")
-BEFORE = ("loss.consensus=0", "head.consensus_iou=0", "head.refine=true", "train.lr=0.0015", *FUSED)
 LATER = ("loss.consensus=0.25", "head.refine=false", "train.lr=0.003")
 
 
