@@ -75,7 +75,7 @@ def test_without_parts_it_is_the_base() -> None:
     """The same weights in the base architecture predict the same in training, bit for bit, and have the same loss."""
     built = tiny(OFF)
     stirred(built)  # fresh networks give many cells the same score
-    recipe = load_recipe("alignrank-n", num_classes=3, overrides={"model.size": "t", **OFF}).to_dict()
+    recipe = load_recipe("alignrank-n", num_classes=3, overrides=ALL_PARTS | OFF).to_dict()
     base_head = {key: recipe["head"][key] for key in ("separable", "dual", "bins", "box_width", "separable_boxes")}
     base = Recipe.parse(recipe | {"detector": "yolo", "head": base_head}, where="test").build()
     base.model.load_state_dict(built.model.state_dict())
