@@ -135,10 +135,11 @@ ROWS = {
     RATE: _changed(*LATER, sets=tuple(SETS)),
     f"{RATE}, no ranking losses": _changed(*LATER, "loss.consensus=0", "loss.align=0", "loss.rank=0", sets=tuple(SETS)),
     f"{RATE}, no fusion": _changed(*LATER, "head.fusion=false", sets=tuple(SETS)),
-    # Box branches in the place of fusion: as narrow as before, and the recipe since, twice as wide.
+    # Box branches in the place of fusion: plain, or twice as wide, or both, which is the recipe since.
     f"{RATE}, plain boxes for fusion": _changed(
         *LATER, "head.fusion=false", "head.separable_boxes=false", sets=tuple(SETS)
     ),
+    f"{RATE}, separable boxes for fusion": _changed(*LATER, "head.fusion=false", "head.box_width=64", sets=tuple(SETS)),
     BOXES: _changed(*LATER, "head.fusion=false", "head.box_width=64", "head.separable_boxes=false", sets=tuple(SETS)),
     PLAIN: Row("yolov8-n", ["train.lr=0.003"], AFTER_NMS),
 }
