@@ -147,13 +147,13 @@ class Predictions:
 class Choice:
     """What a network says that chooses some of its A cells in evaluation, before it looks for duplicates among them.
 
-    cells [B,K] int64, each image's best; best [B,K] float: the raw scores that they were chosen by; `predictions` of
+    cells [B,K] int64, each image's first; priority [B,K] float: logits that they were chosen by; `predictions` of
     them in that order, A = K. A network that has `choose(images, cells=None)` has `settle(predictions)`, too, and
     its output is what `settle` makes of what it chose: choices and their consequences can be compared one by one.
     """
 
     cells: Tensor
-    best: Tensor
+    priority: Tensor
     predictions: Predictions
 
 

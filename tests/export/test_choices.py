@@ -102,7 +102,7 @@ def wrong_logits(model: Any) -> None:
 
 
 FAULTS: dict[str, Callable[[Any], object]] = {
-    "scores of the chosen cells": lambda model: model.better.copy_(torch.linspace(0, 1, NUM_CELLS)),
+    "scores that cells are chosen by": lambda model: model.better.copy_(torch.linspace(0, 1, NUM_CELLS)),
     "scores of cells": wrong_logits,
     "boxes of cells": lambda model: model.scale.data.fill_(1.01),
     "rows are not the network's": moved_means,

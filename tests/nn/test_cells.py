@@ -1,4 +1,4 @@
-"""Chosen cells: what is around them, and what box branches say of them."""
+"""Chosen cells: their order, what is around them, and what box branches say of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,46 @@ import torch
 from torch.testing import assert_close
 
 from alignrank.detectors.yolo import DecoupledHead
-from alignrank.nn.cells import patches_at
+from alignrank.nn.cells import MARGIN, patches_at, priorities
 from alignrank.weights.recipe import load_recipe
 
 SIDES = ((4, 6), (2, 3), (1, 2))  # of three levels: 24, 6 and 2 cells
+
+
+def test_priorities_by_hand() -> None:
+    """The second cell is beside a better one: lower by 1 / (1 + exp(-2)) + 1 / (1 + exp(-1)) = .8808 + .7311."""
+    row = torch.zeros(1, 1, 1, 5)
+    found = priorities(torch.tensor([[2.0, 1.0, -30.0, -30.0, 0.5]]), [row])
+    assert_close(found, torch.tensor([[2.0, -0.6119, -30.7311, -30.6225, 0.5]]), atol=1e-4, rtol=0)
+
+
+def test_priorities_are_of_a_level() -> None:
+    """The last cell of a level and the first of the next are no neighbours, nor are those of two images."""
+    maps = [torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 1, 2)]
+    logits = torch.tensor([[0.0, 0.0, 0.0, 3.0, 2.0, -9.0], [5.0, -9.0, -9.0, -9.0, 1.0, -9.0]])
+    found = priorities(logits, maps)
+    assert found[0, [3, 4]].tolist() == [3.0, 2.0]
+    assert found[1, [0, 4]].tolist() == [5.0, 1.0]
+    assert (found[0, :3] < 0).all()
+    assert torch.equal(found[:1], priorities(logits[:1], maps))
+
+
+def test_the_better_of_nearly_equal_cells() -> None:
+    """It makes no jump: of two cells half of MARGIN apart the other one loses half of the sum of .5 and .5."""
+    found = priorities(torch.tensor([[0.0, -MARGIN / 2]]), [torch.zeros(1, 1, 1, 2)])
+    assert_close(found, torch.tensor([[0.0, -MARGIN / 2 - 0.5]]), atol=0.01, rtol=0)
+    equal = torch.full((1, 12), -1.5)
+    assert torch.equal(priorities(equal, [torch.zeros(1, 1, 3, 4)]), equal)
+
+
+def test_each_object_before_the_second_cell_of_one() -> None:
+    """Nine objects of 5x5 cells, scores .98 in the middle and .95 around it, and nine places."""
+    logits = torch.full((1, 1, 24, 24), -9.0)
+    for row, column in ((8 * i + 4, 8 * j + 4) for i in range(3) for j in range(3)):
+        logits[..., row - 2 : row + 3, column - 2 : column + 3] = 3.0
+        logits[..., row, column] = 4.0 - column / 100 - row / 200
+    first = priorities(logits.flatten(1), [logits]).topk(9).indices[0]
+    assert {(int(i) // 24, int(i) % 24) for i in first} == {(8 * i + 4, 8 * j + 4) for i in range(3) for j in range(3)}
 
 
 def test_patches_by_hand() -> None:

@@ -4,8 +4,9 @@ Source: Li & Liu 2025, YOLO-AlignRank; only the abstract is public, the design i
 `head.fusion=false` and no ranking loss it is its base, bit for bit; the parts begin as identities.
 
 The NMS-free output chooses its best `head.candidates` cells first, and decodes only these. With `head.sampling=topk`
-they are the one-to-many head's: the refinement, where it is on, corrects their scores, trained one-to-many; then the
-suppression, trained one-to-one, lowers those of duplicates. Else they are those of a one-to-one head (YOLOv10).
+they are the one-to-many head's, those beside a better one later: the refinement, where it is on, corrects their scores,
+trained one-to-many; then the suppression, trained one-to-one, lowers those of duplicates. Else they are those of a
+one-to-one head (YOLOv10).
 
 Shape letters: B images, A points over all levels, K chosen points, C classes, R bins, D width.
 """
@@ -38,6 +39,7 @@ from alignrank.detectors.yolo import (
 )
 from alignrank.detectors.yolo_pyramid import build_pyramid
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
+from alignrank.nn.cells import priorities
 from alignrank.nn.conv import fold_norms
 from alignrank.nn.csd import CrossScaleSampling, features_at
 from alignrank.nn.grid import grid_points
@@ -112,7 +114,7 @@ class AlignRank(nn.Module):
 
     Training: the main predictions are one-to-one, of all cells of the one-to-one head or of the K best cells;
     the auxiliary `one_to_many` beside them. Evaluation: `output` says which; the one-to-one output has
-    K = min(candidates, A) points for each image, best first before refinement, the one-to-many output all A.
+    K = min(candidates, A) points for each image, in the order they were chosen in, the one-to-many output all A.
     """
 
     stride = max(STRIDES)
@@ -209,12 +211,14 @@ class AlignRank(nn.Module):
         bins_of: Callable[[Tensor], Tensor],
         cells: Tensor | None = None,
     ) -> Choice:
-        """logits [B,C,A] of all cells, bins_of: cells [B,K] to their distribution [B,K,4R] -> the best K, or
+        """logits [B,C,A] of all cells, bins_of: cells [B,K] to their distribution [B,K,4R] -> the first K, or
         `cells`, refined if that is on.
         """
-        best = logits.amax(1)
+        priority = logits.amax(1)
+        if self.suppression is not None:  # a one-to-one head has one cell for an object: beside it begins another
+            priority = priorities(priority, maps)
         if cells is None:
-            cells = best.topk(min(self.candidates, best.shape[-1])).indices  # [B,K]
+            cells = priority.topk(min(self.candidates, priority.shape[-1])).indices  # [B,K]
         chosen = features_at(logits, cells)
         bins = bins_of(cells).unflatten(-1, (4, -1))
         points, strides = (x[cells] for x in grid_points(maps, STRIDES))
@@ -232,7 +236,7 @@ class AlignRank(nn.Module):
                 if self.quality is not None:
                     quality = self.quality(refined, boxes, shares, strides, mutual_iou(boxes))
             predictions = Predictions(refined, boxes, points, strides, fixed_boxes=True, quality=quality)
-        return Choice(cells, best.gather(1, cells), predictions)
+        return Choice(cells, priority.gather(1, cells), predictions)
 
     def deploy(self) -> AlignRank:
         """In place, for inference only: drop what `output` does not use and fold batch norms."""

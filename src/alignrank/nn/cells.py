@@ -1,4 +1,7 @@
-"""Chosen cells: what is around them on their maps."""
+"""Chosen cells: in which order they are chosen, and what is around them on their maps.
+
+Shape letters: B images, A cells over all levels, K chosen ones, D channels.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,25 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, max_pool2d, pad
+
+MARGIN = 0.1  # logits: a step from 0 to 1 would leave the choice between two equal cells to rounding
+
+
+def priorities(logits: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """logits [B,A], each cell's best class; maps: L of [B,D,H,W] -> [B,A] by which cells are chosen: a cell beside a
+    better one comes later, by the sum of the scores (0..1) of the 3x3 cells around it.
+
+    An object has high scores in as many cells as it covers. In the order of scores alone sixty objects fill 300 places
+    with each other's neighbours, and some have none. Where there is room for all, it changes nothing.
+    """
+    best, around = [], []
+    for x, level in zip(maps, logits.split([x.shape[-2] * x.shape[-1] for x in maps], 1), strict=True):
+        of_cells = level.unflatten(1, x.shape[-2:])[:, None]
+        best.append(max_pool2d(of_cells, 3, 1, 1).flatten(1))
+        around.append(avg_pool2d(of_cells.sigmoid(), 3, 1, 1).flatten(1))
+    beaten = ((torch.cat(best, 1) - logits) / MARGIN).clamp(max=1)
+    return logits - beaten * 9 * torch.cat(around, 1)
 
 
 def patches_at(maps: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor]:
