@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -44,6 +44,8 @@ from alignrank.nn.conv import fold_norms
 from alignrank.nn.csd import CrossScaleSampling, features_at
 from alignrank.nn.grid import grid_points
 
+CANDIDATES = 300
+
 
 class AlignRankHeadConfig(HeadConfig):
     """The parts' switches and sizes."""
@@ -60,8 +62,8 @@ class AlignRankHeadConfig(HeadConfig):
     """Of the sampling's channels; each has places of its own."""
     experts: int = Field(default=4, ge=1, le=64)
     """Kernels that a dynamic convolution of the fusion mixes."""
-    candidates: int = Field(default=300, ge=1, le=10_000)
-    """Best cells that `topk` takes, and that the NMS-free output decodes."""
+    candidates: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = "auto"
+    """Cells that `topk` takes, and the NMS-free output decodes; `auto`: 300, for crowded training images up to 1000."""
     duplicate_iou: float = Field(default=0.75, gt=0, lt=1)
     """Overlap with a better candidate above which one of `topk` is a duplicate."""
     refine: bool = False
@@ -148,7 +150,7 @@ class AlignRank(nn.Module):
                 head.duplicate_iou, consensus=head.consensus_iou, agnostic=config.postprocess.agnostic
             )
             self.quality = BoxQuality(power=head.quality) if head.quality else None
-        self.candidates = head.candidates
+        self.candidates = CANDIDATES if head.candidates == "auto" else head.candidates
         self.output: Literal["one_to_one", "one_to_many"] = "one_to_many" if config.postprocess.nms else "one_to_one"
 
     def forward(self, images: Tensor) -> Predictions:

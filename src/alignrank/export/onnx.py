@@ -168,8 +168,8 @@ def _followed(graph: ExportGraph, images: Tensor, cells: Array, boxes: Array, lo
     same, own = graph.model.choose(images, torch.from_numpy(cells)), graph.model.choose(images)
     if any(len(np.unique(row)) < len(row) for row in cells):
         raise ExportError("export: ONNX Runtime chooses a cell twice; not written")
-    chosen_by = _scores(same.priority), _scores(own.priority)
-    _compare("scores that cells are chosen by", *(-np.sort(-scores) for scores in chosen_by), SCORE_TOLERANCE)
+    theirs_by, own_by = (-np.sort(-_scores(choice.priority)) for choice in (same, own))
+    _compare("scores that cells are chosen by", theirs_by, own_by, SCORE_TOLERANCE)
     expected: Predictions = same.predictions
     theirs = replace(expected, boxes=torch.from_numpy(boxes), logits=torch.from_numpy(logits))
     _compare("boxes of cells", boxes, expected.boxes.numpy(), _box_tolerance(expected.boxes.numpy()))

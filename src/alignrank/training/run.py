@@ -33,6 +33,7 @@ from alignrank.report.curves import plot_training
 from alignrank.terminal.progress import say, steps, warn
 from alignrank.terminal.skipped import Skipped, reasons, report_skipped, say_processed, skipped_in_words
 from alignrank.training.auto_batch import with_batch
+from alignrank.training.auto_candidates import with_candidates
 from alignrank.training.best import best_in_words
 from alignrank.training.callbacks import checked
 from alignrank.training.fit import fit
@@ -123,6 +124,8 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, group: Group | None, r
     # A state holds all weights: what a run began with may be gone when it goes on.
     sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
     _check_class_weights(sized, classes)
+    if resume is None:
+        sized = with_candidates(sized, train_split.samples)
     plan = Plan(
         recipe=with_batch(sized, device),
         train=train_split,
