@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from intervals import change
+from intervals import differences_table
 from machine import processor
 from paired import ROOT, SHARED, Rows, commit, compare, diagnosis, figures, mean
 from PIL import Image
@@ -67,9 +67,14 @@ class Pictures:
         return f"{self.data} {self.side}x{self.side}"
 
     @property
+    def drawn(self) -> bool:
+        """Whether they are put together here; else they are the set's own images."""
+        return len(SIDES[self.data]) > 1
+
+    @property
     def folder(self) -> Path:
         """Where they are."""
-        return SHARED / "data" / self.data if self.data == "nuclei" else RUNS / self.name.replace(" ", "_")
+        return RUNS / self.name.replace(" ", "_") if self.drawn else SHARED / "data" / self.data
 
 
 def draw(pictures: Pictures) -> None:
@@ -130,7 +135,7 @@ def run(pictures: Pictures, way: str, seed: int) -> dict[str, Any] | None:
         values["head"] |= {"candidates": candidates, "consensus_iou": CONSENSUS["NMS-free"]}
         loaded = replace(loaded, recipe=Recipe.parse(values, where=str(loaded.path)))
         options = ValOptions(thresholds=WantedThresholds(), coco_max_dets=MAX_DETS, batch=2)
-        if pictures.data != "nuclei":
+        if pictures.drawn:
             options = replace(options, imgsz=SIDE * pictures.side)
         if way == NMS:
             options = replace(options, nms=True, consensus=CONSENSUS[NMS])
@@ -157,7 +162,7 @@ def main() -> None:
     sets = {each.name: each for each in (Pictures(data, side) for data in SIDES for side in SIDES[data])}
     for pictures in sets.values():
         seeds = [seed for seed in range(10) if (trained_in(ROW, pictures.data, seed) / "best.safetensors").exists()]
-        if seeds and pictures.folder.is_relative_to(RUNS):
+        if seeds and pictures.drawn:
             draw(pictures)
         for seed, way in product(seeds, WAYS):
             row = f"{pictures.name}, {way}"
@@ -189,10 +194,7 @@ def markdown(table: dict[str, Any], names: list[str]) -> list[str]:
             cells = [mean([entry[c] for entry in rows[way]]) for c in ("ap", "ap75") for way in WAYS]
             first = rows[WAYS[0]]
             lines.append(f"| {name} | {first[0]['objects']} | {len(first)} | " + " | ".join(cells) + " |")
-    lines += ["", "| difference | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for pair, gaps in table["compared"].items():
-        lines.append(f"| {pair} | {len(gaps['seeds'])} | " + " | ".join(change(gaps[name]) for name in COLUMNS) + " |")
-    return lines
+    return [*lines, "", *differences_table(table["compared"], COLUMNS)]
 
 
 if __name__ == "__main__":

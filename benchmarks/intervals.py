@@ -6,8 +6,9 @@ large, and stay where they were made. All rows of a data set meet the same draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,14 @@ def change(gap: Gap | None) -> str:
     if gap is None or gap["difference"] is None:
         return ""
     return f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+
+
+def differences_table(compared: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """Lines of {pair: its gaps and their seeds}, with these columns, {figure: heading}."""
+    lines = ["| difference | seeds | " + " | ".join(columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
+    for pair, gaps in compared.items():
+        lines.append(f"| {pair} | {len(gaps['seeds'])} | " + " | ".join(change(gaps[name]) for name in columns) + " |")
+    return lines
 
 
 def _rounded(value: float) -> float | None:

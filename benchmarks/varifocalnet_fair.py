@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from intervals import change
+from intervals import differences_table
 from paired import (
     ROOT,
     SHARED,
@@ -206,9 +206,7 @@ def markdown(table: dict[str, Any]) -> list[str]:
         cells += [mean([entry["ap_of"][name] for entry in every if "ap_of" in entry]) for name in CLASSES]
         cells += [mean([entry["conf_001"]["ap"] for entry in every if "ap" in entry["conf_001"]])]
         lines.append(f"| {row} | {len(every)} | {every[0]['lr']} | " + " | ".join(cells) + " |")
-    lines += ["", "| difference | seeds | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for pair, gaps in table["against"].items():
-        lines.append(f"| {pair} | {len(gaps['seeds'])} | " + " | ".join(change(gaps[name]) for name in COLUMNS) + " |")
+    lines += ["", *differences_table(table["against"], COLUMNS)]
     lines += ["", "| AP in the search | " + " | ".join(map(str, SEARCHED)) + " |", "|---" * (len(SEARCHED) + 1) + "|"]
     for method, searched in table.get("search", {}).items():
         cells = [mean([searched[str(lr)]["ap"]] if str(lr) in searched else []) for lr in SEARCHED]

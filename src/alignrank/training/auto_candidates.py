@@ -13,8 +13,8 @@ from alignrank.detectors.alignrank import CANDIDATES
 from alignrank.terminal.progress import say
 from alignrank.weights.recipe import Recipe
 
-# A consensus box is the mean of an object's candidates. All are compared with each other: 600 make an inference 5 %
-# slower than 300, 1000 15 to 20 % (docs/alignrank.md).
+# A consensus box is the mean of an object's candidates. All are compared with each other: an inference with 600 takes
+# 4.5 to 6 % longer than with 300, with 1000 13 to 21 % (docs/alignrank.md).
 OF_AN_OBJECT = 4
 LEAST, MOST, STEP = CANDIDATES, 1000, 100
 CROWDED = 0.95  # quantile over the images

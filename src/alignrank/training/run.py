@@ -122,10 +122,11 @@ def _plan(options: RunOptions, recipe: Recipe, out: Path, group: Group | None, r
     choose_precision(recipe.train.precision, device)
     classes = train_split.classes
     # A state holds all weights: what a run began with may be gone when it goes on.
-    sized = for_data(recipe, classes) if resume is None else recipe.for_classes(len(classes))
-    _check_class_weights(sized, classes)
     if resume is None:
-        sized = with_candidates(sized, train_split.samples)
+        sized = with_candidates(for_data(recipe, classes), train_split.samples)
+    else:
+        sized = recipe.for_classes(len(classes))
+    _check_class_weights(sized, classes)
     plan = Plan(
         recipe=with_batch(sized, device),
         train=train_split,
