@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from alignrank.nn.conv import ConvNormAct, LargeKernelDepthwise, fold_norms
-from alignrank.nn.csp import SCALES, CSPBackbone, PartialSelfAttention, PyramidPooling, Scale, csp_block, downsample
+from alignrank.nn.csp import (
+    SCALES,
+    Bottleneck,
+    CSPBackbone,
+    PartialChain,
+    PartialSelfAttention,
+    PyramidPooling,
+    Scale,
+    csp_block,
+    downsample,
+    split_entries,
+)
 
 
 def settle(model: nn.Module) -> nn.Module:
@@ -162,3 +173,23 @@ def test_every_block_of_the_backbone_keeps_its_input(options: dict[str, bool]) -
     assert all(block.shortcut for blocks in stages for block in blocks)
     hidden = [blocks[0].first.conv.out_channels / blocks[0].first.conv.in_channels for blocks in stages[:3]]
     assert hidden == [1, 0.5 if options else 1, 1]
+
+
+ENTRIES: dict[str, Callable[[], nn.Module]] = {
+    **{name: make for name, make in BLOCKS.items() if name.startswith(("csp", "compact"))},
+    "chain": lambda: PartialChain(16, 24, 2, lambda c: Bottleneck(c, shortcut=True, pointwise=True)),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("folded", [False, True])
+def test_split_entries(name: str, folded: bool) -> None:
+    """Two convolutions for the halves of one: the same output, folded before or not, and once is enough."""
+    block, x = settle(ENTRIES[name]()).eval(), torch.randn(2, 16, 6, 10)
+    with torch.no_grad():
+        before = block(x)
+        split_entries(fold_norms(block) if folded else block)
+        assert block.enter.conv.out_channels == 12
+        assert_close(block(x), before, atol=1e-5, rtol=1e-5)
+        modules = list(block.modules())
+        assert list(split_entries(block).modules()) == modules

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from alignrank.nn.conv import fold_norms
-from alignrank.nn.csp import SCALES
-from alignrank.nn.pan import PAN, split_top_down
+from alignrank.nn.csp import SCALES, split_entries
+from alignrank.nn.pan import PAN
 
 OPTIONS = [{}, {"decoupled": True, "compact_last": True}]
 
@@ -31,7 +31,7 @@ def test_shapes_and_folding(options: dict[str, bool]) -> None:
         for folded, expected in zip(fold_norms(neck)(inputs), before, strict=True):
             assert_close(folded, expected, atol=1e-5, rtol=1e-5)
         for _ in range(2):  # a second call changes nothing
-            for split, expected in zip(split_top_down(neck)(inputs), before, strict=True):
+            for split, expected in zip(split_entries(neck)(inputs), before, strict=True):
                 assert_close(split, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -42,7 +42,7 @@ def test_split_blocks_compute_less() -> None:
     neck.top_down3.enter.conv.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[1]))
     with torch.no_grad():
         neck(maps())
-        split_top_down(neck)
+        split_entries(neck)
         neck.top_down3.enter.conv.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[1]))
         neck(maps())
     assert sizes == [neck.channels[1] + 12, 12]

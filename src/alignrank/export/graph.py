@@ -23,7 +23,7 @@ from alignrank.errors import ExportError, InputError, first_line
 from alignrank.export.metadata import Shapes, metadata
 from alignrank.export.options import PLAIN, ExportOptions
 from alignrank.input_size import MAX_SIDE, Fit, ImageSize, InputSize, check_size
-from alignrank.nn.pan import split_top_down
+from alignrank.nn.csp import split_entries
 
 Array = np.ndarray[Any, Any]
 MAX_DETS = 300
@@ -153,7 +153,7 @@ def subject_of(
         raise InputError(f"max_dets: must be at least 1, got {max_dets}")
     if reason := getattr(model, "no_export", None):
         raise InputError(f"export: {reason}")
-    model = split_top_down(deployed(copy.deepcopy(model).cpu().float().eval()))
+    model = split_entries(deployed(copy.deepcopy(model).cpu().float().eval()))
     graph = ExportGraph(
         model,
         nms_free=isinstance(postprocess, TopK),

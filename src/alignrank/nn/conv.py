@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -86,6 +87,21 @@ class ConvNormAct(nn.Module):
         if isinstance(self.norm, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
             self.norm = nn.Identity()
+
+    def halves(self) -> tuple[ConvNormAct, ConvNormAct]:
+        """Two convolutions, each for one half of the output channels; itself is folded (evaluation only)."""
+        self.fold()
+        assert self.conv.bias is not None
+        first, second = copy.deepcopy(self), copy.deepcopy(self)
+        for half, weight, bias in zip(
+            (first.conv, second.conv), self.conv.weight.chunk(2), self.conv.bias.chunk(2), strict=True
+        ):
+            half.out_channels, half.weight, half.bias = len(bias), _constant(weight), _constant(bias)
+        return first, second
+
+
+def _constant(part: Tensor) -> nn.Parameter:
+    return nn.Parameter(part.detach().clone(), requires_grad=False)
 
 
 def depthwise(channels: int, kernel: int = 3, stride: int = 1, *, act: bool = True) -> ConvNormAct:

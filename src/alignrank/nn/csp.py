@@ -83,7 +83,8 @@ class CompactInvertedBlock(nn.Module):
 class CSPBlock(nn.Module):
     """Split the channels in two, run one half through a chain of blocks, join every intermediate result.
 
-    hidden: channels of a half; half of `out_channels` where it is not given.
+    hidden: channels of a half; half of `out_channels` where it is not given. Split, each half has a convolution of its
+    own at the entry: a slice of channels would take ONNX Runtime's maps out of their blocked layout and back.
     """
 
     def __init__(
@@ -100,25 +101,35 @@ class CSPBlock(nn.Module):
         self.enter = ConvNormAct(in_channels, 2 * self.hidden)
         self.blocks = nn.ModuleList(block(self.hidden) for _ in range(repeats))
         self.join = ConvNormAct((2 + repeats) * self.hidden, out_channels)
+        self.enter_chain: ConvNormAct | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.after_enter(self.enter(x))
+        if self.enter_chain is None:
+            return self.after_enter(self.enter(x))
+        last = self.enter_chain(x)
+        return self._joined([self.enter(x), last], last)
 
     def after_enter(self, entered: Tensor) -> Tensor:
         """All but the first convolution."""
-        parts = [entered]
-        last = entered[:, self.hidden :]
+        return self._joined([entered], entered[:, self.hidden :])
+
+    def _joined(self, parts: list[Tensor], last: Tensor) -> Tensor:
         for block in self.blocks:
             last = block(last)
             parts.append(last)
         y: Tensor = self.join(torch.cat(parts, 1))
         return y
 
+    def split(self) -> None:
+        """Split the first convolution (evaluation only)."""
+        if self.enter_chain is None:
+            self.enter, self.enter_chain = self.enter.halves()
+
 
 class PartialChain(nn.Module):
     """Split the channels in two, run one half through a chain of blocks, join its end with the other half (CSPNet; C3).
 
-    The two 1x1 convolutions at the entry are one here, which is the same.
+    The two 1x1 convolutions at the entry are one here, which is the same, until it is split as a CSPBlock's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int, block: Callable[[int], nn.Module]) -> None:
@@ -127,11 +138,26 @@ class PartialChain(nn.Module):
         self.enter = ConvNormAct(in_channels, 2 * hidden)
         self.blocks = nn.Sequential(*(block(hidden) for _ in range(repeats)))
         self.join = ConvNormAct(2 * hidden, out_channels)
+        self.enter_kept: ConvNormAct | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        chained, kept = self.enter(x).chunk(2, 1)
+        chained, kept = self.enter(x).chunk(2, 1) if self.enter_kept is None else (self.enter(x), self.enter_kept(x))
         y: Tensor = self.join(torch.cat([self.blocks(chained), kept], 1))
         return y
+
+    def split(self) -> None:
+        """Split the first convolution (evaluation only)."""
+        if self.enter_kept is None:
+            self.enter, self.enter_kept = self.enter.halves()
+
+
+def split_entries(model: nn.Module) -> nn.Module:
+    """Split the first convolution of every block of `model`, in place, for inference. Same output, fewer operations."""
+    model.eval()
+    for module in list(model.modules()):
+        if isinstance(module, CSPBlock | PartialChain):
+            module.split()
+    return model
 
 
 def csp_block(

@@ -55,15 +55,6 @@ class TopDownBlock(CSPBlock):
         self.enter.conv = fine.to(whole.weight)
 
 
-def split_top_down(model: nn.Module) -> nn.Module:
-    """Split every top-down block of `model`, in place, for inference. Same output, fewer operations."""
-    model.eval()
-    for module in list(model.modules()):
-        if isinstance(module, TopDownBlock):
-            module.split()
-    return model
-
-
 def top_down_fine(
     fine: Callable[..., FINE] | None, *, low: tuple[int, int], high: tuple[int, int]
 ) -> tuple[FINE | None, FINE | None]:

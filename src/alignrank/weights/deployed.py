@@ -14,7 +14,7 @@ from alignrank.detectors import DETECTORS, deployed
 from alignrank.detectors.mirrored import Mirrored, merging
 from alignrank.device import choose_device, settle_threads
 from alignrank.input_size import ImageSize, InputSize, check_size, plain_size
-from alignrank.nn.pan import split_top_down
+from alignrank.nn.csp import split_entries
 from alignrank.weights import checkpoint
 
 
@@ -83,7 +83,7 @@ def deploy(
     chosen = choose_device(device) if isinstance(device, str) else device
     loaded = weights if isinstance(weights, checkpoint.Checkpoint) else checkpoint.load(weights)
     loaded = selection.of(loaded)
-    network = split_top_down(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
+    network = split_entries(deployed(loaded.build_model())).to(chosen).to(memory_format=torch.channels_last)
     recipe = loaded.recipe
     postprocess = DETECTORS[recipe.detector].postprocess(recipe.architecture)
     if selection.tta:
