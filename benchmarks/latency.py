@@ -289,11 +289,16 @@ def main() -> None:
             rounds = [r for _ in range(options.processes) for r in child(own, __file__, "--child", work, config=folder)]
             about["runtimes"][runtime] = {**figures(rounds, references), **origin}
             say(runtime, about["runtimes"][runtime], models, references)
-    written = json.loads(options.out.read_text()) if options.out.exists() else {}
-    if known := written.get(size):  # what this run has not measured stays, with where it comes from
+            record(options.out, size, about, list(origin))
+
+
+def record(path: Path, size: str, about: dict[str, Any], origin: list[str]) -> None:
+    """Write what was measured so far; what this run has not measured stays, with where it comes from."""
+    written = json.loads(path.read_text()) if path.exists() else {}
+    if known := written.get(size):
         stay = {name: {key: known[key] for key in origin} | found for name, found in known["runtimes"].items()}
-        about["runtimes"], about["models"] = stay | about["runtimes"], known["models"] | models
-    options.out.write_text(json.dumps({**written, size: about}, indent=1) + "\n")
+        about = about | {"runtimes": stay | about["runtimes"], "models": known["models"] | about["models"]}
+    path.write_text(json.dumps({**written, size: about}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

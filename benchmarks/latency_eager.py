@@ -53,13 +53,13 @@ def answer_ours(rows: Callable[[], Iterable[tuple[str, Any]]], side: int, thread
     from alignrank.detectors import deployed
     from alignrank.detectors.postprocess import TopK
     from alignrank.export.graph import MAX_DETS, ExportGraph
-    from alignrank.nn.pan import split_top_down
+    from alignrank.nn.csp import split_entries
 
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     functions, image = {}, torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last)
     for name, built in rows():
-        network = split_top_down(deployed(built.model.eval())).to(memory_format=torch.channels_last)
+        network = split_entries(deployed(built.model.eval())).to(memory_format=torch.channels_last)
         graph = ExportGraph(network, nms_free=isinstance(built.postprocess, TopK), max_dets=MAX_DETS).eval()
         functions[name] = partial(graph, image)
     with torch.inference_mode():
