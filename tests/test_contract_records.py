@@ -20,6 +20,18 @@ def test_pixels_for_the_network() -> None:
     assert pixels[0, 0, 0].tolist() == [0, 1, 51, 255]
 
 
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_order_of_the_network_s_input(order: torch.memory_format, dtype: torch.dtype) -> None:
+    """The same values in memory as they were asked for, however the pictures lay."""
+    pixels = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).to(dtype)
+    for own in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
+        images = Batch(own, [Targets.empty()] * 2, [Frame("a", (4, 5))] * 2).network_input(order)
+        assert images.is_contiguous(memory_format=order)
+        torch.testing.assert_close(images * 255, pixels.float())
+        assert torch.equal(own, pixels)
+
+
 def test_floats_of_a_batch_are_not_changed() -> None:
     """In place, but never on the batch's own tensor."""
     pixels = torch.full((1, 3, 2, 2), 51.0)

@@ -87,9 +87,11 @@ class Batch:
         contents = [_content(frame, most) for frame in self.frames]
         return torch.tensor(contents, dtype=torch.float32, device=self.images.device).reshape(-1, 2)
 
-    def network_input(self) -> Tensor:
-        """The images, 0..255 -> float 0..1, channels last (a fifth faster in convolutions on CPU and GPU)."""
-        images = self.images.contiguous(memory_format=torch.channels_last).float()
+    def network_input(self, order: torch.memory_format = torch.channels_last) -> Tensor:
+        """The images, 0..255 -> float 0..1, in memory in this order; channels last convolutions are a fifth faster, on
+        CPU and GPU.
+        """
+        images = self.images.to(torch.float32, memory_format=order)
         return images / 255 if images is self.images else images.div_(255)
 
 

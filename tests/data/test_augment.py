@@ -331,6 +331,23 @@ def test_colour_moves_pixels_and_no_boxes() -> None:
     assert saturated[:, 0].max() - saturated[:, 0].min() > 20
 
 
+@pytest.mark.parametrize("side", [15, 14, 12])  # computed one by one, four and eight at once
+def test_a_pixels_colour_is_its_own_affair(side: int) -> None:
+    """What becomes of a pixel depends on no other: as in a picture of that colour alone."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    config = AugmentConfig.off().model_copy(update={"hue": 0.2, "saturation": 0.7, "brightness": 0.4})
+
+    def coloured(pixels: Tensor) -> Tensor:
+        picture = Picture(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return augment([picture], 0, InputSize(side), config, strong=False, rng=np.random.default_rng(7)).pixels
+
+    whole = coloured(torch.from_numpy(noise).permute(2, 0, 1))
+    assert whole.dtype == torch.uint8
+    for row, column in ((0, 0), (0, side - 1), (side - 1, 3), (6, 7), (7, 6)):
+        alone = torch.from_numpy(noise[row, column])[:, None, None].expand(3, side, side).contiguous()
+        assert_close(whole[:, row, column], coloured(alone)[:, 4, 5], atol=1, rtol=0)
+
+
 def test_letterbox_worked() -> None:
     """A 100 x 50 image (width x height) at side 64: scale .64, 64 x 32 pixels, 16 rows of grey above and below."""
     pixels = torch.full((3, 50, 100), 7, dtype=torch.uint8)

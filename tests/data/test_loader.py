@@ -134,6 +134,19 @@ def test_same_seed_epoch_index_same_picture(tmp_path: Path) -> None:
         assert not torch.equal(first[0, 0][0], other[0])
 
 
+@pytest.mark.parametrize("size", [InputSize(SIDE), OWN_SHAPE], ids=["square", "rect"])
+@pytest.mark.parametrize("fit", [Fit(), Fit("floor", antialias=False, corner=True)], ids=["antialias", "plain"])
+def test_pictures_are_channels_last_in_memory(tmp_path: Path, size: InputSize, fit: Fit) -> None:
+    """From the file to the network: another order costs more than all else that is done to a picture."""
+    images = Images(split(tmp_path), replace(size, fit=fit))
+    every = AugmentConfig(mosaic=0.5, mixup=0.5, flip=0.5, flip_vertical=0.5, plain_epochs=5)
+    training = TrainingSet(images, every, seed=0, epochs=10)
+    for epoch, number in ((0, 0), (1, 2), (4, 3), (6, 1), (7, 4)):
+        assert training[epoch, number][0].permute(1, 2, 0).is_contiguous()
+    batch = collate([EvaluationSet(images)[i] for i in range(5)])  # of different shapes where each has its own
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_last_epochs_are_plain(tmp_path: Path) -> None:
     """Mosaic up to the last two of ten epochs: then each picture holds its own object alone."""
     images = Images(split(tmp_path), InputSize(SIDE))

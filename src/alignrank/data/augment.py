@@ -22,10 +22,10 @@ from torch import Tensor
 from alignrank.boxes import mirrored
 from alignrank.contracts import Batch, Frame, Targets
 from alignrank.data.balance import Draw, evenly
-from alignrank.data.letterbox import resize, shape_of, zoomed
+from alignrank.data.letterbox import grey, resize_window, shape_of, zoomed
 from alignrank.data.picture import Picture, clip
 from alignrank.data.rescale import rescaled
-from alignrank.input_size import GREY, Fit, InputSize, Size
+from alignrank.input_size import Fit, InputSize, Size
 from alignrank.weights.settings import AugmentConfig
 
 
@@ -105,7 +105,7 @@ class _Scenes:
         zoom = float(rng.uniform(1 - config.scale, 1 + config.scale))
         right, down = (float(v) for v in rng.uniform(-config.translate, config.translate, 2))
         middle_x, middle_y = width / 2 + right * width, height / 2 + down * height
-        canvas = torch.full((3, height, width), GREY, dtype=own.pixels.dtype)
+        canvas = grey((height, width), own.pixels.dtype)
         if self.strong and rng.random() < config.mosaic:
             return self._mosaic(canvas, own, zoom, (middle_x, middle_y), rng)
         own_height, own_width = (length * zoom for length in shape_of(own.pixels))
@@ -161,9 +161,9 @@ def _paste(
     y1 = min(top + height, window[3], canvas.shape[-2])
     if x0 >= x1 or y0 >= y1:
         return None
-    resized = resize(picture.pixels, (height, width), fit)
-    canvas[:, y0:y1, x0:x1] = resized[:, y0 - top : y1 - top, x0 - left : x1 - left]
-    return _Part(picture, (width / shape[1], height / shape[0]), (left, top), (x0, y0, x1, y1))
+    shown = x0 - left, y0 - top, x1 - left, y1 - top
+    canvas[:, y0:y1, x0:x1], (right, down) = resize_window(picture.pixels, (height, width), shown, fit)
+    return _Part(picture, (width / shape[1], height / shape[0]), (left + right, top + down), (x0, y0, x1, y1))
 
 
 def _with_objects(canvas: Tensor, parts: Sequence[_Part | None]) -> Picture:
@@ -197,8 +197,13 @@ def _colour(pixels: Tensor, config: AugmentConfig, rng: np.random.Generator) -> 
     cos, sin = math.cos(2 * math.pi * hue) * (1 + saturation), math.sin(2 * math.pi * hue) * (1 + saturation)
     chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     matrix = torch.from_numpy((1 + brightness) * _RGB @ chroma @ _YIQ).float()
-    mixed = matrix @ pixels.flatten(1).float()
-    return mixed.clamp_(0, 255).to(pixels.dtype).reshape(pixels.shape)
+    rows = pixels.permute(1, 2, 0)
+    # Eight pixels at once where that goes up: a product of three columns alone takes four times as long.
+    together = math.gcd(rows.shape[0] * rows.shape[1], 8)
+    mixed: Tensor = rows.reshape(-1, 3 * together).float() @ torch.block_diag(*[matrix.T] * together)
+    mixed = mixed.clamp_(0, 255).reshape(rows.shape).permute(2, 0, 1)
+    # Floats to bytes are six times as fast by way of a wider number.
+    return mixed if pixels.is_floating_point() else mixed.to(torch.int16).to(pixels.dtype)
 
 
 def resize_batch(batch: Batch, size: Size) -> Batch:

@@ -5,6 +5,10 @@ What prediction needs of the pictures; it knows PyTorch alone, whose import is m
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -30,9 +34,21 @@ def placed(pixels: Tensor, size: InputSize) -> tuple[Tensor, tuple[float, float]
     new_height, new_width = shape_of(pixels)
     height, width = size.around((new_height, new_width))
     top, left = (0, 0) if size.fit.corner else ((height - new_height) // 2, (width - new_width) // 2)
-    canvas = torch.full((3, height, width), GREY, dtype=pixels.dtype)
+    canvas = grey((height, width), pixels.dtype)
     canvas[:, top : top + new_height, left : left + new_width] = pixels
     return canvas, (float(left), float(top))
+
+
+def grey(shape: Size, dtype: torch.dtype) -> Tensor:
+    """A canvas [3,*shape] without pictures, channels last in memory, as decoded ones are and convolutions want it: from
+    one order to the other a copy takes ten times as long.
+    """
+    return torch.full((*shape, 3), GREY, dtype=dtype).permute(2, 0, 1)
+
+
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """[3,H,W] of one shape -> [B,3,H,W], channels last in memory."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def shape_of(pixels: Tensor) -> Size:
@@ -56,3 +72,43 @@ def resize(pixels: Tensor, shape: Size, fit: Fit) -> Tensor:
     if shape == shape_of(pixels):
         return pixels
     return interpolate(pixels[None], shape, mode="bilinear", antialias=fit.antialias)[0]
+
+
+def resize_window(
+    pixels: Tensor, shape: Size, window: tuple[int, int, int, int], fit: Fit
+) -> tuple[Tensor, tuple[float, float]]:
+    """What the window (x0,y0,x1,y1) shows of [3,H,W] resized to `shape`, and by how much of a pixel (right, down) it
+    shows all moved: 0 where the window begins at the picture's own edge, else less than 1.
+
+    Only the pixels that it needs are resized, from whole ones on: a mosaic shows a quarter of its pictures.
+    """
+    x0, y0, x1, y1 = window
+    if shape == shape_of(pixels):
+        return resize(pixels, shape, fit)[:, y0:y1, x0:x1], (0.0, 0.0)
+    height, width = shape_of(pixels)
+    down, right = _needed(height, shape[0], y0, y1), _needed(width, shape[1], x0, x1)
+    needed = pixels[None, :, down.start : down.stop, right.start : right.stop]
+    needed = needed.contiguous(memory_format=torch.channels_last) if fit.antialias else needed.float()
+    # The length of what is resized is rounded down: a little more, and none is a pixel short.
+    zoom = tuple(new / old * (1 + 1e-9) for new, old in zip(shape, (height, width), strict=True))
+    resized = interpolate(needed, scale_factor=zoom, mode="bilinear", antialias=fit.antialias)[0]
+    y, x = down.first, right.first
+    return resized[:, y0 - y : y1 - y, x0 - x : x1 - x], (right.moved, down.moved)
+
+
+class _Needed(NamedTuple):
+    """Pixels `start` to `stop` of one axis, of which the first becomes pixel `first`, which moves it by `moved`."""
+
+    start: int
+    stop: int
+    first: int
+    moved: float
+
+
+def _needed(length: int, new: int, low: int, high: int) -> _Needed:
+    """For pixels `low` to `high` of an axis that is resized from `length` to `new`."""
+    shrink = length / new
+    reach = math.ceil(max(shrink, 1) + shrink)  # of the filter, and of the move
+    start, stop = max(math.floor(low * shrink) - reach, 0), min(math.ceil(high * shrink) + reach, length)
+    first = -(-start * new // length)
+    return _Needed(start, stop, first, first - start * new / length)

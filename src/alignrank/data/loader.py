@@ -9,13 +9,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from alignrank.contracts import Batch, Frame, Targets
@@ -23,13 +23,13 @@ from alignrank.cores import usable_cores
 from alignrank.data.augment import augment
 from alignrank.data.balance import by_factor, draws, evenly, repeat_factors, repeated
 from alignrank.data.decode import decode
-from alignrank.data.letterbox import fitted, placed, shape_of
+from alignrank.data.letterbox import fitted, grey, placed, shape_of, stack_images
 from alignrank.data.order import ALL, EpochSampler, Share, batches_by_shape, shuffled, shuffled_by_shape
 from alignrank.data.picture import Picture
 from alignrank.data.records import without_name
 from alignrank.data.samples import Array, Sample, Split
 from alignrank.errors import InputError
-from alignrank.input_size import GREY, SIDE_STEP, InputSize, Size, up_to_step
+from alignrank.input_size import SIDE_STEP, InputSize, Size, up_to_step
 from alignrank.terminal.skipped import Skipped
 from alignrank.weights.settings import AugmentConfig
 
@@ -45,7 +45,7 @@ class Images:
 
     def __init__(self, split: Split, size: InputSize) -> None:
         self.split, self.size = split, size
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[int, Picture] = {}
 
     def __len__(self) -> int:
         return len(self.split)
@@ -76,7 +76,8 @@ class Images:
         good = [i for i, image in enumerate(loaded) if isinstance(image, Tensor)]
         self.split.samples = [self.split.samples[i] for i in good]
         self.split.skipped.extend(skipped)
-        self._kept = {new: loaded[old] for new, old in enumerate(good)}  # type: ignore[misc]
+        pictures = [image for image in loaded if isinstance(image, Tensor)]
+        self._kept = {index: self._with_objects(index, pixels) for index, pixels in enumerate(pictures)}
         return skipped
 
     def canvases(self) -> list[Size]:
@@ -85,9 +86,10 @@ class Images:
 
     def __getitem__(self, index: int) -> Picture:
         """Image `index` with its objects; crowd regions are no training targets and are left out."""
-        pixels = self._kept.get(index)
-        if pixels is None:
-            pixels = self._load(index)
+        kept = self._kept.get(index)
+        return replace(kept) if kept else self._with_objects(index, self._load(index))
+
+    def _with_objects(self, index: int, pixels: Tensor) -> Picture:
         sample = self.split.samples[index]
         single = ~sample.crowd
         boxes = torch.from_numpy(sample.boxes[single]).reshape(-1, 4)
@@ -171,17 +173,19 @@ def collate(items: Sequence[Item], step: int = SIDE_STEP) -> Batch:
     on the right and below, all to multiples of `step`.
     """
     images, targets, frames = zip(*items, strict=True)
-    return Batch(torch.stack(padded(images, step)), list(targets), list(frames))
+    return Batch(stack_images(padded(images, step)), list(targets), list(frames))
 
 
 def padded(images: Sequence[Tensor], step: int) -> list[Tensor]:
     """Images [3,H,W] -> all of the largest height and width, up to multiples of `step`."""
     height, width = (up_to_step(max(image.shape[axis] for image in images), step) for axis in (-2, -1))
-    return [
-        image if shape_of(image) == (height, width) else pad(image, [0, width - w, 0, height - h], value=GREY)
-        for image in images
-        for h, w in [shape_of(image)]
-    ]
+    return [image if shape_of(image) == (height, width) else _padded(image, (height, width)) for image in images]
+
+
+def _padded(image: Tensor, shape: Size) -> Tensor:
+    canvas, (height, width) = grey(shape, image.dtype), shape_of(image)
+    canvas[:, :height, :width] = image
+    return canvas
 
 
 def training_loader(

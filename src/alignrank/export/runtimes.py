@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,6 +88,8 @@ class ExportedNetwork:
 @dataclass(frozen=True, slots=True)
 class ExportedFile(Deployed):
     """A file of another runtime in place of a network. path: of the file."""
+
+    order: ClassVar[torch.memory_format] = torch.contiguous_format
 
     path: Path = Path()
 

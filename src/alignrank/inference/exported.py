@@ -177,7 +177,7 @@ def _training_split(data: str, otherwise: str) -> Split:
 
 def _pixels(batch: Batch) -> Array:
     """[B,3,H,W] float32 0..1."""
-    pixels: Array = batch.network_input().contiguous().numpy()
+    pixels: Array = batch.network_input(torch.contiguous_format).numpy()
     return pixels
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignrank.class_names import class_labels
 from alignrank.contracts import USUAL_THRESHOLDS, Batch, Detections, Frame, Predictions, Targets, Thresholds
-from alignrank.data.letterbox import letterbox
+from alignrank.data.letterbox import letterbox, stack_images
 from alignrank.data.samples import Array
 from alignrank.detectors import predictions_of
 from alignrank.device import half_dtype
@@ -148,12 +148,12 @@ class Pipeline:
     def stacked(self, items: Sequence[Prepared]) -> Batch:
         """Images of one canvas as a batch on the device."""
         canvases, frames = [item[0] for item in items], [item[1] for item in items]
-        return Batch(torch.stack(canvases), [Targets.empty() for _ in items], frames).to(self.detector.device)
+        return Batch(stack_images(canvases), [Targets.empty() for _ in items], frames).to(self.detector.device)
 
     def run(self, inputs: Batch) -> Predictions:
         """What the network says of a batch."""
         with self._mode():
-            return predictions_of(self.detector.network, inputs.network_input(), inputs)
+            return predictions_of(self.detector.network, inputs.network_input(self.detector.order), inputs)
 
     def detections(self, items: Sequence[Prepared], inputs: Batch, predictions: Predictions) -> Iterator[Detections]:
         """The selected detections of each image, boxes in its own pixels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -49,8 +49,10 @@ class SelectionOptions:
 class Deployed:
     """A network ready to run on `device`, and all that its outputs need to be understood.
 
-    classes: names by label; size: of its input, as it was trained, unless `resized`.
+    classes: names by label; size: of its input, as it was trained, unless `resized`; order: of its images in memory.
     """
+
+    order: ClassVar[torch.memory_format] = torch.channels_last
 
     network: Any
     postprocess: Postprocess
