@@ -82,19 +82,27 @@ def test_all_parts_or_none(
     detector: alignrank.Detector, in_full: Path, data: Path, all_parts: Path, tmp_path: Path
 ) -> None:
     """Where nothing may be inverted, and less, the file says what the weights say; where all may be, every convolution
-    is in 8 bits and the order stays nearly that of the weights.
+    is in 8 bits, and a picture's scores are nearer to those of the weights than any other picture's are: of random
+    weights 8 bits keep no more.
     """
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     expected = detector.predict(picture, conf=0.1, rect=False)[0]
     kept = quantized(in_full, data, tmp_path / "kept.onnx", -1.0).predict(picture, conf=0.1)[0]
     torch.testing.assert_close(kept.scores, expected.scores, atol=1e-4, rtol=0)
     assert "QuantizeLinear" not in kinds(tmp_path / "kept.onnx")
-    small = alignrank.Detector.load(all_parts).predict(picture, conf=0.1)[0]
     assert kinds(all_parts).count("QuantizeLinear") > kinds(all_parts).count("Conv")
     assert about(all_parts)["kept"] == []
-    first = expected.scores[:5]
-    assert not torch.equal(small.scores[:5], first)
-    torch.testing.assert_close(small.scores[:5], first, atol=0.1, rtol=0)
+    pictures = [decode(path) for path in sorted((data / "images").iterdir())]
+    in_32, in_8 = (best_scores(file, pictures) for file in (in_full, all_parts))
+    own, other = (in_32 - in_8).abs().mean(), (in_32[:, None] - in_8).abs().mean()
+    assert own > 0
+    assert own < 0.85 * other
+
+
+def best_scores(path: Path, pictures: list[np.ndarray[Any, Any]]) -> torch.Tensor:
+    """[pictures,20]: of each its highest scores."""
+    found = alignrank.Detector.load(path).predict(pictures, conf=0.0)
+    return torch.stack([detections.scores[:20] for detections in found])
 
 
 def test_the_worst_part_stays_first(in_full: Path, data: Path, all_parts: Path, tmp_path: Path) -> None:
