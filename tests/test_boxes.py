@@ -199,9 +199,9 @@ def test_overlapping_is_an_iou_above_the_threshold(iou: float) -> None:
     boxes = torch.stack([random_boxes(80), random_boxes(80)])
     boxes[1, :, 3] = boxes[1, :, 1]
     boxes[1, :40] = boxes[0, :40] + 1
-    assert torch.equal(geometry.overlapping(boxes, iou), geometry.mutual_iou(boxes, eps=0).nan_to_num(0) > iou)
-    assert geometry.overlapping(torch.cat([A, B]), 0.142).tolist() == [[True, True], [True, True]]
-    assert geometry.overlapping(torch.cat([A, B]), 0.143).tolist() == [[True, False], [False, True]]
+    assert torch.equal(geometry.overlapping(boxes, boxes, iou), geometry.mutual_iou(boxes, eps=0).nan_to_num(0) > iou)
+    assert geometry.overlapping(torch.cat([A, B]), B, 0.142).tolist() == [[True], [True]]
+    assert geometry.overlapping(torch.cat([A, B]), B, 0.143).tolist() == [[False], [True]]
 
 
 def test_share_of_a_box_within_others() -> None:

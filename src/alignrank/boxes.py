@@ -100,29 +100,31 @@ def pairwise_share(a: Tensor, b: Tensor) -> Tensor:
 
 def mutual_iou(boxes: Tensor, *, eps: float = 1e-7) -> Tensor:
     """[...,n,4] -> [...,n,n] in 0..1; 0 for pairs without area."""
-    intersection, area = _mutual_intersection(boxes)
-    return intersection / (area + area.mT - intersection + eps)
+    intersection, area, across = _intersections(boxes, boxes)
+    return intersection / (area + across - intersection + eps)
 
 
-def overlapping(boxes: Tensor, iou: float) -> Tensor:
-    """[...,n,4] -> [...,n,n], whether the IoU is above `iou` in 0..1: intersection (1 + iou) > iou (a + b)."""
-    intersection, area = _mutual_intersection(boxes)
-    share = area * (iou / (1 + iou))
-    return intersection > share + share.mT
+def overlapping(a: Tensor, b: Tensor, iou: float) -> Tensor:
+    """[...,n,4],[...,m,4] -> [...,n,m], whether the IoU is above `iou`: intersection (1 + iou) > iou (a + b)."""
+    intersection, *areas = _intersections(a, b)
+    first, second = (area * (iou / (1 + iou)) for area in areas)
+    return intersection > first + second
 
 
-def _mutual_intersection(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """[...,n,4] -> intersections [...,n,n] and areas [...,n,1], px^2.
+def _intersections(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[...,n,4],[...,m,4] -> intersections [...,n,m] and areas [...,n,1] and [...,1,m], px^2.
 
     In planes, and with few operations: exported graphs are slow on (x, y), and each takes its time in them.
     """
     # min(a, b) = -max(-a, -b), to the bit; ONNX Runtime's Min takes five times as long as its Max.
-    signed = at_least_float32(boxes) * boxes.new_tensor([1.0, 1.0, -1.0, -1.0])
-    columns, rows = signed.split(1, -1), signed.mT.split(1, -2)  # [...,n,1] and [...,1,n] of each side
-    left, top, right, bottom = (torch.maximum(a, b) for a, b in zip(columns, rows, strict=True))
+    signs = a.new_tensor([1.0, 1.0, -1.0, -1.0])
+    columns = (at_least_float32(a) * signs).split(1, -1)  # [...,n,1] of each side
+    rows = (at_least_float32(b) * signs).mT.split(1, -2)  # [...,1,m]
+    left, top, right, bottom = (torch.maximum(x, y) for x, y in zip(columns, rows, strict=True))
     # Sides are negative here, and their products positive.
     intersection = (left + right).clamp(max=0) * (top + bottom).clamp(max=0)
-    return intersection, (columns[0] + columns[2]) * (columns[1] + columns[3])
+    areas = ((x1 + x2) * (y1 + y2) for x1, y1, x2, y2 in (columns, rows))
+    return intersection, *areas
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:

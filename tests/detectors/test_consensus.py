@@ -102,6 +102,33 @@ def test_merged_boxes_are_suppressed_once_more() -> None:
     assert_close(lowered, STRONGEST * torch.tensor([0.0, 1, 1]), atol=1e-3, rtol=0)
 
 
+def test_of_many_candidates_the_first_half_is_merged() -> None:
+    """240 boxes of 10 px apart; one of each half has a duplicate 1 px beside it, at the end, that counts in a mean."""
+    boxes = torch.tensor([[40.0 * i, 0, 40.0 * i + 10, 10] for i in range(240)])
+    boxes[238], boxes[239] = boxes[7] + torch.tensor([1.0, 0, 1, 0]), boxes[150] + torch.tensor([1.0, 0, 1, 0])
+    scores = torch.full((240,), 0.8)
+    scores[238:] = 0.4
+    logits, merged = suppression().merge(scores.logit()[None, :, None], boxes[None])
+    expected = boxes.clone()
+    expected[7, ::2] += 0.4 * 9 / 11 / (0.8 + 0.4 * 9 / 11)
+    assert_close(merged[0], expected, atol=1e-3, rtol=0)
+    lowered = (scores.logit() - logits[0, :, 0]) > 1
+    assert lowered.nonzero().flatten().tolist() == [238, 239]
+
+
+def test_a_merged_box_suppresses_in_both_halves() -> None:
+    """A box comes nearer to the last one, by one between them that is a duplicate: above .6 only then."""
+    boxes = torch.tensor([[40.0 * i, 0, 40.0 * i + 10, 10] for i in range(240)])
+    scores = torch.full((240,), 0.8)
+    boxes[238], boxes[239] = boxes[7] + torch.tensor([2.0, 0, 2, 0]), boxes[7] + torch.tensor([3.0, 0, 3, 0])
+    scores[238:] = torch.tensor([0.79, 0.3])
+    logits, merged = suppression().merge(scores.logit()[None, :, None], boxes[None])
+    overlap = mutual_iou(torch.stack([boxes[7], merged[0, 7], boxes[239]]))
+    assert overlap[0, 2] < 0.6 < overlap[1, 2]
+    lowered = (scores.logit() - logits[0, :, 0]) > 1
+    assert lowered.nonzero().flatten().tolist() == [238, 239]
+
+
 def test_duplicates_are_those_of_the_masked_maximum() -> None:
     """Counted by products as they are found one by one: of a row's better and overlapping columns, one that stays."""
     generator = torch.Generator().manual_seed(0)

@@ -34,17 +34,22 @@ def patches_at(maps: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor]:
     """L maps [B,D,H,W], cells [B,K] int64 of all levels one after the other, as `cell_rows` has them -> [B,K,9D], the
     3x3 cells around each (by row, column and channel; 0 outside of its map), and its level [B,K,1].
 
-    Rows of D numbers are copied, which runtimes do fast; gathering them channel by channel is not.
+    Rows of D numbers are copied, which runtimes do fast; gathering them channel by channel is not. What is outside is
+    one row of zeros, in place of a margin around each map.
     """
-    corners, levels, begin = [], [], 0
+    outside = sum(x.shape[-2] * x.shape[-1] for x in maps)
+    around, levels, begin = [], [], 0
     for level, x in enumerate(maps):
         height, width = x.shape[-2:]
-        corners.append(begin + _counted(height, width, width + 2, x)[:, None] + _counted(3, 3, width + 2, x))
+        inside = torch.arange(begin, begin + height * width, device=x.device).view(height, width)
+        places = pad(inside, (1, 1, 1, 1), value=outside).flatten()
+        around.append(places[_counted(height, width, width + 2, x)[:, None] + _counted(3, 3, width + 2, x)])
         levels.append(torch.full((height * width, 1), level, device=x.device))
-        begin += (height + 2) * (width + 2)
-    rows = torch.cat([pad(x, (1, 1, 1, 1)).flatten(2).transpose(1, 2) for x in maps], 1)  # [B,A',D], with a margin
+        begin += height * width
+    inner = [x.flatten(2).transpose(1, 2) for x in maps]
+    rows = torch.cat([*inner, torch.zeros_like(inner[0][:, :1])], 1)  # [B,A+1,D]
     images = torch.arange(cells.shape[0], device=cells.device)[:, None, None]
-    patches = rows.flatten(0, 1)[torch.cat(corners)[cells] + begin * images]
+    patches = rows.flatten(0, 1)[torch.cat(around)[cells] + (outside + 1) * images]
     return patches.flatten(2), torch.cat(levels)[cells]
 
 
