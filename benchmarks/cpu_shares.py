@@ -3,6 +3,7 @@ graph, 8 bits over 32, and the share of the machine's convolution peak. Ratios i
 
     python benchmarks/cpu_shares.py --weights runs/a --data DATA             # 640 px, about 6 minutes a set of weights
     python benchmarks/cpu_shares.py --weights runs/a runs/b --data DATA --imgsz 320
+    python benchmarks/cpu_shares.py --models alignrank-n                     # of 80 classes, seconds
     python benchmarks/cpu_shares.py --weights runs/a --data DATA --imgsz 64 --rounds 2 --out x.json   # does it run
 
 weights: trained ones, for what 8 bits keep in 32 depends on them. data: calibrates them. Files are written by
@@ -12,8 +13,9 @@ weights: trained ones, for what 8 bits keep in 32 depends on them. data: calibra
   benchmark`; `ratio`: the same of the file in 8 bits over that in 32, network and all.
 - `parity`: what the gate of each export found: AP of the weights and of the file, pairs of detections that change
   their order.
-- `decode`: seconds of the nodes that lead to no convolution, matrix product or sampling any more, over those of all
-  nodes, by ONNX Runtime's profile: box decoding and selection.
+- `decode`: seconds of the nodes that decode boxes and select, over those of all nodes, by ONNX Runtime's profile: what
+  leads to no convolution or product with weights any more, and what is before and behind the choice of cells and leads
+  to no convolution. `consensus`: that less the same of a file without consensus boxes. --models: of untrained ones.
 - `peak`: floating-point operations a second of ONNX Runtime over those of a convolution of 256 channels on 40 x 40
   cells in PyTorch, taken in turn with it.
 """
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -46,7 +49,7 @@ FILES = {
 }
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 PARITY = ("images", "ap", "ap_exported", "pairs", "inversions")
-HEAVY = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "GridSample")
+CONVOLUTIONS, PRODUCTS = ("Conv", "FusedConv", "GridSample"), ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
 def eager(spec: dict[str, Any]) -> dict[str, Any]:
@@ -106,23 +109,41 @@ def profiled(spec: dict[str, Any]) -> dict[str, Any]:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             taken.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"])
-    last = tail("optimized.onnx")
+    last = selecting("optimized.onnx")
     total = sum(median(values) for values in taken.values())
     return {"decode": round(sum(median(values) for name, values in taken.items() if name in last) / total, 4)}
 
 
-def tail(path: str) -> set[str]:
-    """Names of the nodes from which no heavy one can be reached."""
+def selecting(path: str) -> set[str]:
+    """Names of the nodes that `decode` is about. A product of two results, of masks of boxes, is one of them."""
     import onnx
 
     graph = onnx.load(path).graph
-    leads: set[str] = set()  # values that a heavy node needs, itself or through others
-    found = set()
+    plane = {each.name for each in graph.initializer if len(each.dims) > 1 and min(each.dims[-2:]) > 1}
+
+    def weighted(node: Any) -> bool:
+        return node.op_type in CONVOLUTIONS or (node.op_type in PRODUCTS and not plane.isdisjoint(node.input))
+
+    chosen: set[str] = set()  # values that come from the choice of cells
+    for node in graph.node:
+        if node.op_type == "TopK" or not chosen.isdisjoint(node.input):
+            chosen.update(node.output)
+    found: set[str] = set()
+    # Values that lead to a convolution, to that or a product with weights, to a choice that leads to one.
+    to_convolution, to_weights, to_choice = set[str](), set[str](), set[str]()
     for node in reversed(graph.node):
-        if node.op_type in HEAVY or any(output in leads for output in node.output):
-            leads.update(node.input)
-        else:
+        names = set(node.output)
+        convolution = node.op_type in CONVOLUTIONS
+        leads = [bool(names & values) for values in (to_convolution, to_weights, to_choice)]
+        if not leads[0] and not weighted(node) and (not leads[1] or leads[2] or names & chosen):
             found.add(node.name)
+        for values, more in (
+            (to_convolution, leads[0] or convolution),
+            (to_weights, leads[1] or weighted(node)),
+            (to_choice, leads[2] or (node.op_type == "TopK" and leads[1])),
+        ):
+            if more:
+                values.update(node.input)
     return found
 
 
@@ -209,9 +230,25 @@ def measured(weights: Path, data: Path, imgsz: int, rounds: int, folder: Path) -
     return result
 
 
+def selection(name: str, imgsz: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """`decode` and `consensus` of an untrained model of 80 classes, each the median of five processes in turn."""
+    from alignrank import Detector
+
+    files = {"with": None, "without": 0.0}
+    for file, overlap in files.items():
+        Detector(name).export("onnx", imgsz=imgsz, out=folder / f"{file}.onnx", consensus=overlap, check=False)
+    about = {"imgsz": imgsz, "rounds": rounds, "folder": str(folder)}
+    found: dict[str, list[float]] = {file: [] for file in files}
+    for _, file in product(range(5), files):
+        found[file].append(child("profiled", file=str(folder / f"{file}.onnx"), **about)["decode"])
+    decode, without = (median(found[file]) for file in files)
+    return {"decode": decode, "consensus": round(decode - without, 4), "found": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, nargs="+", default=[])
+    parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=40)
@@ -223,14 +260,19 @@ def main() -> None:
         print(json.dumps(CHILDREN[what](spec)))
         return
     table: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for weights in options.weights:
-        with tempfile.TemporaryDirectory(prefix="alignrank-shares-") as folder:
-            found = measured(weights, options.data, options.imgsz, options.rounds, Path(folder))
-        command = f"python benchmarks/cpu_shares.py --weights {weights} --data {options.data} --imgsz {options.imgsz}"
+    data, imgsz, rounds = options.data, options.imgsz, options.rounds
+    for each in [*options.weights, *options.models]:
+        trained = isinstance(each, Path)
+        with tempfile.TemporaryDirectory(prefix="alignrank-shares-") as name:
+            folder = Path(name)
+            found = measured(each, data, imgsz, rounds, folder) if trained else selection(each, imgsz, rounds, folder)
+        words = f"--weights {each} --data {data}" if trained else f"--models {each}"
+        command = f"python benchmarks/cpu_shares.py {words} --imgsz {imgsz}"
         device = f"cpu ({processor()}, {THREADS} threads)"
-        table[f"{weights.name} {options.imgsz}"] = found | {"command": command, "commit": commit(), "device": device}
+        key = f"{each.name} {imgsz}" if trained else f"{each}, untrained {imgsz}"
+        table[key] = found | {"command": command, "commit": commit(), "device": device}
         options.out.write_text(json.dumps(table, indent=1) + "\n")
-        print(weights.name, json.dumps(found, indent=1), flush=True)
+        print(key, json.dumps(found, indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from alignrank.detectors.yolo import DecoupledHead
-from alignrank.nn.cells import MARGIN, patches_at, priorities
+from alignrank.nn.cells import MARGIN, best_class, patches_at, priorities
 from alignrank.weights.recipe import load_recipe
 
 SIDES = ((4, 6), (2, 3), (1, 2))  # of three levels: 24, 6 and 2 cells
@@ -47,6 +47,13 @@ def test_each_object_before_the_second_cell_of_one() -> None:
         logits[..., row, column] = 4.0 - column / 100 - row / 200
     first = priorities(logits.flatten(1), [logits]).topk(9).indices[0]
     assert {(int(i) // 24, int(i) % 24) for i in first} == {(8 * i + 4, 8 * j + 4) for i in range(3) for j in range(3)}
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 9, 80])
+def test_the_best_class_whatever_their_number(classes: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, classes, 50)
+    assert torch.equal(best_class(logits), logits.max(1).values)
 
 
 def test_patches_by_hand() -> None:

@@ -39,7 +39,7 @@ from alignrank.detectors.yolo import (
 )
 from alignrank.detectors.yolo_pyramid import build_pyramid
 from alignrank.nn.bcdm import BidirectionalDynamicFusion
-from alignrank.nn.cells import priorities
+from alignrank.nn.cells import best_class, priorities
 from alignrank.nn.conv import fold_norms
 from alignrank.nn.csd import CrossScaleSampling, features_at
 from alignrank.nn.grid import grid_points
@@ -216,7 +216,7 @@ class AlignRank(nn.Module):
         """logits [B,C,A] of all cells, bins_of: cells [B,K] to their distribution [B,K,4R] -> the first K, or
         `cells`, refined if that is on.
         """
-        priority = logits.amax(1)
+        priority = best_class(logits)
         if self.suppression is not None:  # a one-to-one head has one cell for an object: beside it begins another
             priority = priorities(priority, maps)
         if cells is None:
