@@ -13,9 +13,9 @@ weights: trained ones, for what 8 bits keep in 32 depends on them. data: calibra
   benchmark`; `ratio`: the same of the file in 8 bits over that in 32, network and all.
 - `parity`: what the gate of each export found: AP of the weights and of the file, pairs of detections that change
   their order.
-- `decode`: seconds of the nodes that decode boxes and select, over those of all nodes, by ONNX Runtime's profile: what
-  leads to no convolution or product with weights any more, and what is before and behind the choice of cells and leads
-  to no convolution. `consensus`: that less the same of a file without consensus boxes. --models: of untrained ones.
+- `decode`: ONNX Runtime's seconds of all that is behind the last convolutions and their activations, as a graph of its
+  own, over those of the whole: the choice of cells, the ends of their box branches, decoding, suppression, consensus,
+  selection. `consensus`: that less the same of a file without consensus boxes. --models: of untrained ones.
 - `peak`: floating-point operations a second of ONNX Runtime over those of a convolution of 256 channels on 40 x 40
   cells in PyTorch, taken in turn with it.
 """
@@ -49,7 +49,7 @@ FILES = {
 }
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 PARITY = ("images", "ap", "ap_exported", "pairs", "inversions")
-CONVOLUTIONS, PRODUCTS = ("Conv", "FusedConv", "GridSample"), ("Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+CONVOLUTIONS = ("Conv", "GridSample")
 
 
 def eager(spec: dict[str, Any]) -> dict[str, Any]:
@@ -92,59 +92,49 @@ def parts(pipelines: dict[str, Any], rounds: int) -> dict[str, Any]:
     }
 
 
-def profiled(spec: dict[str, Any]) -> dict[str, Any]:
-    """`decode` of an ONNX file."""
+def decoding(spec: dict[str, Any]) -> dict[str, float]:
+    """What the ends of ONNX files take of the time of the first of them, all in turn."""
     import onnxruntime
 
-    os.chdir(spec["folder"])
-    options = session_options()
-    options.enable_profiling = True
-    options.optimized_model_filepath = "optimized.onnx"
-    session = onnxruntime.InferenceSession(spec["file"], options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: image(spec["imgsz"])}
-    for _ in range(spec["rounds"]):
-        session.run(None, feed)
-    events = json.loads(Path(session.end_profiling()).read_text())
-    taken: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            taken.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"])
-    last = selecting("optimized.onnx")
-    total = sum(median(values) for values in taken.values())
-    return {"decode": round(sum(median(values) for name, values in taken.items() if name in last) / total, 4)}
+    def runner(content: str | bytes, feed: dict[str, Any]) -> Callable[[], object]:
+        session = onnxruntime.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, feed or {session.get_inputs()[0].name: image(spec["imgsz"])})
+
+    steps = {name: runner(*end(path)) for name, path in spec["files"].items()}
+    steps["whole"] = runner(next(iter(spec["files"].values())), {})
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for _, (name, step) in product(range(spec["rounds"]), steps.items()):
+        taken[name].append(seconds(step))
+    return {name: round(median(taken[name]) / median(taken["whole"]), 4) for name in spec["files"]}
 
 
-def selecting(path: str) -> set[str]:
-    """Names of the nodes that `decode` is about. A product of two results, of masks of boxes, is one of them."""
+def end(path: str) -> tuple[bytes, dict[str, Any]]:
+    """What is behind the last convolutions of an ONNX file, as a file, and random inputs for it."""
     import onnx
+    from onnx.utils import Extractor
 
-    graph = onnx.load(path).graph
-    plane = {each.name for each in graph.initializer if len(each.dims) > 1 and min(each.dims[-2:]) > 1}
-
-    def weighted(node: Any) -> bool:
-        return node.op_type in CONVOLUTIONS or (node.op_type in PRODUCTS and not plane.isdisjoint(node.input))
-
-    chosen: set[str] = set()  # values that come from the choice of cells
-    for node in graph.node:
-        if node.op_type == "TopK" or not chosen.isdisjoint(node.input):
-            chosen.update(node.output)
-    found: set[str] = set()
-    # Values that lead to a convolution, to that or a product with weights, to a choice that leads to one.
-    to_convolution, to_weights, to_choice = set[str](), set[str](), set[str]()
+    model = onnx.load(path)
+    graph, constants = model.graph, {each.name for each in model.graph.initializer}
+    leading: set[str] = set()  # values that lead to a convolution
     for node in reversed(graph.node):
-        names = set(node.output)
-        convolution = node.op_type in CONVOLUTIONS
-        leads = [bool(names & values) for values in (to_convolution, to_weights, to_choice)]
-        if not leads[0] and not weighted(node) and (not leads[1] or leads[2] or names & chosen):
-            found.add(node.name)
-        for values, more in (
-            (to_convolution, leads[0] or convolution),
-            (to_weights, leads[1] or weighted(node)),
-            (to_choice, leads[2] or (node.op_type == "TopK" and leads[1])),
-        ):
-            if more:
-                values.update(node.input)
-    return found
+        if node.op_type in CONVOLUTIONS or not leading.isdisjoint(node.output):
+            leading.update(node.input)
+    made = {each.name for each in graph.input}  # before the end
+    activated: set[str] = set()
+    for node in graph.node:
+        inputs = set(node.input) - constants
+        if node.op_type in CONVOLUTIONS or (node.op_type in ("Sigmoid", "Mul") and inputs <= activated):
+            activated.update(node.output)
+        elif leading.isdisjoint(node.output):
+            continue
+        made.update(node.output)
+    needed = {name for node in graph.node if made.isdisjoint(node.output) for name in node.input} & made
+    values = [*graph.value_info, *graph.input]
+    shapes = {each.name: [side.dim_value or 1 for side in each.type.tensor_type.shape.dim] for each in values}
+    drawn = np.random.default_rng(0)
+    feed = {name: drawn.standard_normal(shapes[name], dtype=np.float32) for name in sorted(needed)}
+    cut = Extractor(model).extract_model(list(feed), [output.name for output in graph.output])
+    return cut.SerializeToString(), feed
 
 
 def peak(spec: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +189,7 @@ def image(side: int) -> Any:
     return np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
 
 
-CHILDREN = {"eager": eager, "exported": exported, "profiled": profiled, "peak": peak}
+CHILDREN = {"eager": eager, "exported": exported, "decoding": decoding, "peak": peak}
 
 
 def child(what: str, **spec: Any) -> dict[str, Any]:
@@ -225,24 +215,21 @@ def measured(weights: Path, data: Path, imgsz: int, rounds: int, folder: Path) -
             result.setdefault("parity", {})[name] = {key: told[key] for key in PARITY}
         result["predict"] |= child("exported", files=paths, rounds=rounds)
         if runtime == "onnx":
-            about |= {"file": paths["onnx"], "folder": str(folder)}
-            result |= child("profiled", **about) | child("peak", **about)
+            about |= {"file": paths["onnx"]}
+            result |= child("decoding", files={"decode": paths["onnx"]}, **about) | child("peak", **about)
     return result
 
 
 def selection(name: str, imgsz: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """`decode` and `consensus` of an untrained model of 80 classes, each the median of five processes in turn."""
+    """`decode` and `consensus` of an untrained model of 80 classes, medians of five processes."""
     from alignrank import Detector
 
-    files = {"with": None, "without": 0.0}
-    for file, overlap in files.items():
-        Detector(name).export("onnx", imgsz=imgsz, out=folder / f"{file}.onnx", consensus=overlap, check=False)
-    about = {"imgsz": imgsz, "rounds": rounds, "folder": str(folder)}
-    found: dict[str, list[float]] = {file: [] for file in files}
-    for _, file in product(range(5), files):
-        found[file].append(child("profiled", file=str(folder / f"{file}.onnx"), **about)["decode"])
-    decode, without = (median(found[file]) for file in files)
-    return {"decode": decode, "consensus": round(decode - without, 4), "found": found}
+    files = {"decode": str(folder / "with.onnx"), "without": str(folder / "without.onnx")}
+    for path, overlap in zip(files.values(), (None, 0.0), strict=True):
+        Detector(name).export("onnx", imgsz=imgsz, out=path, consensus=overlap, check=False)
+    runs = [child("decoding", files=files, imgsz=imgsz, rounds=rounds) for _ in range(5)]
+    found = {key: median(run[key] for run in runs) for key in files}
+    return found | {"consensus": round(found["decode"] - found["without"], 4), "runs": runs}
 
 
 def main() -> None:
