@@ -6,6 +6,9 @@ PYTHON ?= python3
 # Large pages for what is allocated. Some virtual machines serve small ones so slowly (25 x for allocating alone) that
 # training takes three times as long without; elsewhere, and where the C library is another, it changes nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# Some machines forbid what was compiled to be kept (containers, often). Then each process compiles all anew: the command
+# line takes 17 s to start where it takes 7, and tests start it a hundred times.
+export PYTHONDONTWRITEBYTECODE :=
 # Mirrored digits are not digits, and scenes are crowded already: no flip, no mosaic.
 DEMO_OPTIONS ?= --epochs 16 --imgsz 256 --batch 8 augment.flip=0 augment.mosaic=0 augment.scale=0.3
 # Without scripts that need arguments, and a module that one of them imports.

@@ -91,6 +91,16 @@ def test_the_checks_of_a_change_ask_for_a_browser_before_the_tests() -> None:
     assert steps == ["make check", "make browser", "exec make test"]
 
 
+def test_what_is_compiled_is_kept(tmp_path: Path) -> None:
+    """Even where the environment forbids it."""
+    asked = tmp_path / "Makefile"
+    asked.write_text(f"include {ROOT / 'Makefile'}\nasked:\n\t@{sys.executable} -c 'import one'\n")
+    (tmp_path / "one.py").write_text("")
+    forbidding = environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([MAKE, "-s", "asked"], cwd=tmp_path, env=forbidding | {"PYTHONPATH": str(tmp_path)}, check=True)
+    assert list((tmp_path / "__pycache__").glob("one.*.pyc"))
+
+
 def test_a_skipped_test_says_why(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("import pytest\ndef test_it():\n    pytest.skip('no cells at hand')\n")
     options = ["-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", str(tmp_path)]
