@@ -56,7 +56,7 @@ demo: setup
 	echo "predicted $$out/predictions"
 
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Installs Chromium and its driver on Debian, where that can be done; never fails. Its tests are skipped without them.
 browser:
