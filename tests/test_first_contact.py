@@ -96,6 +96,13 @@ def test_predict_loads_pytorch_and_little_else(tmp_path: Path) -> None:
     assert not modules & HEAVY
 
 
+@pytest.mark.parametrize("words", [["--data", "nowhere"], ["--data", "digits", "train.lr=fast"]], ids=" ".join)
+def test_a_mistake_is_told_before_lightning_is_imported(words: list[str]) -> None:
+    modules, _ = loaded("train", *words)
+    assert "torch" in modules
+    assert not modules & (HEAVY | {"torchmetrics"})
+
+
 PREDICTED = """
 import json, sys
 import alignrank

@@ -137,7 +137,6 @@ class Detector:
         from its weights. callbacks: functions of (epoch, metrics), or objects with such an `on_epoch_end`, called after
         each epoch; True, or a text that says why, ends the run. Returns {out, weights, metrics, processed, skipped}.
         """
-        from alignrank.training import run
         from alignrank.training.options import read_options
         from alignrank.weights import checkpoint
 
@@ -148,10 +147,10 @@ class Detector:
             given["model"] = self._name
         else:
             given.setdefault("weights", str(self.weights))
-        result = run.train(
-            *read_options(None, given, {**self._overrides, **dotted}, caller="train"),
-            classes=self._wanted_classes, callbacks=callbacks,
-        )  # fmt: skip
+        read = read_options(None, given, {**self._overrides, **dotted}, caller="train")
+        from alignrank.training import run  # with Lightning, most of a start: a mistake is told before
+
+        result = run.train(*read, classes=self._wanted_classes, callbacks=callbacks)
         self._adopt(checkpoint.load(result["weights"]))
         return result
 

@@ -109,8 +109,6 @@ def train(
     """Train a detector; writes weights, curves, pictures and results.json to a new folder."""
     if model is not None:
         check_recipe(model, "command line")
-    from alignrank.training import run
-    from alignrank.training.follow import follow
     from alignrank.training.nodes import joined
     from alignrank.training.options import read_options
 
@@ -127,13 +125,18 @@ def train(
             )
     with joined() as group:
         if group is not None and group.rank > 0:
+            from alignrank.training.follow import follow
+
             raise typer.Exit(follow(group))
+        # Before Lightning is imported, which takes most of a start: a mistake is told in a third of the time.
+        options = None if resume is not None else read_options(config, given, read_overrides(overrides))
+        from alignrank.training import run
+
         if resume is not None:
             result = run.resume(resume, group=group)
         else:
-            command = shlex.join(["alignrank", *sys.argv[1:]])
-            options = read_options(config, given, read_overrides(overrides))
-            result = run.train(*options, command=command, group=group)
+            assert options is not None
+            result = run.train(*options, command=shlex.join(["alignrank", *sys.argv[1:]]), group=group)
         run.say_result(result)
     if as_json:
         print_json(result)
