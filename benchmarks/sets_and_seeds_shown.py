@@ -37,8 +37,8 @@ class Shown(NamedTuple):
 
 SHOWN = (
     Shown(BOXES, MERGED, "**alignrank-n**", "alignrank-n", "alignrank-n"),
-    Shown(BOXES, NMS_FREE, "its cells, no consensus boxes"),
-    Shown(BOXES, f"{NMS}, consensus", "all of its cells"),
+    Shown(BOXES, NMS_FREE, "the same"),
+    Shown(BOXES, f"{NMS}, consensus", "the same"),
     Shown(f"{RATE}, separable boxes for fusion", MERGED, "separable box branches, 64 wide"),
     Shown(RATE, MERGED, "with fusion, as it was before", "alignrank-n-fused", "with fusion, as it was before"),
     Shown(NEW, MERGED, "that at a rate of .0015"),
