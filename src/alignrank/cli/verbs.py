@@ -109,7 +109,7 @@ def train(
     """Train a detector; writes weights, curves, pictures and results.json to a new folder."""
     if model is not None:
         check_recipe(model, "command line")
-    from alignrank.training.nodes import joined
+    from alignrank.training.nodes import joined, launched
     from alignrank.training.options import read_options
 
     given = {
@@ -123,6 +123,9 @@ def train(
             raise InputError(
                 f"--resume takes its options from the run; leave out {others[0] if others else '--config'}"
             )
+    if launched() is not None:  # gloo aborts a process that is still importing when the first one has refused
+        import alignrank.training.follow
+        import alignrank.training.run  # noqa: F401
     with joined() as group:
         if group is not None and group.rank > 0:
             from alignrank.training.follow import follow
