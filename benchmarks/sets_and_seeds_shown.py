@@ -2,10 +2,11 @@
 
     python benchmarks/sets_and_seeds_shown.py      # prints the table, draws AP75 against latency
 
-Figures are means over the seeds that a row has; the picture's over the sets that single changes are made on, too, of
-rows that have these and a latency. Latency is over that of YOLO26n in the same run, of `latency_boxes.json` where the
-row is in it, of `latency.json` where not: ONNX Runtime, 640 px, batch 1, an Intel machine. What stands behind the
-network, as NMS, is not in it: NMS-free outputs have it inside.
+Figures are means over the seeds that a row has; the picture's of those whose draws are kept, which leaves out the first
+machine's, and over the sets that single changes are made on, of rows that have these and a latency. Latency is over
+that of YOLO26n in the same run, of `latency_boxes.json` where the row is in it, of `latency.json` where not: ONNX
+Runtime, 640 px, batch 1, an Intel machine. What stands behind the network, as NMS, is not in it: NMS-free outputs have
+it inside.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
-import sets_and_seeds
 from matplotlib.figure import Figure
-from paired import ROOT, figure, mean
-from sets_and_seeds import BOXES, FIRST, NEW, NMS, NMS_FREE, PLAIN, RATE, REFINED, SETS, SINGLE_CHANGES
+from paired import ROOT, Rows, figure, mean
+from sets_and_seeds import BOXES, FIRST, NEW, NMS, NMS_FREE, PLAIN, RATE, REFINED, RESULTS, SETS, SINGLE_CHANGES
 
-RESULTS = ROOT / "benchmarks" / "results"
-LATENCIES = RESULTS / "latency.json", RESULTS / "latency_boxes.json"
+LATENCIES = RESULTS.with_name("latency.json"), RESULTS.with_name("latency_boxes.json")
 IMAGE = ROOT / "docs" / "images" / "ap75_latency.png"
-MERGED = f"{NMS_FREE}, consensus"
+CONSENSUS = f"{NMS_FREE}, consensus"
 
 
 class Shown(NamedTuple):
@@ -36,13 +35,13 @@ class Shown(NamedTuple):
 
 
 SHOWN = (
-    Shown(BOXES, MERGED, "**alignrank-n**", "alignrank-n", "alignrank-n"),
+    Shown(BOXES, CONSENSUS, "**alignrank-n**", "alignrank-n", "alignrank-n"),
     Shown(BOXES, NMS_FREE, "the same"),
     Shown(BOXES, f"{NMS}, consensus", "the same"),
-    Shown(f"{RATE}, separable boxes for fusion", MERGED, "separable box branches, 64 wide"),
-    Shown(RATE, MERGED, "with fusion, as it was before", "alignrank-n-fused", "with fusion, as it was before"),
-    Shown(NEW, MERGED, "that at a rate of .0015"),
-    Shown(REFINED, MERGED, "that with refinement", "alignrank-n-refined"),
+    Shown(f"{RATE}, separable boxes for fusion", CONSENSUS, "separable box branches, 64 wide"),
+    Shown(RATE, CONSENSUS, "with fusion, as it was before", "alignrank-n-fused", "with fusion, as it was before"),
+    Shown(NEW, CONSENSUS, "that at a rate of .0015"),
+    Shown(REFINED, CONSENSUS, "that with refinement", "alignrank-n-refined"),
     Shown(FIRST, NMS_FREE, "as it was at first, at .003"),
     Shown("alignrank-n", NMS_FREE, "as it was at first, at .0015"),
     Shown("alignrank-n, pairs across", NMS_FREE, "that with pairs across objects"),
@@ -84,16 +83,23 @@ def table(rows: dict[str, Any], latencies: dict[str, float]) -> list[str]:
     return lines
 
 
-def picture(rows: dict[str, Any], latencies: dict[str, float]) -> None:
+def with_draws(recorded: Rows, shown: Shown, data: str) -> list[dict[str, Any]]:
+    """Figures of the seeds of a set whose draws are kept."""
+    found = entries(recorded.read()["rows"], shown, data)
+    name = f"{data}/{shown.row}/{shown.output}"
+    return [each for seed, each in found.items() if recorded.place_of_draws(name, int(seed)).exists()]
+
+
+def picture(recorded: Rows, latencies: dict[str, float]) -> None:
     """AP75 against latency, of what has a short name."""
     canvas = Figure(figsize=(7, 4), layout="constrained")
     axis = canvas.subplots()
     for number, shown in enumerate(each for each in SHOWN if each.short):
-        of_sets = [entries(rows, shown, data) for data in SINGLE_CHANGES]
+        of_sets = [with_draws(recorded, shown, data) for data in SINGLE_CHANGES]
         if not all(of_sets):
             print(f"not in the picture, for want of a set: {shown.short}")
             continue
-        ap75 = np.mean([np.mean([each["ap75"] for each in found.values()]) for found in of_sets])
+        ap75 = np.mean([np.mean([each["ap75"] for each in found]) for found in of_sets])
         place = latencies[shown.latency], float(ap75)
         axis.plot(*place, "s" if shown.short.startswith("Ultralytics") else "o", ms=8)
         above = 6 if number % 2 else -14  # neighbours are often close to each other
@@ -111,14 +117,14 @@ def picture(rows: dict[str, Any], latencies: dict[str, float]) -> None:
 
 
 def main() -> None:
-    rows = json.loads(sets_and_seeds.RESULTS.read_text())["rows"]
+    recorded = Rows(RESULTS)
     latencies = {
         model: measured["ratio_to_yolo26n"]
         for path in LATENCIES
         for model, measured in json.loads(path.read_text())["n"]["runtimes"]["ort"]["rows"].items()
     }
-    print("\n".join(table(rows, latencies)))
-    picture(rows, latencies)
+    print("\n".join(table(recorded.read()["rows"], latencies)))
+    picture(recorded, latencies)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,6 @@ def train(
                 f"--resume takes its options from the run; leave out {others[0] if others else '--config'}"
             )
     if launched() is not None:  # gloo aborts a process that is still importing when the first one has refused
-        import alignrank.training.follow
         import alignrank.training.run  # noqa: F401
     with joined() as group:
         if group is not None and group.rank > 0:
